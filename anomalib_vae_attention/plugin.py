@@ -1,0 +1,225 @@
+"""Make anomalib know the model ``vae_attention`` without anybody importing this package.
+
+anomalib has no plug-in interface: it knows the models that are imported. ``import torch``, which anomalib cannot do
+without, calls :func:`register` through the entry-point group ``torch.backends``; that asks to be told when
+three of anomalib's modules are imported, and each of them is then extended:
+
+==================== ==================================================================================
+module               extension
+==================== ==================================================================================
+``anomalib.models``  ``VaeAttention`` and ``vae_attention`` as attributes, imported on first use;
+                     ``list_models`` and ``get_model`` see the class; ``ALLOWED_MODULES`` lets
+                     ``get_model({"class_path": "anomalib_vae_attention.VaeAttention"})`` through
+``anomalib.data``    ``EmbeddedAD`` as an attribute, imported on first use, for ``get_datamodule``
+``anomalib.cli.cli`` class names on the command line and in config files see both classes, and
+                     ``vae_attention`` stands for ``VaeAttention``
+==================== ==================================================================================
+
+Everything that relies on internals of anomalib, and of jsonargparse behind its command line, is in this file. What a
+later release renames is reported in a warning and left out; everything else goes on working, and the dotted path
+``anomalib_vae_attention.VaeAttention`` needs none of it on the command line. A fault in here must not
+make ``import torch`` fail, which is why only the standard library is imported at the top.
+
+``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` keeps torch from calling any of it.
+"""
+
+import functools
+import logging
+import sys
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+PACKAGE = __name__.partition(".")[0]
+MODEL_NAME = "vae_attention"
+MODEL_CLASS = "VaeAttention"
+DATA_CLASS = "EmbeddedAD"
+
+_MARK = "_extended_by_vae_attention"
+
+logger = logging.getLogger(__name__)
+
+
+@functools.cache
+def _warn(message: str) -> None:
+    """Log a warning, the same one only once; `warnings.warn` would raise under ``-W error``."""
+    logger.warning("%s: %s", PACKAGE, message)
+
+
+@contextmanager
+def _fault_is_warning(consequence: str) -> Generator[None, None, None]:
+    """Keep a fault in here out of the import, or the function of anomalib, in the middle of which it occurs."""
+    try:
+        yield
+    except Exception as error:  # noqa: BLE001 - whoever meets it may not even want this model
+        _warn(f"{consequence}: {error!r}")
+
+
+@_fault_is_warning(f"anomalib will not find {MODEL_NAME} by its name")
+def register() -> None:
+    """Ask to be told when the modules of anomalib that need extending are imported.
+
+    torch calls this at the end of its own import. It never raises, can be called again, and brings a module
+    that is already imported up to date (so also after a reload of that module).
+    """
+    # Here and not at the top: torch reports a failing import of this module as its own failure.
+    from wrapt import register_post_import_hook
+
+    for module_name, extend in _EXTENSIONS.items():
+        register_post_import_hook(functools.partial(_when_finished, extend=extend), module_name)
+
+
+@_fault_is_warning(f"anomalib.models could not be extended with {MODEL_NAME}")
+def _extend_models(namespace: dict[str, Any]) -> None:
+    """Extend ``anomalib.models``: attributes, the two functions that look models up, and the allow-list."""
+    # The snake-case name is an attribute too because get_model() takes a bare class_path for one.
+    _add_lazy_attributes(namespace, {MODEL_CLASS: MODEL_CLASS, MODEL_NAME: MODEL_CLASS})
+    # Both go through the imported subclasses of AnomalibModule; get_model() calls the second for a plain name.
+    _wrap(namespace, "list_models", _importing_first(MODEL_CLASS))
+    _wrap(namespace, "_get_model_class_by_name", _importing_first(MODEL_CLASS))
+    allowed = namespace.get("ALLOWED_MODULES")
+    if isinstance(allowed, set):
+        allowed.add(PACKAGE)
+    else:
+        _warn(f"no set ALLOWED_MODULES in anomalib.models: get_model() will not take '{PACKAGE}.{MODEL_CLASS}'")
+
+
+@_fault_is_warning(f"anomalib.data could not be extended with {DATA_CLASS}")
+def _extend_data(namespace: dict[str, Any]) -> None:
+    """Extend ``anomalib.data``, where ``get_datamodule`` takes a class name for an attribute."""
+    _add_lazy_attributes(namespace, {DATA_CLASS: DATA_CLASS})
+
+
+@_fault_is_warning(f"the command line could not be extended with {MODEL_NAME}")
+def _extend_command_line(_namespace: dict[str, Any]) -> None:
+    """Extend the place where jsonargparse turns a class name into a class.
+
+    Arguments, config files and ``--model.help`` all end up there. A program that does not import anomalib's command
+    line keeps its jsonargparse untouched.
+    """
+    type_hints = vars(import_module("jsonargparse._typehints"))
+    _wrap(type_hints, "get_all_subclass_paths", _importing_first(MODEL_CLASS, DATA_CLASS))
+    _wrap(type_hints, "resolve_class_path_by_name", _knowing_snake_case)
+
+
+_EXTENSIONS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "anomalib.models": _extend_models,
+    "anomalib.data": _extend_data,
+    "anomalib.cli.cli": _extend_command_line,
+}
+
+
+@_fault_is_warning(f"a module of anomalib could not be extended with {MODEL_NAME}")
+def _when_finished(module: ModuleType, extend: Callable[[dict[str, Any]], None]) -> None:
+    """Extend a module as soon as its body has run.
+
+    Where a module of anomalib is what a program imports first, it is that module which imports torch, and this is
+    called while it is half done. Its names can only be replaced later, and the first moment at which that matters
+    is the first use of one of its attributes from outside.
+    """
+    if _is_initialising(vars(module)):
+        _extend_on_first_use(module, extend)
+    else:
+        extend(vars(module))
+
+
+def _is_initialising(namespace: dict[str, Any]) -> bool:
+    """Say whether the import system still runs the body of the module with this namespace."""
+    return getattr(namespace.get("__spec__"), "_initializing", False)
+
+
+def _extend_on_first_use(module: ModuleType, extend: Callable[[dict[str, Any]], None]) -> None:
+    """Give a module a class that extends it on the first attribute access after its import, then steps back."""
+    plain_class = type(module)
+    # Taken now: from within __getattribute__, asking the module for it would ask for it again.
+    namespace = vars(module)
+    is_pending = True
+
+    class ExtendedOnFirstUse(plain_class):  # type: ignore[misc, valid-type]
+        """A module that waits for its own import to end."""
+
+        def __getattribute__(self, name: str) -> Any:  # noqa: ANN401
+            """Look an attribute up, extending the module first once that is possible."""
+            nonlocal is_pending
+            if is_pending and not _is_initialising(namespace):
+                # In this order: another thread must not see the module without the extension. Two threads
+                # may both extend it, which is harmless.
+                extend(namespace)
+                is_pending = False
+                if type(self) is ExtendedOnFirstUse:
+                    self.__class__ = plain_class  # type: ignore[assignment]
+            # Not super(): the module may have stepped back, just now or in another thread.
+            return plain_class.__getattribute__(self, name)
+
+    module.__class__ = ExtendedOnFirstUse
+
+
+def _add_lazy_attributes(namespace: dict[str, Any], names: dict[str, str]) -> None:
+    """Let a module answer for public names of this package (PEP 562).
+
+    Args:
+        namespace (dict[str, Any]): The module's namespace.
+        names (dict[str, str]): Attribute names, each with the public name of this package that it stands for.
+    """
+    inherited = namespace.get("__getattr__")
+    if hasattr(inherited, _MARK):
+        return
+
+    def module_getattr(name: str) -> Any:  # noqa: ANN401
+        if name in names:
+            return getattr(import_module(PACKAGE), names[name])
+        if inherited is not None:
+            return inherited(name)
+        msg = f"module {namespace['__name__']!r} has no attribute {name!r}"
+        raise AttributeError(msg, name=name, obj=sys.modules.get(namespace["__name__"]))
+
+    setattr(module_getattr, _MARK, True)
+    namespace["__getattr__"] = module_getattr
+
+
+def _wrap(namespace: dict[str, Any], name: str, wrapper: Callable[[Callable], Callable]) -> None:
+    """Replace a function of a module, once; a missing one is a warning that names it."""
+    function = namespace.get(name)
+    if not callable(function):
+        _warn(f"no function {name} in {namespace['__name__']}: {MODEL_NAME} may not be found by its name")
+    elif not hasattr(function, _MARK):
+        # A plain function under the same name, not a proxy: that can still be pickled.
+        wrapped = functools.wraps(function)(wrapper(function))
+        setattr(wrapped, _MARK, True)
+        namespace[name] = wrapped
+
+
+def _importing_first(*class_names: str) -> Callable[[Callable], Callable]:
+    """Make a wrapper for a function that goes through imported subclasses: it gets to see ours."""
+
+    def wrapper(function: Callable) -> Callable:
+        def call(*args, **kwargs) -> Any:  # noqa: ANN401
+            for class_name in class_names:
+                _import_class(class_name)
+            return function(*args, **kwargs)
+
+        return call
+
+    return wrapper
+
+
+def _knowing_snake_case(resolve: Callable) -> Callable:
+    """Wrap jsonargparse's resolution of class names: the model's name, unknown to it, stands for its class."""
+
+    def call(cls: Any, name: str, *args, **kwargs) -> str:  # noqa: ANN401
+        class_path = resolve(cls, name, *args, **kwargs)
+        if name != MODEL_NAME or class_path != MODEL_NAME:
+            return class_path
+        model_path = resolve(cls, MODEL_CLASS, *args, **kwargs)
+        # Unresolved where something else than a model is wanted; the error message then names what was typed.
+        return class_path if model_path == MODEL_CLASS else model_path
+
+    return call
+
+
+def _import_class(class_name: str) -> None:
+    """Import one of this package's classes, if possible: it may be another model that is wanted."""
+    with _fault_is_warning(f"{PACKAGE}.{class_name} could not be imported"):
+        getattr(import_module(PACKAGE), class_name)
