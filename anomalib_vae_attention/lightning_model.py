@@ -1,6 +1,287 @@
+"""The anomalib model ``vae_attention``: wiring of the torch model to Lightning and anomalib, no maths."""
+
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal
+
+import torch
 from anomalib import LearningType
+from anomalib.data import Batch
+from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from anomalib.pre_processing import PreProcessor
+from anomalib.visualization import Visualizer
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import nn
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Compose, Normalize, Resize
+
+from .backbone import PACKAGED_BACKBONE
+from .data import EmbeddedAD
+from .fitting import FeatureCache, FeatureMoments, refine
+from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
+
+logger = logging.getLogger(__name__)
+
+EMBEDDED_KEY = "vae_attention_trained_on_embedded"
+
+
 class VaeAttention(AnomalibModule):
-    def __init__(self, latent_dim: int = 64): super().__init__()
-    learning_type = LearningType.ONE_CLASS
-    trainer_arguments = {}
+    """A variational autoencoder explained by gradient attention, which localises defects.
+
+    After Liu et al., "Towards Visually Explaining Variational Autoencoders" (CVPR 2020). A VAE over frozen pretrained
+    features is fitted to normal images in closed form (probabilistic PCA) and refined by its ELBO; the posteriors of an
+    image are compared with those of normal images, and the gradient of the difference says where it comes from. One
+    pass over the training images fits it. Without a datamodule it uses the embedded data set (:class:`EmbeddedAD`).
+
+    Args:
+        vae: The variational autoencoder. ``"feature"``: spatial latents over pretrained features.
+        attention: How maps are made. ``"energy"``: gradient of the latent energy times the departure from the
+            counterfactual normal image.
+        reference: What normal posteriors look like. ``"exemplars"``: the posteriors of the training images themselves;
+            ``"gaussian"``: a Gaussian a cell, whose size does not grow with the number of images.
+        backbone: Name of a timm model. The default's weights are installed with this package; those of others are
+            downloaded by timm.
+        layers: Names of the backbone's modules to look at, in the order of computation.
+        pre_trained: Whether the backbone has ImageNet weights.
+        latent_dim: Number of latents a cell, less than the layers' channels together.
+        max_exemplars: Most training images that ``"exemplars"`` keeps, 128 KiB each at 256x256; of more, a random
+            sample. Has no effect on ``"gaussian"``.
+        cache_features: Whether features are kept in memory between the two passes of the fit: ``True``, ``False``
+            (images are read and passed through the backbone twice), or ``"auto"``, up to 1 GiB.
+        elbo_steps: Gradient steps on the ELBO after the probabilistic PCA start, 0 or more.
+        learning_rate: Step size of these steps (Adam).
+        pre_processor: Pre-processor, or whether to use the default: resize to 256x256, the backbone's normalisation.
+        post_processor: Post-processor, or whether to use anomalib's default.
+        evaluator: Evaluator, or whether to use anomalib's default.
+        visualizer: Visualiser, or whether to use anomalib's default.
+
+    Raises:
+        ValueError: If an argument is out of range or names something that does not exist; the message names the
+            argument and what there is.
+
+    Example:
+        >>> from anomalib.data import MVTecAD
+        >>> from anomalib.engine import Engine
+        >>> from anomalib_vae_attention import VaeAttention
+        >>> engine = Engine()
+        >>> engine.train(model=VaeAttention(), datamodule=MVTecAD(category="bottle"))  # doctest: +SKIP
+    """
+
+    model: VaeAttentionModel
+
+    def __init__(
+        self,
+        vae: Literal["feature"] = "feature",
+        attention: Literal["energy"] = "energy",
+        reference: Literal["exemplars", "gaussian"] = "exemplars",
+        backbone: str = PACKAGED_BACKBONE,
+        layers: Sequence[str] = DEFAULT_LAYERS,
+        pre_trained: bool = True,
+        latent_dim: int = 64,
+        max_exemplars: int = 2000,
+        cache_features: bool | Literal["auto"] = "auto",
+        elbo_steps: int = 20,
+        learning_rate: float = 1e-4,
+        pre_processor: nn.Module | bool = True,
+        post_processor: nn.Module | bool = True,
+        evaluator: Evaluator | bool = True,
+        visualizer: Visualizer | bool = True,
+    ) -> None:
+        super().__init__(
+            pre_processor=pre_processor,
+            post_processor=post_processor,
+            evaluator=evaluator,
+            visualizer=visualizer,
+        )
+        for name, value, choices in (("vae", vae, ["feature"]), ("attention", attention, ["energy"])):
+            if value not in choices:
+                msg = f"{name} must be one of {choices}, but is {value!r}."
+                raise ValueError(msg)
+        if elbo_steps < 0:
+            msg = f"elbo_steps must be 0 or more, but is {elbo_steps}."
+            raise ValueError(msg)
+        FeatureCache(cache_features)
+        self.cache_features = cache_features
+        self.elbo_steps = elbo_steps
+        self.learning_rate = learning_rate
+        self.hparams["layers"] = list(layers)
+        self.model = VaeAttentionModel(
+            backbone=backbone,
+            layers=layers,
+            pre_trained=pre_trained,
+            latent_dim=latent_dim,
+            reference=reference,
+            max_exemplars=max_exemplars,
+        )
+        if pre_processor is True:
+            self.pre_processor = self.configure_pre_processor(mean=self.model.backbone.mean, std=self.model.backbone.std)
+        # The fit is in closed form but for the few steps of the refinement, which is not one step a batch.
+        self.automatic_optimization = False
+        self._trained_on_embedded = False
+        self._embedded: EmbeddedAD | None = None
+
+    @staticmethod
+    def configure_pre_processor(
+        image_size: tuple[int, int] | None = None,
+        mean: Sequence[float] = (0.5, 0.5, 0.5),
+        std: Sequence[float] = (0.5, 0.5, 0.5),
+    ) -> PreProcessor:
+        """Create the default pre-processor.
+
+        Args:
+            image_size: Height and width in pixels to resize to. Defaults to 256x256.
+            mean: Mean of each channel that the backbone was trained with.
+            std: Standard deviation of each channel that the backbone was trained with.
+
+        Returns:
+            Pre-processor that resizes and normalises.
+        """
+        size = list(image_size or (256, 256))
+        return PreProcessor(Compose([Resize(size, antialias=True), Normalize(mean=list(mean), std=list(std))]))
+
+    @staticmethod
+    def configure_post_processor() -> PostProcessor:
+        """Create anomalib's default post-processor."""
+        return PostProcessor()
+
+    @staticmethod
+    def configure_optimizers() -> None:
+        """Return no optimiser: the refinement of the ELBO has its own."""
+        return
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """One pass over the training images, then validation."""
+        return {"max_epochs": 1, "num_sanity_val_steps": 0, "val_check_interval": 1.0, "gradient_clip_val": 0}
+
+    @property
+    def learning_type(self) -> LearningType:
+        """It learns from normal images only."""
+        return LearningType.ONE_CLASS
+
+    def on_train_start(self) -> None:
+        """Start collecting features."""
+        self._moments = FeatureMoments()
+        self._cache = FeatureCache(self.cache_features)
+        self._trained_on_embedded = self._embedded is not None
+
+    def training_step(self, batch: Batch, *args, **kwargs) -> None:
+        """Collect the features of a batch of normal images; fit the model to all of them after the last."""
+        del args, kwargs
+        with torch.no_grad():
+            features = self.model(self._finite(batch))
+            self._moments.update(features)
+            self._cache.append(features)
+        if self.trainer.is_last_batch:
+            self._fit()
+
+    def _fit(self) -> None:
+        covariance = self.model.grid.fit(*self._moments.compute())
+        self.model.vae.initialise(covariance)
+        history = refine(self.model.vae, covariance, self.elbo_steps, self.learning_rate)
+        for step, terms in enumerate(history[:-1]):
+            for experiment in self.loggers:
+                experiment.log_metrics({f"elbo_{name}": value for name, value in terms.items()}, step=step)
+        start, end = history[0], history[-1]
+        self.log_dict({f"train_{name}": value for name, value in end.items()}, prog_bar=True)
+        logger.info(
+            "Negative ELBO of the normal images: %.3f nats a cell at the probabilistic PCA start, %.3f after %d steps.",
+            start["loss"],
+            end["loss"],
+            self.elbo_steps,
+        )
+        with torch.no_grad():
+            self._fit_reference()
+
+    def _fit_reference(self) -> None:
+        reference = self.model.reference
+        reference.start()
+        images = 0
+        for features in self._cache if self._cache.complete else self._stream():
+            reference.update(self.model.vae.posterior(self.model.grid.standardise(features)))
+            images += len(features)
+        self.model.calibrate(reference.finish())
+        size = sum(buffer.nbytes for buffer in reference.buffers()) / 2**20
+        logger.info("Normal reference: %d images, %.1f MiB.", images, size)
+        del self._cache, self._moments
+
+    def _stream(self) -> Iterator[torch.Tensor]:
+        """Read the training images and compute their features again."""
+        logger.info("The features are not kept in memory (cache_features=%s): reading again.", self.cache_features)
+        for index, loaded in enumerate(self.trainer.train_dataloader):
+            batch = self.transfer_batch_to_device(loaded, self.device, 0)
+            if isinstance(self.pre_processor, PreProcessor):
+                self.pre_processor.on_train_batch_start(self.trainer, self, batch, index)
+            yield self.model(batch.image)
+
+    @staticmethod
+    def _finite(batch: Batch) -> torch.Tensor:
+        """Return the images of a batch.
+
+        Raises:
+            ValueError: If one has pixels that are not finite, naming its file.
+        """
+        bad = (~batch.image.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+        if bad:
+            names = [batch.image_path[index] for index in bad] if batch.image_path else bad
+            msg = f"Images with pixels that are not a number or infinite: {names}."
+            raise ValueError(msg)
+        return batch.image
+
+    def validation_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
+        """Predict scores and anomaly maps of a batch."""
+        del args, kwargs
+        return batch.update(**self.model(self._finite(batch))._asdict())
+
+    def test_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
+        """Predict scores and anomaly maps of a batch."""
+        return self.validation_step(batch, *args, **kwargs)
+
+    def predict_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
+        """Predict scores and anomaly maps of a batch."""
+        return self.validation_step(batch, *args, **kwargs)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save with the checkpoint whether it knows the embedded data set only."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint[EMBEDDED_KEY] = self._trained_on_embedded
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore from the checkpoint whether it knows the embedded data set only."""
+        super().on_load_checkpoint(checkpoint)
+        self._trained_on_embedded = checkpoint.get(EMBEDDED_KEY, False)
+
+    def train_dataloader(self) -> DataLoader:
+        """Serve the embedded data set, where no other data was given."""
+        if self._embedded is None:
+            self._embedded = EmbeddedAD()
+            self._embedded.prepare_data()
+            self._embedded.setup()
+        return self._embedded.train_dataloader()
+
+    def val_dataloader(self) -> DataLoader | list:
+        """Serve the embedded data set where the training images are its own, and nothing otherwise."""
+        if self.trainer.training and self._embedded is None:
+            return []
+        return self._evaluation_loader()
+
+    def test_dataloader(self) -> DataLoader:
+        """Serve the embedded data set to a model that was trained on it.
+
+        Raises:
+            ValueError: If it was trained on other data: a score on the embedded data would mean nothing.
+        """
+        return self._evaluation_loader()
+
+    def predict_dataloader(self) -> DataLoader:
+        """Serve the embedded data set to a model that was trained on it; see :meth:`test_dataloader`."""
+        return self._evaluation_loader()
+
+    def _evaluation_loader(self) -> DataLoader:
+        if not self._trained_on_embedded and self._embedded is None:
+            msg = "No data was given, and the model was not trained on the embedded data set: name the data (--data)."
+            raise ValueError(msg)
+        self.train_dataloader()
+        return self._embedded.test_dataloader()

@@ -1,0 +1,227 @@
+"""The model of vae_attention as a torch module: image in, ``InferenceBatch`` out, no autograd at inference."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+from anomalib.data import InferenceBatch
+from torch import nn
+
+from .attention import energy_attention
+from .backbone import PACKAGED_BACKBONE, Backbone
+from .reference import Exemplars, Gaussian, Match, NormalReference
+from .resampling import apply_separable, blur_matrix, resize_matrix
+from .vae import FeatureGrid, FeatureVAE
+
+if TYPE_CHECKING:
+    from anomalib.data.utils.tiler import Tiler
+
+DEFAULT_LAYERS = ("blocks.1", "blocks.2", "blocks.4")
+
+
+class Explanation(NamedTuple):
+    """Everything the model knows of a batch of images.
+
+    Attributes:
+        match: Latent energy, its gradient and the matched normal latents, on the grid (see :class:`Match`).
+        activations: The backbone's layers ``A_l``, each of shape ``(B, C_l, h_l, w_l)``.
+        counterfactual: The layers as a normal part would have shown them, ``A_hat_l``, of the same shapes.
+        attention: Attention map of each layer, of shape ``(B, h_l, w_l)``, in units of energy.
+        anomaly_map: Energy and attention together over the energy of normal images, of shape ``(B, H, W)``.
+        score: Image score over that of normal images, of shape ``(B,)``, at least 0.
+    """
+
+    match: Match
+    activations: list[torch.Tensor]
+    counterfactual: list[torch.Tensor]
+    attention: list[torch.Tensor]
+    anomaly_map: torch.Tensor
+    score: torch.Tensor
+
+
+def to_unit_interval(ratio: torch.Tensor) -> torch.Tensor:
+    """Map any real number strictly monotonically into (0, 1), slowly enough never to saturate.
+
+    anomalib's metrics and post-processing expect scores in [0, 1]; its sigmoid would turn every large score into 1.
+
+    Args:
+        ratio: Score over that of normal images, of any shape; 0 becomes 0.5, 1 about 0.73, 100 about 0.92.
+
+    Returns:
+        ``(1 + a / (1 + |a|)) / 2`` with ``a = asinh(ratio)``, of the same shape.
+    """
+    compressed = torch.asinh(ratio)
+    return 0.5 * (1 + compressed / (1 + compressed.abs()))
+
+
+class VaeAttentionModel(nn.Module):
+    """One VAE, one attention and one normal reference, put together.
+
+    Args:
+        backbone: Name of a timm model.
+        layers: Names of the backbone's layers to look at.
+        pre_trained: Whether the backbone has ImageNet weights.
+        latent_dim: Number of latents a cell.
+        reference: ``"exemplars"`` or ``"gaussian"``.
+        grid_stride: Pixels of the input image to one cell of the grid.
+        max_exemplars: Most normal images that the exemplars keep.
+        map_sigma: Standard deviation of the anomaly map's blur, in pixels of the input image.
+        score_sigma: Standard deviation of the energy's blur before its maximum is the image score, in cells.
+
+    Raises:
+        ValueError: If an argument is out of range; the message says which and what there is.
+    """
+
+    energy_scale: torch.Tensor
+    score_scale: torch.Tensor
+    is_fitted: torch.Tensor
+
+    def __init__(
+        self,
+        backbone: str = PACKAGED_BACKBONE,
+        layers: Sequence[str] = DEFAULT_LAYERS,
+        pre_trained: bool = True,
+        latent_dim: int = 64,
+        reference: str = "exemplars",
+        grid_stride: int = 8,
+        max_exemplars: int = 2000,
+        map_sigma: float = 2.0,
+        score_sigma: float = 2.0,
+    ) -> None:
+        super().__init__()
+        references = {"exemplars": lambda: Exemplars(max_exemplars), "gaussian": Gaussian}
+        if reference not in references:
+            msg = f"reference must be one of {list(references)}, but is {reference!r}."
+            raise ValueError(msg)
+        if max_exemplars < 1:
+            msg = f"max_exemplars must be at least 1, but is {max_exemplars}."
+            raise ValueError(msg)
+        self.tiler: Tiler | None = None
+        self.backbone = Backbone(backbone, layers, pre_trained)
+        self.grid = FeatureGrid(self.backbone.channels, grid_stride)
+        self.vae = FeatureVAE(sum(self.backbone.channels), latent_dim)
+        self.reference: NormalReference = references[reference]()
+        self.map_sigma = map_sigma
+        self.score_sigma = score_sigma
+        self.register_buffer("energy_scale", torch.ones(()))
+        self.register_buffer("score_scale", torch.ones(()))
+        self.register_buffer("is_fitted", torch.tensor(data=False))
+        self._image_size: tuple[int, int] | None = None
+
+    def layers(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """Compute the backbone's layers of normalised images.
+
+        Args:
+            image: Images of shape ``(B, 3, H, W)`` (one grey channel will do), normalised by the pre-processor.
+
+        Returns:
+            Activations ``A_l``, each of shape ``(B, C_l, h_l, w_l)``.
+        """
+        size = (image.shape[-2], image.shape[-1])
+        if image.shape[1] == 1:
+            image = image.expand(-1, 3, -1, -1)
+        if self.tiler:
+            image = self.tiler.tile(image)
+        layers = self.backbone(image)
+        if self.tiler:
+            layers = [self.tiler.untile(layer) for layer in layers]
+        self._prepare(size, [(layer.shape[-2], layer.shape[-1]) for layer in layers])
+        return layers
+
+    def _prepare(self, size: tuple[int, int], layer_sizes: list[tuple[int, int]]) -> None:
+        """Build the fixed matrices for images of one size; they are the same for every image after it."""
+        if self._image_size == size and self.grid.sizes == layer_sizes:
+            return
+        self.grid.prepare(size, layer_sizes)
+        self._image_size = size
+        finest = max(layer_sizes)
+        for axis, pixels, cells, side in zip("hw", size, self.grid.grid_size, finest, strict=True):
+            blur = blur_matrix(pixels, self.map_sigma)
+            self._set_matrix(f"smooth_score_{axis}", blur_matrix(cells, self.score_sigma))
+            self._set_matrix(f"upsample_energy_{axis}", blur @ resize_matrix(cells, pixels))
+            for index, layer_size in enumerate(layer_sizes):
+                layer_side = layer_size["hw".index(axis)]
+                density = layer_side / cells
+                upsample = resize_matrix(side, pixels) @ resize_matrix(layer_side, side)
+                self._set_matrix(f"upsample_{index}_{axis}", density * blur @ upsample)
+
+    def _set_matrix(self, name: str, matrix: torch.Tensor) -> None:
+        self.register_buffer(name, matrix.to(self.energy_scale.device), persistent=False)
+
+    def _resample(self, name: str, image: torch.Tensor) -> torch.Tensor:
+        return apply_separable(self.get_buffer(f"{name}_h"), image, self.get_buffer(f"{name}_w"))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor | InferenceBatch:
+        """Compute raw grid features in training mode, and scores and anomaly maps in evaluation mode.
+
+        Args:
+            image: Normalised images of shape ``(B, 3, H, W)``, finite.
+
+        Returns:
+            In training mode the features, of shape ``(B, C, h, w)``; else ``pred_score`` of shape ``(B,)`` and
+            ``anomaly_map`` of shape ``(B, 1, H, W)``, both strictly between 0 and 1.
+
+        Raises:
+            RuntimeError: If the model has not been fitted.
+            ValueError: If the images are not finite, or of another size than those it was fitted on.
+        """
+        if self.training:
+            return self.grid.stack(self.layers(image))
+        explanation = self.explain(image)
+        return InferenceBatch(
+            pred_score=to_unit_interval(explanation.score),
+            anomaly_map=to_unit_interval(explanation.anomaly_map)[:, None],
+        )
+
+    def explain(self, image: torch.Tensor) -> Explanation:
+        """Match images with the normal reference, decode their counterfactual, and attribute the energy.
+
+        Args:
+            image: Normalised images of shape ``(B, 3, H, W)``, finite.
+
+        Returns:
+            Energy, counterfactual, attention and scores.
+
+        Raises:
+            RuntimeError: If the model has not been fitted.
+            ValueError: If the images are not finite, or of another size than those it was fitted on.
+        """
+        self._check(image)
+        activations = self.layers(image)
+        posterior = self.vae.posterior(self.grid(activations))
+        match = self.reference.match(posterior)
+        counterfactual = self.grid.layers_of(self.vae.decode(match.latent))
+        gradients = self.grid.adjoint(self.vae.adjoint(match.gradient))
+        attention = energy_attention(activations, counterfactual, gradients)
+        anomaly_map = self._resample("upsample_energy", match.energy)
+        for index, layer_map in enumerate(attention):
+            anomaly_map = anomaly_map + self._resample(f"upsample_{index}", layer_map)
+        return Explanation(
+            match,
+            activations,
+            counterfactual,
+            attention,
+            anomaly_map / (2 * self.energy_scale),
+            self._score(match.energy) / self.score_scale,
+        )
+
+    def _score(self, energy: torch.Tensor) -> torch.Tensor:
+        return self._resample("smooth_score", energy).amax(dim=(-2, -1))
+
+    def _check(self, image: torch.Tensor) -> None:
+        if torch.compiler.is_compiling():
+            return
+        if not self.is_fitted:
+            msg = "The model has not been fitted: run fit or train first, or load a checkpoint (ckpt_path)."
+            raise RuntimeError(msg)
+        bad = (~image.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+        if bad:
+            msg = f"The images at {bad} of the batch have pixels that are not a number or infinite."
+            raise ValueError(msg)
+
+    def calibrate(self, energy: torch.Tensor) -> None:
+        """Set the scales from energies of normal images that were left out of the reference, ``(n, h, w)``."""
+        tiny = torch.finfo(energy.dtype).tiny
+        self.energy_scale.copy_(energy.mean().clamp_min(tiny))
+        self.score_scale.copy_(self._score(energy).mean().clamp_min(tiny))
+        self.is_fitted.fill_(value=True)

@@ -1,0 +1,34 @@
+"""Attention maps: which activations of the encoder the latent energy comes from.
+
+Liu et al. (CVPR 2020, eq. 1-4) weigh a layer's activations by the gradient of a latent score. The generators here take
+gradients from closed-form adjoints, never from autograd.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+
+def energy_attention(
+    activations: Sequence[torch.Tensor],
+    normal_activations: Sequence[torch.Tensor],
+    gradients: Sequence[torch.Tensor],
+) -> list[torch.Tensor]:
+    """Attribute the latent energy to the cells of each layer: gradient times departure from the counterfactual normal.
+
+    ``M_l(p) = sum_k dE/dA_l,k(p) (A_l,k(p) - A_hat_l,k(p))``: eq. 2 of Liu et al. with the gradient kept at its place
+    instead of averaged over the image, and activations measured from what a normal part would have shown. Against
+    activations that encode to the matched latents, the maps of a linear encoder add up to the energy (completeness).
+
+    Args:
+        activations: Each layer's ``A_l``, of shape ``(B, C_l, h_l, w_l)``.
+        normal_activations: Each layer's counterfactual ``A_hat_l``, of the same shape.
+        gradients: Gradient of the energy by each layer, of the same shape.
+
+    Returns:
+        A map ``M_l`` a layer, of shape ``(B, h_l, w_l)``, in units of energy; it may be negative.
+    """
+    return [
+        (gradient * (activation - normal)).sum(1)
+        for activation, normal, gradient in zip(activations, normal_activations, gradients, strict=True)
+    ]

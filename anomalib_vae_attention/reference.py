@@ -1,0 +1,295 @@
+"""Normal references: what the posteriors of normal images look like, and how far another posterior is from them.
+
+Both references answer the same question, for eq. 4 of Liu et al. (CVPR 2020): given the posterior of an image, which
+normal latent does each cell compare with, and how large is the difference over the variance of both?
+"""
+
+import logging
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from .vae import Posterior
+
+logger = logging.getLogger(__name__)
+
+CALIBRATION_IMAGES = 64
+"""Number of normal images, evenly spaced over those seen, from which the energy of normal data is estimated."""
+SEARCH_BYTES = 2**28
+"""Memory that the distances of one search may take; larger batches are searched in parts."""
+
+
+class Match(NamedTuple):
+    """What a normal reference says of a batch of posteriors.
+
+    Attributes:
+        energy: Latent energy ``e``, of shape ``(B, h, w)``, at least 0.
+        gradient: Gradient of ``E = 1/2 sum e`` by the posterior mean, matches held fixed, of shape ``(B, d, h, w)``.
+        latent: The normal latent that each cell was compared with, of shape ``(B, d, h, w)``.
+    """
+
+    energy: torch.Tensor
+    gradient: torch.Tensor
+    latent: torch.Tensor
+
+
+class NormalReference(nn.Module):
+    """Base of the normal references: collect posteriors of normal images, then match others against them."""
+
+    def start(self) -> None:
+        """Forget everything and get ready to collect."""
+        raise NotImplementedError
+
+    def update(self, posterior: Posterior) -> None:
+        """Collect the posteriors of a batch of normal images."""
+        raise NotImplementedError
+
+    def finish(self) -> torch.Tensor:
+        """End the collection.
+
+        Returns:
+            Energies of some of the normal images, each left out of the reference, of shape ``(n, h, w)``.
+
+        Raises:
+            ValueError: If no image was collected.
+        """
+        raise NotImplementedError
+
+    def match(self, posterior: Posterior) -> Match:
+        """Match posteriors, mean of shape ``(B, d, h, w)``, against the reference."""
+        raise NotImplementedError
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """Take the buffers' shapes from the checkpoint: they depend on the number and size of the images."""
+        for name, buffer in self._buffers.items():
+            if buffer is not None and prefix + name in state_dict:
+                self._buffers[name] = torch.empty_like(state_dict[prefix + name], device=buffer.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _require_images(count: int) -> None:
+    if count == 0:
+        msg = "There is no normal image to learn from: the training set is empty."
+        raise ValueError(msg)
+
+
+class Exemplars(NormalReference):
+    """The posteriors of the normal images themselves, kept per cell in half precision.
+
+    A cell is compared with the nearest of the exemplars of all images at that cell and the cells around it:
+    ``e(p) = min_{n, p'} sum_i (mu_i(p) - mu_i^n(p'))^2 / (v_i + v_i)``, the square of eq. 4's mean over its variance.
+
+    Args:
+        max_exemplars: Most images to keep. Of more, a random sample of that size is kept (reservoir sampling, seeded),
+            so that memory is at most ``2 d h w`` bytes an image: 128 KiB for 64 latents on a 32x32 grid.
+        radius: How many cells away an exemplar may be, 0 or more.
+    """
+
+    bank: torch.Tensor
+    half_norm: torch.Tensor
+    centre: torch.Tensor
+    scale: torch.Tensor
+
+    def __init__(self, max_exemplars: int = 2000, radius: int = 1) -> None:
+        super().__init__()
+        self.max_exemplars = max_exemplars
+        self.radius = radius
+        self.register_buffer("bank", torch.zeros(0, dtype=torch.float16))
+        self.register_buffer("half_norm", torch.zeros(0))
+        self.register_buffer("centre", torch.zeros(0))
+        self.register_buffer("scale", torch.zeros(0))
+        self.start()
+
+    def start(self) -> None:
+        """Forget everything and get ready to collect."""
+        self._kept: list[torch.Tensor] = []
+        self._seen = 0
+        self._variance = torch.zeros(0)
+        self._random = torch.Generator().manual_seed(0)
+
+    def update(self, posterior: Posterior) -> None:
+        """Keep the posteriors of a batch of normal images, each with the probability that keeps the sample fair."""
+        self._variance = posterior.variance
+        for mean in posterior.mean.detach().cpu():
+            self._seen += 1
+            if len(self._kept) < self.max_exemplars:
+                self._kept.append(mean.half())
+                continue
+            if self._seen == self.max_exemplars + 1:
+                logger.warning(
+                    "More than max_exemplars=%d normal images: a random sample of that size is kept. "
+                    "reference='gaussian' learns from all of them in constant memory.",
+                    self.max_exemplars,
+                )
+            place = int(torch.randint(self._seen, (1,), generator=self._random))
+            if place < self.max_exemplars:
+                self._kept[place] = mean.half()
+
+    def finish(self) -> torch.Tensor:
+        """Build the bank; see :meth:`NormalReference.finish`.
+
+        The exemplars are stored relative to their mean at each cell: half precision then holds the differences that
+        count, and the expansion of the square below loses no digits.
+        """
+        _require_images(len(self._kept))
+        device = self._variance.device
+        self.scale = (2 * self._variance).rsqrt().detach().clone()
+        latent_dim, height, width = self._kept[0].shape
+        total = torch.zeros(latent_dim, height, width, dtype=torch.float64)
+        for mean in self._kept:
+            total += mean.double()
+        self.centre = (total / len(self._kept)).float().to(device)
+        bank = torch.empty(height * width, len(self._kept), latent_dim, dtype=torch.float16, device=device)
+        for index, mean in enumerate(self._kept):
+            bank[:, index] = self._whiten(mean.to(device).float() - self.centre).flatten(1).T.half()
+        self.bank = bank
+        self.half_norm = 0.5 * bank.float().square().sum(2, keepdim=True)
+        chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
+        energies = [
+            self._search(self._kept[index].to(device).float()[None], leave_out=int(index))[0] for index in chosen
+        ]
+        self.start()
+        return torch.cat(energies)
+
+    def _whiten(self, latent: torch.Tensor) -> torch.Tensor:
+        return latent * self.scale[:, None, None]
+
+    def match(self, posterior: Posterior) -> Match:
+        """Find the nearest exemplar of every cell; see :meth:`NormalReference.match`."""
+        mean = posterior.mean
+        bytes_an_image = 4 * math.prod(self.bank.shape[:2]) * (2 * self.radius + 1) ** 2
+        part = max(1, SEARCH_BYTES // max(1, bytes_an_image))
+        if torch.compiler.is_compiling() or len(mean) <= part:
+            energy, latent = self._search(mean)
+        else:
+            parts = [self._search(some) for some in mean.split(part)]
+            energy, latent = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
+        gradient = (mean - latent) * self.scale.square()[:, None, None]
+        return Match(energy, gradient, latent)
+
+    def _search(self, mean: torch.Tensor, leave_out: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the energy ``(B, h, w)`` and the matched latents ``(B, d, h, w)``.
+
+        Every cell's exemplars are read once and compared with the posteriors of all cells around it, because the bank
+        is by far the largest thing to read; each cell then takes the least of what its neighbours found for it.
+        """
+        batch, latent_dim, height, width = mean.shape
+        ahead, behind, outside = self._neighbours(height, width)
+        cells, around = ahead.shape
+        whitened = self._whiten(mean - self.centre).flatten(2)
+        moved = self._whiten(self.centre).flatten(1)
+        moved = moved[:, ahead] - moved[:, :, None]
+        query = (whitened[:, :, ahead] + moved).permute(2, 1, 0, 3).reshape(cells, latent_dim, batch * around)
+        half = self.half_norm - torch.bmm(self.bank.float(), query)
+        if leave_out is not None:
+            half = self._without(half, leave_out)
+        nearest, index = half.min(dim=1)
+        squared = (2 * nearest + query.square().sum(1)).view(cells, batch, around)
+        rank = torch.arange(around, device=mean.device)
+        energy, best = (squared[behind, :, rank] + outside[:, :, None]).min(dim=1)
+        cell = behind.gather(1, best)
+        exemplar = index.view(cells, batch, around)[cell, torch.arange(batch, device=mean.device), best]
+        row = cell * self.bank.shape[1] + exemplar
+        matched = self.bank.view(-1, latent_dim)[row].float() / self.scale + self.centre.flatten(1).T[cell]
+        matched = matched.permute(1, 2, 0).reshape(batch, latent_dim, height, width)
+        return energy.clamp_min(0).T.reshape(batch, height, width), matched
+
+    def _neighbours(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return, per cell and offset, the cell ahead by it, the cell behind by it, and infinity where that is outside.
+
+        Each is of shape ``(h w, (2 radius + 1)^2)``.
+        """
+        device = self.bank.device
+        steps = torch.arange(-self.radius, self.radius + 1, device=device)
+        rows = torch.arange(height, device=device)[:, None, None, None]
+        columns = torch.arange(width, device=device)[None, :, None, None]
+        shape = (height, width, len(steps), len(steps))
+
+        def cell(row: torch.Tensor, column: torch.Tensor) -> torch.Tensor:
+            flat = row.clamp(0, height - 1) * width + column.clamp(0, width - 1)
+            return flat.expand(shape).reshape(height * width, -1)
+
+        row, column = rows - steps[:, None], columns - steps
+        beyond = (row < 0) | (row >= height) | (column < 0) | (column >= width)
+        outside = torch.zeros(shape, device=device).masked_fill(beyond.expand(shape), math.inf)
+        ahead = cell(rows + steps[:, None], columns + steps)
+        return ahead, cell(row, column), outside.reshape(height * width, -1)
+
+    def _without(self, half: torch.Tensor, leave_out: int) -> torch.Tensor:
+        """Hide an image's own exemplars from it, or, where it is the only image, those at the same cell."""
+        if self.bank.shape[1] > 1:
+            half[:, leave_out] = math.inf
+        elif self.radius:
+            half[:, :, half.shape[2] // 2] = math.inf
+        return half
+
+
+class Gaussian(NormalReference):
+    """A Gaussian summary of the normal posteriors at every cell, from streaming sums: its size is that of no image.
+
+    ``e(p) = (mu - m(p))^T [S(p) + diag(v)]^-1 (mu - m(p))`` with ``S(p) = Cov[mu](p) + diag(v)``, the covariance shrunk
+    towards that of all cells together: about chi-squared with ``d`` degrees of freedom on normal images.
+
+    Args:
+        shrinkage: Weight of the covariance of all cells, from 0 to 1.
+    """
+
+    mean: torch.Tensor
+    precision: torch.Tensor
+
+    def __init__(self, shrinkage: float = 0.1) -> None:
+        super().__init__()
+        self.shrinkage = shrinkage
+        self.register_buffer("mean", torch.zeros(0))
+        self.register_buffer("precision", torch.zeros(0))
+        self.start()
+
+    def start(self) -> None:
+        """Forget everything and get ready to collect."""
+        self._count = 0
+        self._variance = torch.zeros(0)
+        self._sum = self._outer = torch.zeros(0, dtype=torch.float64)
+        self._some: list[torch.Tensor] = []
+
+    def update(self, posterior: Posterior) -> None:
+        """Add the posteriors of a batch of normal images to the sums of each cell."""
+        latent = posterior.mean.detach().double().flatten(2).permute(2, 0, 1)
+        if self._count == 0:
+            self._size = posterior.mean.shape[2:]
+            self._sum, self._outer = torch.zeros_like(latent[:, 0]), torch.zeros_like(latent[:, :1].mT @ latent[:, :1])
+        self._variance = posterior.variance.detach()
+        self._count += latent.shape[1]
+        self._sum += latent.sum(1)
+        self._outer += latent.mT @ latent
+        self._some += list(posterior.mean.detach()[: CALIBRATION_IMAGES - len(self._some)])
+
+    def finish(self) -> torch.Tensor:
+        """Turn the sums into mean and precision of each cell; see :meth:`NormalReference.finish`.
+
+        The left-out energies follow from the Sherman-Morrison formula, with the shrinkage target held fixed.
+        """
+        _require_images(self._count)
+        mean = self._sum / self._count
+        covariance = self._outer / self._count - mean[:, :, None] * mean[:, None, :]
+        covariance = torch.lerp(covariance, covariance.mean(0, keepdim=True), self.shrinkage)
+        covariance += 2 * torch.diag(self._variance.double())
+        factor = torch.linalg.cholesky(covariance)
+        self.precision = torch.cholesky_inverse(factor).float()
+        self.mean = mean.T.reshape(-1, *self._size).float()
+        energy = self.match(Posterior(torch.stack(self._some), self._variance)).energy
+        if self._count > 1:
+            ratio = self._count / (self._count - 1)
+            weight = (1 - self.shrinkage) * ratio / self._count
+            energy = ratio**2 * energy / (1 - weight * energy).clamp_min(1 / self._count)
+        self.start()
+        return energy
+
+    def match(self, posterior: Posterior) -> Match:
+        """Measure the Mahalanobis distance of every cell; see :meth:`NormalReference.match`."""
+        difference = posterior.mean - self.mean
+        rows = difference.flatten(2).permute(2, 0, 1)
+        gradient = torch.bmm(rows, self.precision).permute(1, 2, 0).reshape(difference.shape)
+        energy = (difference * gradient).sum(1)
+        return Match(energy.clamp_min(0), gradient, self.mean.expand_as(difference))

@@ -1,0 +1,70 @@
+"""Fixed linear maps over image rows and columns, as matrices: pooling, resizing and Gaussian blur.
+
+A separable operation on an image ``x`` is ``rows @ x @ columns.T``; its adjoint (vector-Jacobian product) is then
+``rows.T @ g @ columns``, which is exact, needs no autograd and exports to any runtime as two matrix products.
+"""
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+
+def resize_matrix(size_in: int, size_out: int) -> torch.Tensor:
+    """Return bilinear resizing (anti-aliased when it shrinks) of a line of pixels as a matrix.
+
+    Args:
+        size_in: Number of pixels before resizing, at least 1.
+        size_out: Number of pixels after resizing, at least 1.
+
+    Returns:
+        Weights of shape ``(size_out, size_in)``; each row sums to 1.
+    """
+    if size_in == size_out:
+        return torch.eye(size_in)
+    identity = torch.eye(size_in)[None, None]
+    return F.interpolate(identity, size=(size_out, size_in), mode="bilinear", antialias=True)[0, 0]
+
+
+def pool_matrix(size: int, kernel_size: int) -> torch.Tensor:
+    """Return average pooling of stride 1 over a line of pixels, borders averaged over what is there, as a matrix.
+
+    Args:
+        size: Number of pixels, at least 1.
+        kernel_size: Width of the window, odd.
+
+    Returns:
+        Weights of shape ``(size, size)``; each row sums to 1.
+    """
+    identity = torch.eye(size)[None, None]
+    padding = (kernel_size // 2, 0)
+    return F.avg_pool2d(identity, (kernel_size, 1), 1, padding, count_include_pad=False)[0, 0]
+
+
+def blur_matrix(size: int, sigma: float) -> torch.Tensor:
+    """Return a Gaussian blur of a line of pixels, weights renormalised at the borders, as a matrix.
+
+    Args:
+        size: Number of pixels, at least 1.
+        sigma: Standard deviation in pixels; 0 leaves the line as it is.
+
+    Returns:
+        Weights of shape ``(size, size)``; each row sums to 1.
+    """
+    if sigma <= 0:
+        return torch.eye(size)
+    position = torch.arange(size, dtype=torch.float64)
+    weights = torch.exp(-0.5 * ((position[:, None] - position[None]) / sigma) ** 2)
+    return (weights / weights.sum(1, keepdim=True)).float()
+
+
+def apply_separable(rows: torch.Tensor, image: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    """Apply one matrix along the rows and one along the columns of images.
+
+    Args:
+        rows: Matrix of shape ``(h_out, h_in)``.
+        image: Images of shape ``(..., h_in, w_in)``.
+        columns: Matrix of shape ``(w_out, w_in)``.
+
+    Returns:
+        Images of shape ``(..., h_out, w_out)``.
+    """
+    return rows @ image @ columns.T

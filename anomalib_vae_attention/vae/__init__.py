@@ -1,0 +1,6 @@
+"""The VAEs: networks with a posterior, a decoder and the adjoint of the posterior mean beside each forward."""
+
+from .feature import FeatureVAE, Posterior
+from .grid import FeatureGrid
+
+__all__ = ["FeatureGrid", "FeatureVAE", "Posterior"]

@@ -1,0 +1,120 @@
+"""The feature VAE: a linear variational autoencoder at every cell of a grid of pretrained features.
+
+The linear VAE has a known optimum, probabilistic PCA (Tipping and Bishop, "Probabilistic Principal Component
+Analysis", 1999; Lucas et al., "Don't Blame the ELBO!", NeurIPS 2019), which is where it starts.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+MIN_NOISE = 1e-4
+"""Least noise variance, in units of a standardised channel's variance: keeps a covariance without full rank usable."""
+
+
+class Posterior(NamedTuple):
+    """The approximate posterior q(z|x), a diagonal Gaussian at every cell.
+
+    Attributes:
+        mean: Posterior mean, of shape ``(B, d, h, w)``.
+        variance: Posterior variance, of shape ``(d,)``: for a linear VAE it is the same for every image and cell.
+    """
+
+    mean: torch.Tensor
+    variance: torch.Tensor
+
+
+class FeatureVAE(nn.Module):
+    """A linear VAE on standardised features: ``p(F|z) = N(W z + c, s^2)``, ``q(z|F) = N(V F + b, diag(v))``.
+
+    Args:
+        channels: Number of feature channels ``C``.
+        latent_dim: Number of latents ``d`` a cell, from 1 to ``C - 1``.
+
+    Raises:
+        ValueError: If ``latent_dim`` is out of range.
+    """
+
+    def __init__(self, channels: int, latent_dim: int) -> None:
+        super().__init__()
+        if not 1 <= latent_dim < channels:
+            msg = (
+                f"latent_dim must be from 1 to {channels - 1}, one less than the {channels} channels of the chosen "
+                f"layers together, but is {latent_dim}."
+            )
+            raise ValueError(msg)
+        self.encoder = nn.Conv2d(channels, latent_dim, 1)
+        self.decoder = nn.Conv2d(latent_dim, channels, 1)
+        self.log_variance = nn.Parameter(torch.zeros(latent_dim))
+        self.log_noise = nn.Parameter(torch.zeros(()))
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latents of a cell."""
+        return self.encoder.out_channels
+
+    def posterior(self, features: torch.Tensor) -> Posterior:
+        """Encode standardised features of shape ``(B, C, h, w)`` to their posterior."""
+        return Posterior(self.encoder(features), self.log_variance.exp())
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """Decode latents of shape ``(B, d, h, w)`` to the mean of ``p(F|z)``, of shape ``(B, C, h, w)``."""
+        return self.decoder(latent)
+
+    def adjoint(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Carry a gradient on the posterior mean ``(B, d, h, w)`` back to the features ``(B, C, h, w)``."""
+        return F.conv_transpose2d(gradient, self.encoder.weight)
+
+    @torch.no_grad()
+    def initialise(self, covariance: torch.Tensor) -> None:
+        """Set the parameters to the optimum of the ELBO for features of zero mean: probabilistic PCA.
+
+        With eigenvalues ``l_i`` and eigenvectors ``u_i`` of the covariance, Tipping and Bishop (1999, eq. 7 and 8)
+        give ``W_i = u_i sqrt(l_i - s^2)`` and ``s^2`` the mean of the discarded eigenvalues; the exact posterior is
+        ``mu_i = sqrt(l_i - s^2) / l_i u_i . F`` with variance ``v_i = s^2 / l_i``.
+
+        Args:
+            covariance: Covariance of the standardised features, of shape ``(C, C)``, float64; any rank.
+        """
+        values, vectors = torch.linalg.eigh(covariance)
+        values, vectors = values.flip(0).clamp_min(0), vectors.flip(1)
+        vectors = vectors * torch.where(vectors.sum(0) < 0, -1.0, 1.0)
+        kept = self.latent_dim
+        noise = values[kept:].mean().clamp_min(MIN_NOISE)
+        values = values[:kept].clamp_min(noise * (1 + MIN_NOISE))
+        weight = vectors[:, :kept] * (values - noise).sqrt()
+        self.decoder.weight.copy_(weight[:, :, None, None])
+        self.encoder.weight.copy_((weight / values).T[:, :, None, None])
+        self.decoder.bias.zero_()
+        self.encoder.bias.zero_()
+        self.log_variance.copy_((noise / values).log())
+        self.log_noise.copy_(noise.log())
+
+    def elbo_terms(self, mean: torch.Tensor, covariance: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the ELBO's terms over a data set given by the moments of its features, in closed form.
+
+        For a linear VAE with Gaussian likelihood the expectations over q(z|F) and over the data depend on the first
+        two moments only, so this equals the average over every cell of every image (Lucas et al. 2019, section 3).
+
+        Args:
+            mean: Mean of the features, of shape ``(C,)``.
+            covariance: Covariance of the features, of shape ``(C, C)``.
+
+        Returns:
+            ``reconstruction`` (expected negative log-likelihood), ``kl`` and their sum ``loss`` (the negative ELBO),
+            each a scalar in nats a cell.
+        """
+        dtype = covariance.dtype
+        encode, decode = self.encoder.weight[:, :, 0, 0].to(dtype), self.decoder.weight[:, :, 0, 0].to(dtype)
+        variance, noise = self.log_variance.to(dtype).exp(), self.log_noise.to(dtype).exp()
+        latent_mean = encode @ mean + self.encoder.bias.to(dtype)
+        residual = torch.eye(len(mean), dtype=dtype, device=mean.device) - decode @ encode
+        bias = mean - decode @ latent_mean - self.decoder.bias.to(dtype)
+        squared = (residual @ covariance * residual).sum() + bias.square().sum() + (decode.square() @ variance).sum()
+        second_moment = (encode @ covariance * encode).sum(1) + latent_mean.square()
+        reconstruction = 0.5 * (squared / noise + len(mean) * (math.log(2 * math.pi) + noise.log()))
+        kl = 0.5 * (second_moment + variance - 1 - variance.log()).sum()
+        return {"loss": reconstruction + kl, "reconstruction": reconstruction, "kl": kl}
