@@ -103,7 +103,7 @@ def refine(
     with torch.inference_mode(mode=False), torch.enable_grad():
         for step in range(steps + 1):
             terms = vae.elbo_terms(mean, covariance)
-            history.append({name: float(term) for name, term in terms.items()})
+            history.append({name: float(term.detach()) for name, term in terms.items()})
             if history[-1]["loss"] < best:
                 best, best_state = history[-1]["loss"], {k: v.detach().clone() for k, v in vae.state_dict().items()}
             if step < steps:

@@ -117,8 +117,6 @@ class VaeAttention(AnomalibModule):
         )
         if pre_processor is True:
             self.pre_processor = self.configure_pre_processor(mean=self.model.backbone.mean, std=self.model.backbone.std)
-        # The fit is in closed form but for the few steps of the refinement, which is not one step a batch.
-        self.automatic_optimization = False
         self._trained_on_embedded = False
         self._embedded: EmbeddedAD | None = None
 
@@ -167,7 +165,7 @@ class VaeAttention(AnomalibModule):
         self._cache = FeatureCache(self.cache_features)
         self._trained_on_embedded = self._embedded is not None
 
-    def training_step(self, batch: Batch, *args, **kwargs) -> None:
+    def training_step(self, batch: Batch, *args, **kwargs) -> torch.Tensor:
         """Collect the features of a batch of normal images; fit the model to all of them after the last."""
         del args, kwargs
         with torch.no_grad():
@@ -176,6 +174,8 @@ class VaeAttention(AnomalibModule):
             self._cache.append(features)
         if self.trainer.is_last_batch:
             self._fit()
+        # Lightning saves a checkpoint only after it has counted a step, and counts none without a loss.
+        return torch.zeros((), requires_grad=True, device=self.device)
 
     def _fit(self) -> None:
         covariance = self.model.grid.fit(*self._moments.compute())

@@ -1,0 +1,1 @@
+"""Measuring vae_attention on data sets in MVTec AD's layout."""

@@ -1,0 +1,76 @@
+"""Data and a fitted model that several tests share."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from anomalib.engine import Engine
+from lightning.pytorch import seed_everything
+
+from anomalib_vae_attention import EmbeddedAD, VaeAttention
+
+
+class Fitted(NamedTuple):
+    """A model after one fit, the engine that fitted it, and its checkpoint."""
+
+    model: VaeAttention
+    engine: Engine
+    checkpoint: Path
+
+
+def make_engine(root: Path, **options: object) -> Engine:
+    """Make anomalib's engine, quiet, writing below a folder."""
+    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
+    return Engine(default_root_dir=root, **{**quiet, **options})
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    """Draw the same random numbers in every run."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_root() -> Path:
+    """Return the folder of real data, or skip where there is none."""
+    given = os.environ.get("VAE_ATTENTION_DATA")
+    root = Path(given) if given else Path(__file__).parents[1].parent / "shared" / "data"
+    if not root.is_dir():
+        pytest.skip(f"no real data in {root}: name its folder in VAE_ATTENTION_DATA")
+    return root
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory) -> EmbeddedAD:
+    """Draw the default category of the embedded data set once."""
+    datamodule = EmbeddedAD(root=tmp_path_factory.mktemp("embedded"))
+    datamodule.prepare_data()
+    datamodule.setup()
+    return datamodule
+
+
+@pytest.fixture(scope="session")
+def fitted(embedded: EmbeddedAD, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    """Fit the default model to the embedded data set once; tests must not change it."""
+    seed_everything(0)
+    model = VaeAttention(visualizer=False)
+    engine = make_engine(tmp_path_factory.mktemp("fitted"))
+    engine.fit(model=model, datamodule=embedded)
+    checkpoint = Path(engine.best_model_path)
+    assert checkpoint.is_file()
+    return Fitted(model.eval(), engine, checkpoint)
+
+
+@pytest.fixture(scope="session")
+def test_images(embedded: EmbeddedAD, fitted: Fitted) -> dict[str, torch.Tensor]:
+    """Return all test images, as the model's pre-processor makes them, with masks ``(N, 256, 256)`` and labels."""
+    batches = list(embedded.test_dataloader())
+    image = torch.cat([batch.image for batch in batches])
+    return {
+        "raw": image,
+        "image": fitted.model.pre_processor(image),
+        "mask": torch.cat([batch.gt_mask.reshape(-1, 256, 256) for batch in batches]).bool(),
+        "label": torch.cat([batch.gt_label for batch in batches]).bool(),
+    }

@@ -1,0 +1,305 @@
+"""The normal references against plain loops, explicit covariances and autograd."""
+
+import numpy as np
+import pytest
+import torch
+
+from anomalib_vae_attention import reference
+from anomalib_vae_attention.reference import CALIBRATION_IMAGES, Exemplars, Gaussian, NormalReference
+from anomalib_vae_attention.vae import Posterior
+
+
+def collect(normal: NormalReference, mean: torch.Tensor, variance: torch.Tensor, batch: int = 3) -> torch.Tensor:
+    """Build a reference from posteriors, in batches, and return its energies of left-out normal images."""
+    normal.start()
+    for some in mean.split(batch):
+        normal.update(Posterior(some, variance))
+    return normal.finish()
+
+
+def nearest(
+    query: torch.Tensor,
+    exemplars: torch.Tensor,
+    variance: torch.Tensor,
+    radius: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find every cell's nearest exemplar by looking at all of them, one by one, in float64."""
+    batch, _, height, width = query.shape
+    energy = torch.full((batch, height, width), float("inf"), dtype=torch.float64)
+    latent = torch.zeros_like(query)
+    for image, row, column in np.ndindex(batch, height, width):
+        here = query[image, :, row, column].double()
+        for other in range(max(0, row - radius), min(height, row + radius + 1)):
+            for side in range(max(0, column - radius), min(width, column + radius + 1)):
+                for exemplar in exemplars[:, :, other, side]:
+                    distance = ((here - exemplar.double()).square() / (2 * variance.double())).sum()
+                    if distance < energy[image, row, column]:
+                        energy[image, row, column] = distance
+                        latent[image, :, row, column] = exemplar
+    return energy, latent
+
+
+@pytest.mark.parametrize("radius", [0, 1, 2])
+@pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 3)])
+def test_match_is_the_nearest_exemplar(size: tuple[int, int], radius: int) -> None:
+    """Energies and matches are those of a plain search, at borders too; latents and their mean are exact in half."""
+    latents = torch.randint(-40, 40, (4, 3, *size)).float()
+    query = torch.randint(-40, 40, (3, 3, *size)).float() + 0.25
+    variance = torch.tensor([0.5, 0.125, 2.0])
+    normal = Exemplars(radius=radius)
+    collect(normal, latents, variance)
+    match = normal.match(Posterior(query, variance))
+    energy, latent = nearest(query, latents, variance, radius)
+    torch.testing.assert_close(match.energy.double(), energy, rtol=1e-5, atol=1e-5)
+    distance = ((query - match.latent).square() / (2 * variance.view(1, -1, 1, 1))).sum(1)
+    torch.testing.assert_close(distance.double(), energy, rtol=1e-5, atol=1e-5)
+    alike = (match.latent - latent).abs().amax(1) < 1e-4
+    assert alike.float().mean() > 0.9, "only ties may be matched otherwise"
+
+
+def test_half_precision_costs_little() -> None:
+    """On latents that half precision rounds, energies differ from those of exact exemplars by less than 1 in 100."""
+    latents, query = torch.randn(6, 8, 4, 5) + 3, torch.randn(2, 8, 4, 5) + 3
+    variance = torch.rand(8) + 0.05
+    normal = Exemplars()
+    collect(normal, latents, variance)
+    energy, _ = nearest(query, latents, variance, 1)
+    torch.testing.assert_close(normal.match(Posterior(query, variance)).energy.double(), energy, rtol=1e-2, atol=1e-3)
+
+
+def test_each_image_of_a_batch_on_its_own() -> None:
+    """What an image is matched with does not depend on the others of its batch."""
+    variance = torch.rand(5) + 0.1
+    normal = Exemplars()
+    collect(normal, torch.randn(7, 5, 4, 6), variance)
+    query = torch.randn(4, 5, 4, 6)
+    together = normal.match(Posterior(query, variance))
+    for index, image in enumerate(query):
+        alone = normal.match(Posterior(image[None], variance))
+        for ours, theirs in zip(alone, together, strict=True):
+            torch.testing.assert_close(ours[0], theirs[index], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("images", [1, 2, 3])
+def test_search_in_parts(images: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch that is searched in parts gives what it gives at once."""
+    variance = torch.rand(5) + 0.1
+    normal = Exemplars()
+    collect(normal, torch.randn(7, 5, 4, 6), variance)
+    posterior = Posterior(torch.randn(5, 5, 4, 6), variance)
+    whole = normal.match(posterior)
+    sizes = []
+    search = normal._search
+    monkeypatch.setattr(normal, "_search", lambda mean: sizes.append(len(mean)) or search(mean))
+    monkeypatch.setattr(reference, "SEARCH_BYTES", images * 4 * 24 * 7 * 9)
+    parts = normal.match(posterior)
+    assert max(sizes) == images
+    assert sum(sizes) == 5
+    for ours, theirs in zip(parts, whole, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_a_stored_exemplar_has_no_energy() -> None:
+    """An image that the reference knows has energy 0 and no gradient, but for the rounding to half precision."""
+    latents, variance = torch.randn(6, 16, 5, 4) + 5, torch.full((16,), 0.2)
+    normal = Exemplars()
+    collect(normal, latents, variance)
+    match = normal.match(Posterior(latents, variance))
+    foreign = normal.match(Posterior(torch.randn(6, 16, 5, 4) + 5, variance))
+    assert match.energy.max() < 1e-3
+    assert foreign.energy.min() > 1
+    # Latents up to 16 are rounded by up to 1/256, and the gradient is 1 / 2v = 2.5 times that.
+    assert match.gradient.abs().max() < 2 * 2.5 / 256
+    torch.testing.assert_close(match.latent, latents, rtol=0, atol=5e-3)
+
+
+@pytest.mark.parametrize("radius", [0, 1])
+def test_calibration_leaves_the_image_out(radius: int) -> None:
+    """Calibration energies of exemplars are those of a search among the other images."""
+    latents = torch.randint(-40, 40, (4, 3, 3, 4)).float()
+    variance = torch.tensor([0.5, 0.125, 2.0])
+    energies = collect(Exemplars(radius=radius), latents, variance)
+    for index, energy in enumerate(energies):
+        others = torch.cat([latents[:index], latents[index + 1 :]])
+        expected, _ = nearest(latents[index][None], others, variance, radius)
+        torch.testing.assert_close(energy.double(), expected[0], rtol=1e-5, atol=1e-5)
+    assert len(energies) == 4
+
+
+def test_calibration_of_one_image() -> None:
+    """The only image is compared with itself, each cell with those around it but not with itself."""
+    latents, variance = torch.randint(-40, 40, (1, 3, 3, 4)).float(), torch.full((3,), 0.5)
+    (energy,) = collect(Exemplars(), latents, variance)
+    for row, column in np.ndindex(3, 4):
+        around = [
+            (latents[0, :, row, column] - latents[0, :, other, side]).square().sum()
+            for other in range(max(0, row - 1), min(3, row + 2))
+            for side in range(max(0, column - 1), min(4, column + 2))
+            if (other, side) != (row, column)
+        ]
+        assert energy[row, column] == pytest.approx(float(min(around)))
+
+
+def test_calibration_of_one_image_of_one_cell_is_finite() -> None:
+    """One image of one cell has nothing to be compared with, and yet no infinite energy."""
+    (energy,) = collect(Exemplars(), torch.randn(1, 3, 1, 1), torch.full((3,), 0.5))
+    assert energy.isfinite().all()
+
+
+def test_calibration_of_duplicates() -> None:
+    """Of images that are there twice, the copy is not left out: their energy is 0 but for rounding."""
+    latents = torch.randn(3, 4, 3, 3)
+    energies = collect(Exemplars(), torch.cat([latents, latents]), torch.full((4,), 0.5))
+    assert energies.shape == (6, 3, 3)
+    assert energies.max() < 1e-4
+
+
+def test_calibration_takes_images_evenly() -> None:
+    """Of more images than it takes, calibration takes the first, the last, and the rest evenly."""
+    count = 3 * CALIBRATION_IMAGES
+    latents = torch.arange(count).float().square().view(count, 1, 1, 1) / 32
+    energies = collect(Exemplars(), latents, torch.full((1,), 0.5)).flatten()
+    chosen = torch.linspace(0, count - 1, CALIBRATION_IMAGES).round()
+    before = torch.where(chosen > 0, 2 * chosen - 1, 2 * chosen + 1) / 32
+    assert energies.shape == (CALIBRATION_IMAGES,)
+    torch.testing.assert_close(energies, before.square(), rtol=0.2, atol=0.1)
+
+
+def test_memory_of_exemplars_is_bounded() -> None:
+    """Of more images than max_exemplars a sample of that size is kept, in half precision, the same in every run."""
+    variance = torch.full((8,), 0.5)
+    latents = torch.randint(-30, 30, (200, 8, 2, 3)).float()
+    normal = Exemplars(max_exemplars=16)
+    energies = collect(normal, latents, variance, batch=32)
+    assert normal.bank.shape == (6, 16, 8)
+    assert normal.bank.nbytes == 2 * 16 * 8 * 2 * 3
+    assert len(energies) == 16
+    kept = normal.match(Posterior(latents, variance)).energy.amax((1, 2)) < 1e-2
+    assert int(kept.sum()) == 16
+    assert kept[16:].sum() > 5, "a sample of all images, not the first ones"
+    again = Exemplars(max_exemplars=16)
+    collect(again, latents, variance, batch=7)
+    assert torch.equal(again.bank, normal.bank)
+    collect(normal, latents, variance)
+    assert torch.equal(again.bank, normal.bank), "collecting anew starts anew"
+
+
+def test_the_sample_is_fair() -> None:
+    """Early and late images have the same chance to be kept."""
+    count = 2000
+    normal = Exemplars(max_exemplars=500)
+    normal.start()
+    normal.update(Posterior(torch.arange(count).float().view(count, 1, 1, 1), torch.ones(1)))
+    kept = torch.stack(normal._kept).flatten()
+    assert len(kept.unique()) == 500
+    # The mean of 500 of 2000 numbers has a standard deviation of 22.4.
+    assert kept.mean() == pytest.approx(count / 2, abs=4 * 22.4)
+    normal.finish()
+
+
+@pytest.mark.parametrize("shrinkage", [0.0, 0.1, 1.0])
+def test_gaussian_is_the_mahalanobis_distance(shrinkage: float) -> None:
+    """Energies of the Gaussian are numpy's Mahalanobis distances with an explicit covariance at each cell."""
+    latents, query = torch.randn(30, 4, 3, 2) * 2 + 1, torch.randn(5, 4, 3, 2)
+    variance = torch.rand(4) + 0.1
+    normal = Gaussian(shrinkage)
+    collect(normal, latents, variance, batch=7)
+    energy = normal.match(Posterior(query, variance)).energy
+    rows = latents.double().numpy()
+    cells = list(np.ndindex(3, 2))
+    covariances = {cell: np.cov(rows[:, :, *cell].T, bias=True) for cell in cells}
+    common = np.mean(list(covariances.values()), axis=0)
+    for row, column in cells:
+        mean = rows[:, :, row, column].mean(0)
+        shrunk = (1 - shrinkage) * covariances[row, column] + shrinkage * common
+        precision = np.linalg.inv(shrunk + 2 * np.diag(variance.double().numpy()))
+        for image in range(5):
+            difference = query[image, :, row, column].double().numpy() - mean
+            assert energy[image, row, column] == pytest.approx(difference @ precision @ difference, rel=1e-4)
+
+
+@pytest.mark.parametrize("count", [2, 3, 5, 10, 40])
+def test_gaussian_calibration_leaves_the_image_out(count: int) -> None:
+    """Without shrinkage the calibration energies are those of a Gaussian of the other images, within 1 part in N."""
+    latents, variance = torch.randn(count, 4, 3, 2) * 2 + 1, torch.rand(4) + 0.1
+    energies = collect(Gaussian(shrinkage=0), latents, variance)
+    assert energies.shape == (count, 3, 2)
+    for index, energy in enumerate(energies):
+        others = Gaussian(shrinkage=0)
+        collect(others, torch.cat([latents[:index], latents[index + 1 :]]), variance)
+        expected = others.match(Posterior(latents[index][None], variance)).energy[0]
+        torch.testing.assert_close(energy, expected, rtol=1 / count, atol=1e-4)
+
+
+def test_gaussian_of_one_image() -> None:
+    """One image is its own mean: finite precision, energy 0."""
+    latents, variance = torch.randn(1, 4, 3, 2), torch.full((4,), 0.5)
+    normal = Gaussian()
+    energies = collect(normal, latents, variance)
+    assert torch.equal(energies, torch.zeros(1, 3, 2))
+    energy = normal.match(Posterior(latents + 1, variance)).energy
+    torch.testing.assert_close(energy, torch.full((1, 3, 2), 4.0))
+
+
+def test_memory_of_gaussian_does_not_grow() -> None:
+    """The Gaussian is as large for many images as for few, collecting included."""
+
+    def sizes(count: int) -> tuple[int, int]:
+        normal = Gaussian()
+        normal.start()
+        for _ in range(count):
+            normal.update(Posterior(torch.randn(8, 4, 3, 2), torch.ones(4)))
+        collecting = sum(tensor.nbytes for tensor in [normal._sum, normal._outer, *normal._some])
+        normal.finish()
+        return collecting, sum(buffer.nbytes for buffer in normal.buffers())
+
+    assert sizes(CALIBRATION_IMAGES // 8) == sizes(10 * CALIBRATION_IMAGES)
+
+
+def test_gaussian_sums_keep_their_digits() -> None:
+    """Latents far from 0 give the covariance they give near it."""
+    latents, variance = torch.randint(-128, 128, (20, 4, 3, 2)) / 64, torch.full((4,), 0.5)
+    near, far = Gaussian(), Gaussian()
+    collect(near, latents, variance)
+    collect(far, latents + 1e3, variance)
+    torch.testing.assert_close(near.precision, far.precision, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("normal", [Exemplars(), Gaussian()], ids=["exemplars", "gaussian"])
+def test_no_image(normal: NormalReference) -> None:
+    """A reference of no image is an error that says so."""
+    normal.start()
+    with pytest.raises(ValueError, match="no normal image"):
+        normal.finish()
+
+
+@pytest.mark.parametrize("normal", [Exemplars(), Exemplars(radius=0), Gaussian()], ids=["near", "same", "gaussian"])
+def test_gradient_is_that_of_half_the_energy(normal: NormalReference) -> None:
+    """The closed-form gradient is autograd's of half the sum of the energy, and of its definition, matches fixed."""
+    variance = torch.rand(6) + 0.2
+    collect(normal, torch.randn(9, 6, 4, 5), variance)
+    mean = torch.randn(3, 6, 4, 5, requires_grad=True)
+    match = normal.match(Posterior(mean, variance))
+    (expected,) = torch.autograd.grad(0.5 * match.energy.sum(), mean)
+    assert (match.gradient - expected).norm() <= 1e-5 * expected.norm()
+    if isinstance(normal, Exemplars):
+        energy = ((mean - match.latent.detach()).square() / (2 * variance.view(1, -1, 1, 1))).sum()
+    else:
+        rows = (mean - match.latent).flatten(2)
+        energy = torch.einsum("bip,pij,bjp->", rows, normal.precision, rows)
+    (expected,) = torch.autograd.grad(0.5 * energy, mean)
+    assert (match.gradient - expected).norm() <= 1e-5 * expected.norm()
+
+
+@pytest.mark.parametrize("kind", [Exemplars, Gaussian])
+def test_state_of_any_size_loads(kind: type[NormalReference]) -> None:
+    """A fresh reference takes a fitted one's state, whatever the number and size of its images, and matches alike."""
+    variance = torch.rand(3) + 0.2
+    first, second = kind(), kind()
+    collect(first, torch.randn(5, 3, 2, 4), variance)
+    collect(second, torch.randn(2, 3, 3, 3), variance)
+    for other in (second, kind()):
+        other.load_state_dict(first.state_dict())
+        posterior = Posterior(torch.randn(2, 3, 2, 4), variance)
+        for ours, theirs in zip(other.match(posterior), first.match(posterior), strict=True):
+            assert torch.equal(ours, theirs)

@@ -1,0 +1,68 @@
+"""The matrices of pooling, resizing and blur against torch's own operations."""
+
+import math
+
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_vae_attention.resampling import apply_separable, blur_matrix, pool_matrix, resize_matrix
+
+SIDES = [(1, 1), (1, 5), (5, 1), (7, 7), (64, 32), (32, 64), (16, 32), (33, 32), (17, 40), (100, 7), (3, 256)]
+
+
+@pytest.mark.parametrize(("height", "out_height"), SIDES)
+@pytest.mark.parametrize(("width", "out_width"), [(9, 4), (4, 9)])
+def test_resizing_is_torch_bilinear(height: int, out_height: int, width: int, out_width: int) -> None:
+    """Two resizing matrices do to an image what F.interpolate does, anti-aliased."""
+    image = torch.randn(2, 3, height, width)
+    ours = apply_separable(resize_matrix(height, out_height), image, resize_matrix(width, out_width))
+    expected = F.interpolate(image, size=(out_height, out_width), mode="bilinear", antialias=True)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kernel_size", [1, 3, 5])
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 6), (2, 3), (7, 12), (33, 20)])
+def test_pooling_is_torch_average_pooling(height: int, width: int, kernel_size: int) -> None:
+    """Two pooling matrices do to an image what F.avg_pool2d does, borders averaged over what is there."""
+    image = torch.randn(2, 3, height, width)
+    ours = apply_separable(pool_matrix(height, kernel_size), image, pool_matrix(width, kernel_size))
+    expected = F.avg_pool2d(image, kernel_size, 1, kernel_size // 2, count_include_pad=False)
+    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 4.0])
+@pytest.mark.parametrize("size", [1, 2, 9, 40])
+def test_blur_is_a_normalised_gaussian_sum(size: int, sigma: float) -> None:
+    """Each blurred pixel is the mean of all pixels, weighted by a Gaussian of their distance."""
+    line = torch.randn(size, dtype=torch.float64)
+    expected = torch.empty_like(line)
+    for here in range(size):
+        weights = torch.tensor(
+            [math.exp(-((there - here) ** 2) / (2 * sigma**2)) for there in range(size)],
+            dtype=torch.float64,
+        )
+        expected[here] = (weights * line).sum() / weights.sum()
+    torch.testing.assert_close(blur_matrix(size, sigma).double() @ line, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("sigma", [0.0, -1.0])
+def test_no_blur_without_width(sigma: float) -> None:
+    """A standard deviation of 0 or less leaves the line as it is."""
+    assert torch.equal(blur_matrix(5, sigma), torch.eye(5))
+
+
+@pytest.mark.parametrize(("size_in", "size_out"), SIDES)
+def test_rows_sum_to_one(size_in: int, size_out: int) -> None:
+    """A constant image stays what it is, whatever the operation."""
+    for matrix in (resize_matrix(size_in, size_out), pool_matrix(size_in, 3), blur_matrix(size_in, 2.0)):
+        assert matrix.dtype == torch.float32
+        torch.testing.assert_close(matrix.sum(1), torch.ones(len(matrix)), rtol=0, atol=1e-6)
+
+
+def test_rows_and_columns_are_not_mixed_up() -> None:
+    """The first matrix acts along the height and the second along the width."""
+    image = torch.randn(1, 2, 5, 8)
+    rows, columns = torch.randn(3, 5), torch.randn(4, 8)
+    expected = torch.einsum("ih,bchw,jw->bcij", rows, image, columns)
+    torch.testing.assert_close(apply_separable(rows, image, columns), expected)
