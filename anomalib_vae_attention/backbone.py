@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -59,7 +60,8 @@ def available_layers(name: str) -> list[str]:
         raise ValueError(msg)
     try:
         with torch.device("meta"):
-            return timm.create_model(name, pretrained=False, features_only=True).feature_info.module_name()
+            model: Any = timm.create_model(name, pretrained=False, features_only=True)
+        return list(model.feature_info.module_name())
     except (AttributeError, RuntimeError) as error:
         msg = f"backbone={name!r} has no layers with a spatial grid to take features from: {error}"
         raise ValueError(msg) from error
@@ -81,8 +83,10 @@ class Backbone(nn.Module):
         super().__init__()
         self.layers = list(layers)
         available = available_layers(name)
-        if not self.layers or sorted(set(self.layers), key=str) != sorted(self.layers, key=str) or not (
-            set(self.layers) <= set(available)
+        if (
+            not self.layers
+            or sorted(set(self.layers), key=str) != sorted(self.layers, key=str)
+            or not (set(self.layers) <= set(available))
         ):
             msg = f"layers={self.layers} are not distinct layers of backbone={name!r}, which has {available}."
             raise ValueError(msg)
@@ -99,13 +103,13 @@ class Backbone(nn.Module):
         if packaged and pre_trained:
             load_packaged_weights(self.extractor.feature_extractor)
         self.channels = [int(channels) for channels in self.extractor.out_dims]
-        config = timm.get_pretrained_cfg(name)
+        config: Any = timm.get_pretrained_cfg(name)
         self.mean: tuple[float, ...] = config.mean
         self.std: tuple[float, ...] = config.std
 
     def train(self, mode: bool = True) -> "Backbone":  # noqa: ARG002
         """Stay in evaluation mode: the backbone is frozen, its batch statistics with it."""
-        return super().train(False)
+        return super().train(mode=False)
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Map normalised images ``(B, 3, H, W)`` to the activations ``A_l``, each of shape ``(B, C_l, h_l, w_l)``."""

@@ -116,7 +116,9 @@ class VaeAttention(AnomalibModule):
             max_exemplars=max_exemplars,
         )
         if pre_processor is True:
-            self.pre_processor = self.configure_pre_processor(mean=self.model.backbone.mean, std=self.model.backbone.std)
+            self.pre_processor = self.configure_pre_processor(
+                mean=self.model.backbone.mean, std=self.model.backbone.std
+            )
         self._trained_on_embedded = False
         self._embedded: EmbeddedAD | None = None
 
@@ -210,38 +212,39 @@ class VaeAttention(AnomalibModule):
     def _stream(self) -> Iterator[torch.Tensor]:
         """Read the training images and compute their features again."""
         logger.info("The features are not kept in memory (cache_features=%s): reading again.", self.cache_features)
-        for index, loaded in enumerate(self.trainer.train_dataloader):
+        for index, loaded in enumerate(self.trainer.train_dataloader or ()):
             batch = self.transfer_batch_to_device(loaded, self.device, 0)
             if isinstance(self.pre_processor, PreProcessor):
                 self.pre_processor.on_train_batch_start(self.trainer, self, batch, index)
             yield self.model(batch.image)
 
     @staticmethod
-    def _finite(batch: Batch) -> torch.Tensor:
+    def _finite(batch: Any) -> torch.Tensor:  # noqa: ANN401
         """Return the images of a batch.
 
         Raises:
             ValueError: If one has pixels that are not finite, naming its file.
         """
-        bad = (~batch.image.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+        image: torch.Tensor = batch.image
+        bad = (~image.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
         if bad:
             names = [batch.image_path[index] for index in bad] if batch.image_path else bad
             msg = f"Images with pixels that are not a number or infinite: {names}."
             raise ValueError(msg)
-        return batch.image
+        return image
 
     def validation_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
         """Predict scores and anomaly maps of a batch."""
         del args, kwargs
         return batch.update(**self.model(self._finite(batch))._asdict())
 
-    def test_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
+    def test_step(self, batch: Batch, batch_idx: int, *args, **kwargs) -> STEP_OUTPUT:
         """Predict scores and anomaly maps of a batch."""
-        return self.validation_step(batch, *args, **kwargs)
+        return self.validation_step(batch, batch_idx, *args, **kwargs)
 
-    def predict_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
         """Predict scores and anomaly maps of a batch."""
-        return self.validation_step(batch, *args, **kwargs)
+        return self.validation_step(batch, batch_idx, dataloader_idx)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save with the checkpoint whether it knows the embedded data set only."""
@@ -255,11 +258,14 @@ class VaeAttention(AnomalibModule):
 
     def train_dataloader(self) -> DataLoader:
         """Serve the embedded data set, where no other data was given."""
+        return self._embedded_data().train_dataloader()
+
+    def _embedded_data(self) -> EmbeddedAD:
         if self._embedded is None:
             self._embedded = EmbeddedAD()
             self._embedded.prepare_data()
             self._embedded.setup()
-        return self._embedded.train_dataloader()
+        return self._embedded
 
     def val_dataloader(self) -> DataLoader | list:
         """Serve the embedded data set where the training images are its own, and nothing otherwise."""
@@ -283,5 +289,4 @@ class VaeAttention(AnomalibModule):
         if not self._trained_on_embedded and self._embedded is None:
             msg = "No data was given, and the model was not trained on the embedded data set: name the data (--data)."
             raise ValueError(msg)
-        self.train_dataloader()
-        return self._embedded.test_dataloader()
+        return self._embedded_data().test_dataloader()

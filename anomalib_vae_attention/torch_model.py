@@ -1,6 +1,6 @@
 """The model of vae_attention as a torch module: image in, ``InferenceBatch`` out, no autograd at inference."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from anomalib.data.utils.tiler import Tiler
 
 DEFAULT_LAYERS = ("blocks.1", "blocks.2", "blocks.4")
+LEAST_VARIATION = 0.05
+"""Least standard deviation of peak and mean over normal images, as a share of their mean."""
 
 
 class Explanation(NamedTuple):
@@ -28,7 +30,8 @@ class Explanation(NamedTuple):
         counterfactual: The layers as a normal part would have shown them, ``A_hat_l``, of the same shapes.
         attention: Attention map of each layer, of shape ``(B, h_l, w_l)``, in units of energy.
         anomaly_map: Energy and attention together over the energy of normal images, of shape ``(B, H, W)``.
-        score: Image score over that of normal images, of shape ``(B,)``, at least 0.
+        score: Image score of shape ``(B,)``: peak and mean of the energy, each standardised by those of normal images
+            and added up; around 0 for a normal image.
     """
 
     match: Match
@@ -66,14 +69,15 @@ class VaeAttentionModel(nn.Module):
         grid_stride: Pixels of the input image to one cell of the grid.
         max_exemplars: Most normal images that the exemplars keep.
         map_sigma: Standard deviation of the anomaly map's blur, in pixels of the input image.
-        score_sigma: Standard deviation of the energy's blur before its maximum is the image score, in cells.
+        score_sigma: Standard deviation of the energy's blur before its peak is taken for the image score, in cells.
 
     Raises:
         ValueError: If an argument is out of range; the message says which and what there is.
     """
 
     energy_scale: torch.Tensor
-    score_scale: torch.Tensor
+    score_mean: torch.Tensor
+    score_std: torch.Tensor
     is_fitted: torch.Tensor
 
     def __init__(
@@ -86,10 +90,13 @@ class VaeAttentionModel(nn.Module):
         grid_stride: int = 8,
         max_exemplars: int = 2000,
         map_sigma: float = 2.0,
-        score_sigma: float = 2.0,
+        score_sigma: float = 1.0,
     ) -> None:
         super().__init__()
-        references = {"exemplars": lambda: Exemplars(max_exemplars), "gaussian": Gaussian}
+        references: dict[str, Callable[[], NormalReference]] = {
+            "exemplars": lambda: Exemplars(max_exemplars),
+            "gaussian": Gaussian,
+        }
         if reference not in references:
             msg = f"reference must be one of {list(references)}, but is {reference!r}."
             raise ValueError(msg)
@@ -104,7 +111,8 @@ class VaeAttentionModel(nn.Module):
         self.map_sigma = map_sigma
         self.score_sigma = score_sigma
         self.register_buffer("energy_scale", torch.ones(()))
-        self.register_buffer("score_scale", torch.ones(()))
+        self.register_buffer("score_mean", torch.zeros(2))
+        self.register_buffer("score_std", torch.ones(2))
         self.register_buffer("is_fitted", torch.tensor(data=False))
         self._image_size: tuple[int, int] | None = None
 
@@ -202,11 +210,13 @@ class VaeAttentionModel(nn.Module):
             counterfactual,
             attention,
             anomaly_map / (2 * self.energy_scale),
-            self._score(match.energy) / self.score_scale,
+            ((self._peak_and_mean(match.energy) - self.score_mean) / self.score_std).sum(dim=1),
         )
 
-    def _score(self, energy: torch.Tensor) -> torch.Tensor:
-        return self._resample("smooth_score", energy).amax(dim=(-2, -1))
+    def _peak_and_mean(self, energy: torch.Tensor) -> torch.Tensor:
+        """Return what an image is judged by: a small defect raises the peak of its energy, a diffuse one the mean."""
+        peak = self._resample("smooth_score", energy).amax(dim=(-2, -1))
+        return torch.stack([peak, energy.mean(dim=(-2, -1))], dim=1)
 
     def _check(self, image: torch.Tensor) -> None:
         if torch.compiler.is_compiling():
@@ -223,5 +233,9 @@ class VaeAttentionModel(nn.Module):
         """Set the scales from energies of normal images that were left out of the reference, ``(n, h, w)``."""
         tiny = torch.finfo(energy.dtype).tiny
         self.energy_scale.copy_(energy.mean().clamp_min(tiny))
-        self.score_scale.copy_(self._score(energy).mean().clamp_min(tiny))
+        scores = self._peak_and_mean(energy)
+        mean = scores.mean(0).clamp_min(tiny)
+        deviation = scores.std(0) if len(scores) > 1 else torch.zeros_like(mean)
+        self.score_mean.copy_(mean)
+        self.score_std.copy_(torch.maximum(deviation, LEAST_VARIATION * mean))
         self.is_fitted.fill_(value=True)

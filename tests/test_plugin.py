@@ -31,7 +31,7 @@ def run_python(directory: Path, script: str, *options: str, **environment: str) 
         subprocess.CompletedProcess[str]: The process, with its output.
     """
     inherited = {name: value for name, value in os.environ.items() if name != "TORCH_DEVICE_BACKEND_AUTOLOAD"}
-    process = subprocess.run(  # noqa: S603 - the scripts of this file
+    process = subprocess.run(
         [sys.executable, *options, "-c", f"{script}\nprint('reached the end')"],
         cwd=directory,
         env={**inherited, "HF_HUB_OFFLINE": "1", **environment},

@@ -11,6 +11,7 @@ import resource
 import tempfile
 import time
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from anomalib.data import Folder
@@ -54,7 +55,7 @@ def category_datamodule(category: Path) -> Folder:
     )
 
 
-def measure(category: Path, seed: int, reference: str) -> dict[str, float | str | int]:
+def measure(category: Path, seed: int, reference: Literal["exemplars", "gaussian"]) -> dict[str, float | str | int]:
     """Fit and test once.
 
     Args:
@@ -113,8 +114,8 @@ def main() -> None:
                 pd.DataFrame(rows).to_csv(arguments.output, index=False)
                 logger.info("%s", rows[-1])
     table = pd.DataFrame(rows).drop(columns="seed").groupby(["category", "reference"]).median()
-    print(table.round(4).to_string())  # noqa: T201
-    print(f"All runs: {arguments.output.resolve()}")  # noqa: T201
+    print(table.round(4).to_string())
+    print(f"All runs: {arguments.output.resolve()}")
 
 
 if __name__ == "__main__":

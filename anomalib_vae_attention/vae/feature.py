@@ -5,7 +5,7 @@ Analysis", 1999; Lucas et al., "Don't Blame the ELBO!", NeurIPS 2019), which is 
 """
 
 import math
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
@@ -88,8 +88,8 @@ class FeatureVAE(nn.Module):
         weight = vectors[:, :kept] * (values - noise).sqrt()
         self.decoder.weight.copy_(weight[:, :, None, None])
         self.encoder.weight.copy_((weight / values).T[:, :, None, None])
-        self.decoder.bias.zero_()
-        self.encoder.bias.zero_()
+        for bias in (self.decoder.bias, self.encoder.bias):
+            nn.init.zeros_(cast("torch.Tensor", bias))
         self.log_variance.copy_((noise / values).log())
         self.log_noise.copy_(noise.log())
 
@@ -110,9 +110,9 @@ class FeatureVAE(nn.Module):
         dtype = covariance.dtype
         encode, decode = self.encoder.weight[:, :, 0, 0].to(dtype), self.decoder.weight[:, :, 0, 0].to(dtype)
         variance, noise = self.log_variance.to(dtype).exp(), self.log_noise.to(dtype).exp()
-        latent_mean = encode @ mean + self.encoder.bias.to(dtype)
+        latent_mean = encode @ mean + cast("torch.Tensor", self.encoder.bias).to(dtype)
         residual = torch.eye(len(mean), dtype=dtype, device=mean.device) - decode @ encode
-        bias = mean - decode @ latent_mean - self.decoder.bias.to(dtype)
+        bias = mean - decode @ latent_mean - cast("torch.Tensor", self.decoder.bias).to(dtype)
         squared = (residual @ covariance * residual).sum() + bias.square().sum() + (decode.square() @ variance).sum()
         second_moment = (encode @ covariance * encode).sum(1) + latent_mean.square()
         reconstruction = 0.5 * (squared / noise + len(mean) * (math.log(2 * math.pi) + noise.log()))

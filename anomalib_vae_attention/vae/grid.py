@@ -8,7 +8,7 @@ from torch import nn
 from anomalib_vae_attention.resampling import apply_separable, pool_matrix, resize_matrix
 
 MIN_DEVIATION = 1e-6
-"""Least standard deviation of a channel, so that one that never changes on normal images does not divide by zero."""
+"""Least standard deviation of a channel, so that nothing divides by that of a constant one."""
 LAYER_BALANCE = 0.5
 """Weight of a layer in the variance of the features: 0 as its number of channels, 1 the same for every layer."""
 

@@ -224,7 +224,7 @@ def test_killed_drawing_is_not_picked_up(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("outdated", [False, True])
 def test_processes_that_draw_at_once_all_end_well(
-    outdated: bool,  # noqa: FBT001
+    outdated: bool,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -276,7 +276,7 @@ def test_outdated_or_damaged_category_is_drawn_anew(spoil: Callable[[Path], None
 
 @pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("marked", [False, True])
-def test_images_of_others_are_neither_used_nor_deleted(marked: bool, tmp_path: Path) -> None:  # noqa: FBT001
+def test_images_of_others_are_neither_used_nor_deleted(marked: bool, tmp_path: Path) -> None:
     """A folder that holds a user's images is refused, even among drawn ones of an older version."""
     folder = tmp_path / "washer"
     if marked:

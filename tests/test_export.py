@@ -1,0 +1,122 @@
+"""Exports of the fitted model: ONNX Runtime, OpenVINO and anomalib's inferencers against torch."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import torch
+from anomalib.data import InferenceBatch
+from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+from conftest import Fitted
+
+from anomalib_vae_attention import EmbeddedAD, VaeAttention
+
+NAMES = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
+
+
+@pytest.fixture(scope="module")
+def loaded(fitted: Fitted) -> VaeAttention:
+    """Load the fitted model from its checkpoint, as `anomalib export` does."""
+    return VaeAttention.load_from_checkpoint(fitted.checkpoint).eval()
+
+
+@pytest.fixture(scope="module")
+def exported(loaded: VaeAttention, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Export to ONNX with the size left open and with it given."""
+    root = tmp_path_factory.mktemp("exported")
+    return {
+        "open": loaded.to_onnx(root / "open"),
+        "given": loaded.to_onnx(root / "given", input_size=(256, 256)),
+    }
+
+
+def check(ours: dict[str, np.ndarray], theirs: InferenceBatch) -> None:
+    """Demand scores and maps within 1 in 1000, and the very same labels and masks."""
+    assert set(ours) >= set(NAMES)
+    for name in ("pred_score", "anomaly_map"):
+        expected = getattr(theirs, name).numpy()
+        assert ours[name].shape == expected.shape, name
+        assert np.abs(ours[name] - expected).max() < 1e-3, name
+    for name in ("pred_label", "pred_mask"):
+        assert (ours[name] == getattr(theirs, name).numpy()).all(), name
+
+
+def choose(test_images: dict[str, torch.Tensor], batch: int) -> torch.Tensor:
+    """Choose good and defective images, as they come from the file."""
+    bad, good = test_images["label"].nonzero().flatten(), (~test_images["label"]).nonzero().flatten()
+    return test_images["raw"][torch.cat([bad[:1], good[:1], bad[-1:]])[:batch]]
+
+
+def run_openvino(path: Path, image: torch.Tensor) -> dict[str, np.ndarray]:
+    """Run a model in OpenVINO, at the precision of the file: its default may be half or bfloat16."""
+    core = openvino.Core()
+    model = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return {next(iter(output.names)): value for output, value in model(image.numpy()).items()}
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("size", ["open", "given"])
+def test_onnx_runtime(
+    size: str,
+    batch: int,
+    loaded: VaeAttention,
+    exported: dict[str, Path],
+    test_images: dict[str, torch.Tensor],
+) -> None:
+    """ONNX Runtime gives what torch gives, whatever the number of images."""
+    image = choose(test_images, batch)
+    session = onnxruntime.InferenceSession(exported[size], providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    ours = dict(zip(names, session.run(None, {session.get_inputs()[0].name: image.numpy()}), strict=True))
+    with torch.no_grad():
+        check(ours, loaded(image))
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_openvino(
+    batch: int,
+    loaded: VaeAttention,
+    exported: dict[str, Path],
+    test_images: dict[str, torch.Tensor],
+) -> None:
+    """OpenVINO gives what torch gives, whatever the number of images."""
+    image = choose(test_images, batch)
+    with torch.no_grad():
+        check(run_openvino(exported["given"], image), loaded(image))
+
+
+def test_another_size_with_the_size_left_open(loaded: VaeAttention, exported: dict[str, Path]) -> None:
+    """With the size left open, an image that is to be resized gives what it gives in torch."""
+    image = torch.rand(1, 3, 200, 320)
+    session = onnxruntime.InferenceSession(exported["open"], providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    ours = dict(zip(names, session.run(None, {session.get_inputs()[0].name: image.numpy()}), strict=True))
+    with torch.no_grad():
+        check(ours, loaded(image))
+
+
+def test_inferencers(
+    loaded: VaeAttention,
+    exported: dict[str, Path],
+    embedded: EmbeddedAD,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """anomalib's inferencers read an image file and find what torch finds in it."""
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    monkeypatch.chdir(tmp_path)
+    sample = next(item for item in embedded.test_data if item.gt_label)
+    with torch.no_grad():
+        expected = loaded(sample.image[None])
+        torch_result = TorchInferencer(loaded.to_torch(tmp_path), device="cpu").predict(sample.image_path)
+    # anomalib's batches drop the channel of maps.
+    shaped = {name: getattr(torch_result, name).reshape(getattr(expected, name).shape).numpy() for name in NAMES}
+    check(shaped, expected)
+    config = {"INFERENCE_PRECISION_HINT": "f32"}
+    result = OpenVINOInferencer(exported["given"], device="CPU", config=config).predict(sample.image_path)
+    assert result.pred_score.item() == pytest.approx(expected.pred_score.item(), abs=1e-3)
+    assert np.abs(result.anomaly_map.squeeze() - expected.anomaly_map.squeeze().numpy()).max() < 1e-3
+    assert (result.pred_mask.squeeze() == expected.pred_mask.squeeze().numpy()).all()
+    assert bool(result.pred_label.item()) is bool(expected.pred_label.item()) is True

@@ -1,0 +1,430 @@
+"""The anomalib model through anomalib's engine: fit, test, checkpoints, data given or not, tiling, odd images."""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from anomalib.callbacks import TilerConfigurationCallback
+from anomalib.data import Folder
+from anomalib.data.utils.tiler import Tiler
+from anomalib.engine import Engine
+from conftest import Fitted, make_engine
+from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch.loggers import CSVLogger
+from PIL import Image
+
+from anomalib_vae_attention import EmbeddedAD, VaeAttention, fitting
+from anomalib_vae_attention.data import drawing
+from anomalib_vae_attention.fitting import FeatureCache, FeatureMoments, refine
+from anomalib_vae_attention.vae import FeatureVAE
+
+SIZE = (64, 64)
+
+
+@pytest.fixture(scope="module")
+def few() -> Iterator[None]:
+    """Draw fifteen images in place of a hundred."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "TRAIN_GOOD", 8)
+        patch.setattr(drawing, "TEST_GOOD", 3)
+        patch.setattr(drawing, "TEST_PER_DEFECT", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_data(few: None, tmp_path_factory: pytest.TempPathFactory) -> EmbeddedAD:  # noqa: ARG001
+    """Draw a small data set, in more than one batch."""
+    datamodule = EmbeddedAD(root=tmp_path_factory.mktemp("small"), train_batch_size=3, eval_batch_size=4)
+    datamodule.prepare_data()
+    datamodule.setup()
+    return datamodule
+
+
+def small_model(size: tuple[int, int] = SIZE, **options: object) -> VaeAttention:
+    """Make a model for small images, so that a fit takes a second."""
+    pre_processor = VaeAttention.configure_pre_processor(size)
+    return VaeAttention(**{"pre_processor": pre_processor, "visualizer": False, "latent_dim": 32, **options})
+
+
+def scores(model: VaeAttention, datamodule: EmbeddedAD) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the raw scores and maps of all test images."""
+    model.eval()
+    with torch.no_grad():
+        outputs = [
+            model.model(model.pre_processor(batch.image)) if model.pre_processor else model.model(batch.image)
+            for batch in datamodule.test_dataloader()
+        ]
+    return torch.cat([out.pred_score for out in outputs]), torch.cat([out.anomaly_map for out in outputs])
+
+
+def folder(root: Path, **options: object) -> Folder:
+    """Read a folder of images, ``good`` to train on and ``bad`` to test on."""
+    return Folder(
+        name="given",
+        root=root,
+        normal_dir="good",
+        **{"abnormal_dir": "bad", "num_workers": 0, "train_batch_size": 4, "eval_batch_size": 4, **options},
+    )
+
+
+def write_images(root: Path, good: int = 6, bad: int = 2, mode: str = "RGB", size: tuple[int, int] = (64, 64)) -> None:
+    """Write noise as PNG files of a mode, darker in the good images."""
+    random = np.random.default_rng(0)
+    channels = len(mode) if mode != "L" else 0
+    for name, count, offset in (("good", good, 0), ("bad", bad, 100)):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = random.integers(offset, offset + 100, (*size, channels) if channels else size, dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+
+
+def test_default_model_finds_the_defects(fitted: Fitted, embedded: EmbeddedAD) -> None:
+    """After a fit through the engine, the default model tells drawn defects from good images and finds where."""
+    (result,) = fitted.engine.test(model=fitted.model, datamodule=embedded, verbose=False)
+    assert result["image_AUROC"] > 0.9
+    assert result["pixel_AUROC"] > 0.9
+
+
+def test_fitted_state_is_finite_and_small(fitted: Fitted) -> None:
+    """All parameters and buffers are finite, and the reference has as many exemplars as there were images."""
+    for name, tensor in fitted.model.state_dict().items():
+        assert not tensor.is_floating_point() or tensor.isfinite().all(), name
+    assert fitted.model.model.reference.bank.shape == (32 * 32, 60, 64)
+    assert fitted.model.model.is_fitted
+
+
+def test_checkpoint_loads_weights_only(fitted: Fitted, test_images: dict[str, torch.Tensor]) -> None:
+    """A checkpoint loads without executing code from it, and gives the very same scores, maps and labels."""
+    torch.load(fitted.checkpoint, map_location="cpu", weights_only=True)
+    loaded = VaeAttention.load_from_checkpoint(fitted.checkpoint).eval()
+    image = test_images["raw"][::15]
+    with torch.no_grad():
+        ours, theirs = loaded(image), fitted.model(image)
+    for name in ("pred_score", "anomaly_map", "pred_label", "pred_mask"):
+        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
+    assert loaded.hparams["latent_dim"] == 64
+
+
+@pytest.mark.parametrize("reference", ["exemplars", "gaussian"])
+def test_every_entry_point(reference: str, small_data: EmbeddedAD, tmp_path: Path) -> None:
+    """train, validate, test and predict work, also from the checkpoint in a fresh model, for each reference."""
+    engine = make_engine(tmp_path)
+    model = small_model(reference=reference)
+    engine.train(model=model, datamodule=small_data)
+    checkpoint = engine.best_model_path
+    assert Path(checkpoint).is_file()
+    expected = scores(model, small_data)
+    other, other_engine = small_model(reference=reference), make_engine(tmp_path / "other")
+    (validated,) = other_engine.validate(model=other, datamodule=small_data, ckpt_path=checkpoint, verbose=False)
+    (tested,) = other_engine.test(model=other, datamodule=small_data, ckpt_path=checkpoint, verbose=False)
+    assert tested.keys() >= {"image_AUROC", "pixel_AUROC"}
+    assert all(0 <= value <= 1 for value in [*tested.values(), *validated.values()])
+    assert torch.equal(scores(other, small_data)[0], expected[0])
+    predictions = other_engine.predict(model=other, datamodule=small_data, ckpt_path=checkpoint)
+    predicted = torch.cat([batch.pred_score for batch in predictions])
+    assert predicted.shape == (7,)
+    # The post-processor clamps to [0, 1], so that some may be equal.
+    assert (predicted[expected[0].argsort()].diff() >= 0).all()
+    for batch in predictions:
+        assert batch.anomaly_map.shape[-2:] == SIZE
+        assert batch.anomaly_map.min() >= 0
+        assert batch.anomaly_map.max() <= 1
+
+
+def test_two_fits_are_the_same(small_data: EmbeddedAD, tmp_path: Path) -> None:
+    """Two fits with one seed give the same state, to the last bit."""
+    states = []
+    for run in ("first", "second"):
+        seed_everything(7)
+        model = small_model()
+        make_engine(tmp_path / run).fit(model=model, datamodule=small_data)
+        states.append(model.state_dict())
+    assert states[0].keys() == states[1].keys()
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+
+
+def test_cached_features_change_nothing(
+    small_data: EmbeddedAD,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Features kept, read again, or kept until there are too many give the same scores and maps."""
+    streamed = []
+    stream = VaeAttention._stream
+
+    def count(model: VaeAttention) -> Iterator[torch.Tensor]:
+        streamed.append(model)
+        return stream(model)
+
+    monkeypatch.setattr(VaeAttention, "_stream", count)
+
+    def run(mode: bool | str, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        seed_everything(0)
+        model = small_model(cache_features=mode)
+        make_engine(tmp_path / name).fit(model=model, datamodule=small_data)
+        return scores(model, small_data)
+
+    expected = run(True, "kept")
+    results = [run("auto", "auto")]
+    assert not streamed
+    results.append(run(False, "read"))
+    assert len(streamed) == 1
+    monkeypatch.setattr(fitting, "CACHE_LIMIT", 4 * 8 * 8 * 176 * 5)
+    results.append(run("auto", "limited"))
+    assert len(streamed) == 2
+    for result in results:
+        for ours, theirs in zip(result, expected, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_cache_forgets_what_is_too_much() -> None:
+    """Beyond its limit the cache holds nothing at all, and stays so; a mode it does not have is an error."""
+    cache = FeatureCache("auto")
+    cache.limit = 3 * 4 * 10
+    for size, complete, held in ((10, True, 1), (10, True, 2), (20, False, 0), (1, False, 0)):
+        cache.append(torch.zeros(size))
+        assert cache.complete is complete
+        assert len(list(cache)) == held
+    with pytest.raises(ValueError, match=r"cache_features must be .*'sometimes'"):
+        VaeAttention(cache_features="sometimes", pre_trained=False)
+
+
+def test_moments_are_numpys() -> None:
+    """Mean and covariance from batches are numpy's over all cells, also of features far from 0."""
+    features = torch.randn(7, 5, 4, 3, dtype=torch.float64) + 1e4
+    moments = FeatureMoments()
+    for batch in features.split(3):
+        moments.update(batch)
+    mean, covariance = moments.compute()
+    rows = features.transpose(0, 1).flatten(1).numpy()
+    np.testing.assert_allclose(mean.numpy(), rows.mean(1), rtol=1e-12)
+    np.testing.assert_allclose(covariance.numpy(), np.cov(rows, bias=True), rtol=1e-9, atol=1e-9)
+    with pytest.raises(ValueError, match="training set is empty"):
+        FeatureMoments().compute()
+
+
+@pytest.mark.parametrize("start", ["ppca", "random"])
+@pytest.mark.parametrize("learning_rate", [1e-4, 1e-2, 10.0])
+def test_refinement_is_never_worse(learning_rate: float, start: str) -> None:
+    """The state kept is at least as good as the start, whatever the step size, and it is the state of the VAE."""
+    factor = torch.randn(10, 10, dtype=torch.float64)
+    covariance = factor @ factor.T / 10
+    vae = FeatureVAE(10, 3)
+    if start == "ppca":
+        vae.initialise(covariance)
+    history = refine(vae, covariance, 20, learning_rate)
+    assert len(history) == 22
+    assert history[-1]["loss"] <= history[0]["loss"]
+    assert history[-1]["loss"] == min(terms["loss"] for terms in history)
+    with torch.no_grad():
+        kept = vae.elbo_terms(torch.zeros(10, dtype=torch.float64), covariance)
+    assert float(kept["loss"]) == pytest.approx(history[-1]["loss"], rel=1e-6)
+    assert history[-1]["loss"] == pytest.approx(history[-1]["reconstruction"] + history[-1]["kl"])
+    if start == "random" and learning_rate == 1e-2:
+        assert history[-1]["loss"] < history[0]["loss"] - 0.1
+
+
+def test_an_absurd_learning_rate_harms_nothing(small_data: EmbeddedAD, tmp_path: Path) -> None:
+    """Through the engine too, steps that are far too large leave the model as good as with no step."""
+    results = []
+    for steps, rate in ((0, 1e-4), (5, 10.0)):
+        seed_everything(0)
+        model = small_model(elbo_steps=steps, learning_rate=rate)
+        make_engine(tmp_path / str(steps)).fit(model=model, datamodule=small_data)
+        results.append(scores(model, small_data))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_metrics_are_logged(small_data: EmbeddedAD, tmp_path: Path) -> None:
+    """The ELBO's terms are logged for the state kept and for every step of the refinement, and are logged finite."""
+    engine = make_engine(tmp_path, logger=CSVLogger(tmp_path, flush_logs_every_n_steps=1))
+    engine.fit(model=small_model(elbo_steps=4), datamodule=small_data)
+    metrics = engine.trainer.callback_metrics
+    assert metrics.keys() >= {"train_loss", "train_reconstruction", "train_kl"}
+    assert all(metrics[f"train_{name}"].isfinite() for name in ("loss", "reconstruction", "kl"))
+    total = metrics["train_reconstruction"] + metrics["train_kl"]
+    assert float(metrics["train_loss"]) == pytest.approx(float(total), rel=1e-5)
+    (written,) = tmp_path.rglob("metrics.csv")
+    lines = written.read_text().splitlines()
+    column = lines[0].split(",").index("elbo_loss")
+    assert len([line for line in lines[1:] if line.split(",")[column]]) == 5
+
+
+@pytest.mark.usefixtures("few")
+def test_embedded_data_without_datamodule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an empty folder, without data, the model draws its own, and its checkpoint can be tested on it."""
+    monkeypatch.chdir(tmp_path)
+    engine = make_engine(tmp_path / "results")
+    results = engine.train(model=small_model())
+    assert (tmp_path / "datasets" / "EmbeddedAD" / "washer" / "train" / "good").is_dir()
+    assert results[0].keys() >= {"image_AUROC", "pixel_AUROC"}
+    other = make_engine(tmp_path / "other")
+    (tested,) = other.test(model=small_model(), ckpt_path=engine.best_model_path, verbose=False)
+    assert tested == pytest.approx(results[0], abs=1e-6)
+
+
+def test_other_data_is_not_tested_on_embedded_data(
+    small_data: EmbeddedAD,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model that was trained on other data refuses to be tested without data, from its checkpoint too."""
+    monkeypatch.chdir(tmp_path)
+    engine, model = make_engine(tmp_path / "results"), small_model()
+    engine.fit(model=model, datamodule=small_data)
+    loaders: dict[str, Engine] = {"trained": engine, "fresh": make_engine(tmp_path / "fresh")}
+    for name, runner in loaders.items():
+        with pytest.raises(ValueError, match="No data was given"):
+            runner.test(model=model if name == "trained" else small_model(), ckpt_path=engine.best_model_path)
+    with pytest.raises(ValueError, match="No data was given"):
+        make_engine(tmp_path / "predict").predict(model=small_model(), ckpt_path=engine.best_model_path)
+    assert not (tmp_path / "datasets").exists()
+
+
+@pytest.mark.usefixtures("few")
+def test_training_again_on_other_data(
+    small_data: EmbeddedAD,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A model that knew the embedded data and was then trained on other data is not tested on the embedded data."""
+    monkeypatch.chdir(tmp_path)
+    model = small_model()
+    make_engine(tmp_path / "first").fit(model=model)
+    engine = make_engine(tmp_path / "second")
+    engine.fit(model=model, datamodule=small_data)
+    with pytest.raises(ValueError, match="No data was given"):
+        make_engine(tmp_path / "third").test(model=model)
+
+
+def test_no_validation_on_embedded_data(
+    small_data: EmbeddedAD,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Given images to train on but none to validate on, the model is fitted and not validated on drawn ones."""
+    monkeypatch.chdir(tmp_path)
+    validated = []
+
+    class Watch(Callback):
+        def on_validation_batch_end(self, *_args: object) -> None:
+            validated.append(1)
+
+    model = small_model()
+    engine = make_engine(tmp_path / "results", callbacks=[Watch()])
+    engine.fit(model=model, train_dataloaders=small_data.train_dataloader())
+    assert model.model.is_fitted
+    assert not validated
+    assert not (tmp_path / "datasets").exists()
+
+
+@pytest.mark.parametrize("reference", ["exemplars", "gaussian"])
+def test_one_training_image(reference: str, tmp_path: Path) -> None:
+    """A single training image gives finite scores through the engine, and foreign images score more than it."""
+    write_images(tmp_path / "data", good=1)
+    datamodule = folder(tmp_path / "data", normal_test_dir="good")
+    engine, model = make_engine(tmp_path / "results"), small_model(reference=reference)
+    engine.fit(model=model, datamodule=datamodule)
+    image_scores, maps = scores(model, datamodule)
+    labels = torch.cat([batch.gt_label for batch in datamodule.test_dataloader()]).bool()
+    assert image_scores.isfinite().all()
+    assert maps.isfinite().all()
+    assert image_scores[labels].min() > image_scores[~labels].max()
+
+
+def test_tiles(small_data: EmbeddedAD, tmp_path: Path) -> None:
+    """Cut into tiles by anomalib's callback, images give maps and layers of their own size, each tile in its place."""
+    callback = TilerConfigurationCallback(enable=True, tile_size=64, stride=64)
+    engine, model = make_engine(tmp_path, callbacks=[callback]), small_model(size=(128, 128))
+    engine.fit(model=model, datamodule=small_data)
+    assert isinstance(model.model.tiler, Tiler)
+    image_scores, maps = scores(model, small_data)
+    assert maps.shape == (7, 1, 128, 128)
+    assert image_scores.isfinite().all()
+    image = torch.randn(2, 3, 128, 128)
+    with torch.no_grad():
+        layers = model.model.layers(image)
+        for row, column in np.ndindex(2, 2):
+            tile = image[:, :, row * 64 : row * 64 + 64, column * 64 : column * 64 + 64]
+            for whole, part in zip(layers, model.model.backbone(tile), strict=True):
+                side = whole.shape[-1] // 2
+                place = whole[:, :, row * side : row * side + side, column * side : column * side + side]
+                torch.testing.assert_close(place, part, rtol=1e-4, atol=1e-4)
+
+
+def test_overlapping_tiles() -> None:
+    """Tiles that overlap give layers of the size the whole image would have."""
+    model = small_model(size=(128, 128)).model
+    image = torch.randn(2, 3, 128, 128)
+    with torch.no_grad():
+        expected = [layer.shape for layer in model.layers(image)]
+        model.tiler = Tiler(tile_size=64, stride=32)
+        assert [layer.shape for layer in model.layers(image)] == expected
+
+
+@pytest.mark.parametrize("mode", ["L", "RGBA", "RGB"])
+@pytest.mark.parametrize("size", [(64, 64), (1, 1)])
+def test_images_of_any_kind(mode: str, size: tuple[int, int], tmp_path: Path) -> None:
+    """Grey images, images with transparency and images of one pixel are fitted and tested like any other."""
+    write_images(tmp_path / "data", mode=mode, size=size)
+    datamodule = folder(tmp_path / "data", normal_test_dir="good", val_split_mode="same_as_test")
+    engine, model = make_engine(tmp_path / "results"), small_model()
+    engine.fit(model=model, datamodule=datamodule)
+    (result,) = engine.test(model=model, datamodule=datamodule, verbose=False)
+    assert result["image_AUROC"] == 1
+    image_scores, maps = scores(model, datamodule)
+    assert maps.shape == (8, 1, *SIZE)
+    assert image_scores.isfinite().all()
+
+
+def test_a_truncated_image(tmp_path: Path) -> None:
+    """A file that ends too early is an error that says so (anomalib's reader does not name the file)."""
+    write_images(tmp_path / "data")
+    broken = tmp_path / "data" / "good" / "3.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    datamodule = folder(tmp_path / "data", normal_test_dir="good")
+    with pytest.raises(OSError, match="truncated"):
+        make_engine(tmp_path / "results").fit(model=small_model(), datamodule=datamodule)
+
+
+def test_an_image_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    """A training image that an augmentation makes infinite is an error that names its file."""
+    write_images(tmp_path / "data", good=1)
+    datamodule = folder(
+        tmp_path / "data",
+        normal_test_dir="good",
+        train_augmentations=torch.nn.Threshold(2.0, float("nan")),
+    )
+    with pytest.raises(ValueError, match=r"0\.png"):
+        make_engine(tmp_path / "results").fit(model=small_model(), datamodule=datamodule)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"vae": "pixel"}, r"vae must be one of \['feature'\]"),
+        ({"attention": "grad"}, r"attention must be one of \['energy'\]"),
+        ({"reference": "mean"}, r"reference must be one of"),
+        ({"elbo_steps": -1}, r"elbo_steps must be 0 or more"),
+        ({"max_exemplars": 0}, r"max_exemplars must be at least 1"),
+    ],
+)
+def test_arguments_out_of_range(arguments: dict, message: str) -> None:
+    """An argument of the Lightning model out of range is a ValueError that names it."""
+    with pytest.raises(ValueError, match=message):
+        VaeAttention(**{"pre_trained": False, **arguments})
+
+
+def test_the_reference_says_its_size(small_data: EmbeddedAD, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A fit with more images than max_exemplars warns, keeps that many, and says how many images it saw."""
+    with caplog.at_level(logging.INFO, logger="anomalib_vae_attention"):
+        model = small_model(max_exemplars=5)
+        make_engine(tmp_path).fit(model=model, datamodule=small_data)
+    assert model.model.reference.bank.shape == (64, 5, 32)
+    assert any("max_exemplars=5" in record.getMessage() for record in caplog.records)
+    assert any("8 images" in record.getMessage() for record in caplog.records)

