@@ -161,6 +161,11 @@ class VaeAttention(AnomalibModule):
         """It learns from normal images only."""
         return LearningType.ONE_CLASS
 
+    def setup(self, stage: str) -> None:
+        """Forget the embedded data set before each fit: this one may be on other data."""
+        if stage == "fit":
+            self._embedded = None
+
     def on_train_start(self) -> None:
         """Start collecting features."""
         self._moments = FeatureMoments()

@@ -15,7 +15,7 @@ from .vae import Posterior
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION_IMAGES = 64
+CALIBRATION_IMAGES = 32
 """Number of normal images, evenly spaced over those seen, from which the energy of normal data is estimated."""
 SEARCH_BYTES = 2**28
 """Memory that the distances of one search may take; larger batches are searched in parts."""
@@ -55,6 +55,11 @@ class NormalReference(nn.Module):
         Raises:
             ValueError: If no image was collected.
         """
+        raise NotImplementedError
+
+    @property
+    def grid_size(self) -> tuple[int, ...]:
+        """Height and width of the grid that the reference was collected on."""
         raise NotImplementedError
 
     def match(self, posterior: Posterior) -> Match:
@@ -151,7 +156,13 @@ class Exemplars(NormalReference):
             self._search(self._kept[index].to(device).float()[None], leave_out=int(index))[0] for index in chosen
         ]
         self.start()
-        return torch.cat(energies)
+        # A single image of a single cell has nothing left to be compared with.
+        return torch.cat(energies).nan_to_num(posinf=0.0)
+
+    @property
+    def grid_size(self) -> tuple[int, ...]:
+        """Height and width of the grid that the reference was collected on."""
+        return tuple(self.centre.shape[1:])
 
     def _whiten(self, latent: torch.Tensor) -> torch.Tensor:
         return latent * self.scale[:, None, None]
@@ -266,25 +277,35 @@ class Gaussian(NormalReference):
         self._some += list(posterior.mean.detach()[: CALIBRATION_IMAGES - len(self._some)])
 
     def finish(self) -> torch.Tensor:
-        """Turn the sums into mean and precision of each cell; see :meth:`NormalReference.finish`.
-
-        The left-out energies follow from the Sherman-Morrison formula, with the shrinkage target held fixed.
-        """
+        """Turn the sums into mean and precision of each cell; see :meth:`NormalReference.finish`."""
         _require_images(self._count)
-        mean = self._sum / self._count
-        covariance = self._outer / self._count - mean[:, :, None] * mean[:, None, :]
-        covariance = torch.lerp(covariance, covariance.mean(0, keepdim=True), self.shrinkage)
-        covariance += 2 * torch.diag(self._variance.double())
-        factor = torch.linalg.cholesky(covariance)
+        mean, factor = self._summarise(self._count, self._sum, self._outer)
         self.precision = torch.cholesky_inverse(factor).float()
         self.mean = mean.T.reshape(-1, *self._size).float()
-        energy = self.match(Posterior(torch.stack(self._some), self._variance)).energy
-        if self._count > 1:
-            ratio = self._count / (self._count - 1)
-            weight = (1 - self.shrinkage) * ratio / self._count
-            energy = ratio**2 * energy / (1 - weight * energy).clamp_min(1 / self._count)
+        energies = [self._left_out(some.double().flatten(1).T) for some in self._some]
         self.start()
-        return energy
+        return torch.stack(energies).float()
+
+    @property
+    def grid_size(self) -> tuple[int, ...]:
+        """Height and width of the grid that the reference was collected on."""
+        return tuple(self.mean.shape[1:])
+
+    def _summarise(self, count: int, total: torch.Tensor, outer: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return each cell's mean ``(h w, d)`` and the Cholesky factor of its covariance ``(h w, d, d)``."""
+        mean = total / count
+        covariance = outer / count - mean[:, :, None] * mean[:, None, :]
+        covariance = torch.lerp(covariance, covariance.mean(0, keepdim=True), self.shrinkage)
+        return mean, torch.linalg.cholesky(covariance + 2 * torch.diag(self._variance.double()))
+
+    def _left_out(self, latent: torch.Tensor) -> torch.Tensor:
+        """Return the energy ``(h, w)`` of a collected image, latents ``(h w, d)``, under the summary of the others."""
+        if self._count == 1:
+            return latent.new_zeros(self._size)
+        outer = self._outer - latent[:, :, None] * latent[:, None, :]
+        mean, factor = self._summarise(self._count - 1, self._sum - latent, outer)
+        difference = torch.linalg.solve_triangular(factor, (latent - mean)[:, :, None], upper=False)
+        return difference.square().sum((1, 2)).view(self._size)
 
     def match(self, posterior: Posterior) -> Match:
         """Measure the Mahalanobis distance of every cell; see :meth:`NormalReference.match`."""

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 DEFAULT_LAYERS = ("blocks.1", "blocks.2", "blocks.4")
 LEAST_VARIATION = 0.05
 """Least standard deviation of peak and mean over normal images, as a share of their mean."""
+LEAST_ENERGY = 1.0
+"""Least energy of normal images: that of latents one standard deviation apart. Copies of one image have less."""
 
 
 class Explanation(NamedTuple):
@@ -196,6 +198,7 @@ class VaeAttentionModel(nn.Module):
         """
         self._check(image)
         activations = self.layers(image)
+        self._check_size(image)
         posterior = self.vae.posterior(self.grid(activations))
         match = self.reference.match(posterior)
         counterfactual = self.grid.layers_of(self.vae.decode(match.latent))
@@ -229,12 +232,19 @@ class VaeAttentionModel(nn.Module):
             msg = f"The images at {bad} of the batch have pixels that are not a number or infinite."
             raise ValueError(msg)
 
+    def _check_size(self, image: torch.Tensor) -> None:
+        if not torch.compiler.is_compiling() and self.reference.grid_size != self.grid.grid_size:
+            msg = (
+                f"Images of size {tuple(image.shape[-2:])} make a grid of {self.grid.grid_size} cells, but the model "
+                f"was fitted on one of {self.reference.grid_size}: use the pre-processor that it was fitted with."
+            )
+            raise ValueError(msg)
+
     def calibrate(self, energy: torch.Tensor) -> None:
         """Set the scales from energies of normal images that were left out of the reference, ``(n, h, w)``."""
-        tiny = torch.finfo(energy.dtype).tiny
-        self.energy_scale.copy_(energy.mean().clamp_min(tiny))
+        self.energy_scale.copy_(energy.mean().clamp_min(LEAST_ENERGY))
         scores = self._peak_and_mean(energy)
-        mean = scores.mean(0).clamp_min(tiny)
+        mean = scores.mean(0).clamp_min(LEAST_ENERGY)
         deviation = scores.std(0) if len(scores) > 1 else torch.zeros_like(mean)
         self.score_mean.copy_(mean)
         self.score_std.copy_(torch.maximum(deviation, LEAST_VARIATION * mean))

@@ -11,6 +11,9 @@ from lightning.pytorch import seed_everything
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
 
+# Several threads on small images cost more than they save, ten times as much where the processor is shared.
+torch.set_num_threads(1)
+
 
 class Fitted(NamedTuple):
     """A model after one fit, the engine that fitted it, and its checkpoint."""

@@ -18,7 +18,7 @@ class FeatureGrid(nn.Module):
 
     Each layer ``A_l`` is averaged over 3x3 windows, resized to the grid and stacked with the others; then each channel
     is standardised by its mean and standard deviation over normal images, and each layer weighted by its number
-    of channels ``C_l`` to the power of ``-LAYER_BALANCE / 2``, so that layers with many channels do not drown the others.
+    of channels ``C_l`` to the power of ``-LAYER_BALANCE / 2``, lest layers with many channels drown the others.
 
     Args:
         channels: Number of channels of each layer.
@@ -46,10 +46,11 @@ class FeatureGrid(nn.Module):
             image_size: Height and width of the input image in pixels.
             sizes: Height and width of each layer in its own cells.
         """
-        if self.sizes == list(sizes):
-            return
         height, width = image_size
-        self.grid_size = max(1, height // self.grid_stride), max(1, width // self.grid_stride)
+        grid_size = max(1, height // self.grid_stride), max(1, width // self.grid_stride)
+        if self.sizes == list(sizes) and self.grid_size == grid_size:
+            return
+        self.grid_size = grid_size
         for layer, size in enumerate(sizes):
             for axis, side, cells in zip("hw", size, self.grid_size, strict=True):
                 to_grid = resize_matrix(side, cells) @ pool_matrix(side, self.pool_size)
