@@ -171,10 +171,10 @@ def test_cached_features_change_nothing(
         make_engine(tmp_path / name).fit(model=model, datamodule=small_data)
         return scores(model, small_data)
 
-    expected = run(cache_features=True, name="kept")
+    expected = run(mode=True, name="kept")
     results = [run("auto", "auto")]
     assert not streamed
-    results.append(run(cache_features=False, name="read"))
+    results.append(run(mode=False, name="read"))
     assert len(streamed) == 1
     monkeypatch.setattr(fitting, "CACHE_LIMIT", 4 * 8 * 8 * 176 * 5)
     results.append(run("auto", "limited"))
