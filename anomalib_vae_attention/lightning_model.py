@@ -12,6 +12,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torch.utils.data import DataLoader
@@ -274,7 +275,7 @@ class VaeAttention(AnomalibModule):
 
     def val_dataloader(self) -> DataLoader | list:
         """Serve the embedded data set where the training images are its own, and nothing otherwise."""
-        if self.trainer.training and self._embedded is None:
+        if self.trainer.state.fn == TrainerFn.FITTING and self._embedded is None:
             return []
         return self._evaluation_loader()
 
