@@ -27,7 +27,7 @@ METRICS = ["image_AUROC", "pixel_AUROC", "pixel_AUPRO"]
 
 
 def category_datamodule(category: Path) -> Folder:
-    """Read a category in MVTec AD's layout, images of any format, without a validation set.
+    """Read a category in MVTec AD's layout, images of any format, validated on the test images if at all.
 
     Args:
         category: Folder with ``train/good``, ``test/good``, ``test/*`` and ``ground_truth/*``.
@@ -50,7 +50,6 @@ def category_datamodule(category: Path) -> Folder:
         normal_test_dir="test/good",
         abnormal_dir=[f"test/{defect}" for defect in defects],
         mask_dir=[f"ground_truth/{defect}" for defect in defects],
-        val_split_mode="none",
         num_workers=0,
     )
 
@@ -75,7 +74,7 @@ def measure(category: Path, seed: int, reference: Literal["exemplars", "gaussian
         ],
     )
     with tempfile.TemporaryDirectory() as folder:
-        engine = Engine(default_root_dir=folder)
+        engine = Engine(default_root_dir=folder, limit_val_batches=0)
         model = VaeAttention(reference=reference, evaluator=evaluator, visualizer=False)
         datamodule = category_datamodule(category)
         start = time.perf_counter()
