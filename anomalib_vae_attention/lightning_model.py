@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from anomalib import LearningType
@@ -19,9 +19,11 @@ from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .backbone import PACKAGED_BACKBONE
-from .data import EmbeddedAD
 from .fitting import FeatureCache, FeatureMoments, refine
 from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
+
+if TYPE_CHECKING:
+    from .data import EmbeddedAD
 
 logger = logging.getLogger(__name__)
 
@@ -266,8 +268,10 @@ class VaeAttention(AnomalibModule):
         """Serve the embedded data set, where no other data was given."""
         return self._embedded_data().train_dataloader()
 
-    def _embedded_data(self) -> EmbeddedAD:
+    def _embedded_data(self) -> "EmbeddedAD":
         if self._embedded is None:
+            from .data import EmbeddedAD
+
             self._embedded = EmbeddedAD()
             self._embedded.prepare_data()
             self._embedded.setup()
