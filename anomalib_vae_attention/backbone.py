@@ -81,7 +81,7 @@ class Backbone(nn.Module):
 
     def __init__(self, name: str, layers: Sequence[str], pre_trained: bool = True) -> None:
         super().__init__()
-        self.layers = list(layers)
+        self.layers = [layers] if isinstance(layers, str) else list(layers)
         available = available_layers(name)
         if (
             not self.layers

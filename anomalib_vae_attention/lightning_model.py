@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import torch
 from anomalib import LearningType
@@ -12,6 +12,7 @@ from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
+from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
@@ -21,6 +22,7 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 from .backbone import PACKAGED_BACKBONE
 from .fitting import FeatureCache, FeatureMoments, refine
 from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
+from .unreadable import NameUnreadableFiles
 
 if TYPE_CHECKING:
     from .data import EmbeddedAD
@@ -109,7 +111,6 @@ class VaeAttention(AnomalibModule):
         self.cache_features = cache_features
         self.elbo_steps = elbo_steps
         self.learning_rate = learning_rate
-        self.hparams["layers"] = list(layers)
         self.model = VaeAttentionModel(
             backbone=backbone,
             layers=layers,
@@ -118,6 +119,7 @@ class VaeAttention(AnomalibModule):
             reference=reference,
             max_exemplars=max_exemplars,
         )
+        self.hparams["layers"] = list(self.model.backbone.layers)
         if pre_processor is True:
             self.pre_processor = self.configure_pre_processor(
                 mean=self.model.backbone.mean, std=self.model.backbone.std
@@ -148,6 +150,10 @@ class VaeAttention(AnomalibModule):
     def configure_post_processor() -> PostProcessor:
         """Create anomalib's default post-processor."""
         return PostProcessor()
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add to anomalib's callbacks the one that names unreadable image files."""
+        return [*cast("list[Callback]", super().configure_callbacks()), NameUnreadableFiles()]
 
     @staticmethod
     def configure_optimizers() -> None:

@@ -1,6 +1,7 @@
 """The anomalib model through anomalib's engine: fit, test, checkpoints, data given or not, tiling, odd images."""
 
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -384,14 +385,29 @@ def test_images_of_any_kind(mode: str, size: tuple[int, int], tmp_path: Path) ->
     assert image_scores.isfinite().all()
 
 
-def test_a_truncated_image(tmp_path: Path) -> None:
-    """A file that ends too early is an error that says so (anomalib's reader does not name the file)."""
+@pytest.mark.parametrize("place", ["good/3.png", "bad/1.png"])
+@pytest.mark.parametrize(("kept", "workers"), [(200, 0), (4, 0), (0, 1)])
+def test_an_unreadable_image_is_named(kept: int, workers: int, place: str, tmp_path: Path) -> None:
+    """A file that ends too early is an error that names it, whoever reads it."""
     write_images(tmp_path / "data")
-    broken = tmp_path / "data" / "good" / "3.png"
-    broken.write_bytes(broken.read_bytes()[:200])
-    datamodule = folder(tmp_path / "data", normal_test_dir="good")
-    with pytest.raises(OSError, match="truncated"):
+    broken = tmp_path / "data" / place
+    broken.write_bytes(broken.read_bytes()[:kept])
+    datamodule = folder(tmp_path / "data", normal_test_dir="good", num_workers=workers)
+    with pytest.raises(OSError, match=re.escape(str(broken))):
         make_engine(tmp_path / "results").fit(model=small_model(), datamodule=datamodule)
+
+
+def test_an_unreadable_image_to_predict_is_named(small_data: EmbeddedAD, tmp_path: Path) -> None:
+    """So it is where images are only predicted, and readable images are not blamed."""
+    model, engine = small_model(), make_engine(tmp_path)
+    engine.fit(model=model, datamodule=small_data)
+    write_images(tmp_path / "data", good=2)
+    broken = tmp_path / "data" / "good" / "1.png"
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(OSError, match="1 of the images") as error:
+        engine.predict(model=model, data_path=tmp_path / "data" / "good")
+    assert str(broken) in str(error.value)
+    assert "0.png" not in str(error.value)
 
 
 def test_an_image_that_is_not_finite_is_named(tmp_path: Path) -> None:
@@ -414,6 +430,7 @@ def test_an_image_that_is_not_finite_is_named(tmp_path: Path) -> None:
         ({"reference": "mean"}, r"reference must be one of"),
         ({"elbo_steps": -1}, r"elbo_steps must be 0 or more"),
         ({"max_exemplars": 0}, r"max_exemplars must be at least 1"),
+        ({"layers": "blocks.9"}, r"layers=\['blocks.9'\]"),
     ],
 )
 def test_arguments_out_of_range(arguments: dict, message: str) -> None:
