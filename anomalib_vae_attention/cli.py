@@ -1,0 +1,35 @@
+"""The command ``vae-attention``: what this package does beyond anomalib's own command."""
+
+import importlib
+import sys
+
+COMMANDS = {
+    "benchmark": ("anomalib_vae_attention.benchmark.command", "compare vae_attention with other models of anomalib"),
+}
+"""Subcommand: the module whose ``main`` takes its arguments, and what it does."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a subcommand; its module is imported only then.
+
+    Args:
+        arguments: Subcommand and its arguments; those of the command line by default.
+
+    Returns:
+        Exit code: 2 for a subcommand that does not exist.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in COMMANDS:
+        return int(importlib.import_module(COMMANDS[arguments[0]][0]).main(arguments[1:]) or 0)
+    wanted_help = bool(arguments) and arguments[0] in {"-h", "--help"}
+    stream = sys.stdout if wanted_help else sys.stderr
+    if arguments and not wanted_help:
+        print(f"vae-attention: there is no subcommand {arguments[0]!r}.", file=stream)
+    print("usage: vae-attention SUBCOMMAND [--help] [ARGUMENTS]\n", file=stream)
+    for name, (_, purpose) in COMMANDS.items():
+        print(f"  {name:<12} {purpose}", file=stream)
+    return 0 if wanted_help else 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

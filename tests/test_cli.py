@@ -1,0 +1,36 @@
+"""The command ``vae-attention``."""
+
+import subprocess
+import sys
+from importlib import util
+
+import pytest
+
+from anomalib_vae_attention import cli
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["-h"]])
+def test_help_names_every_subcommand(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [[], ["bench"]])
+def test_what_is_no_subcommand_is_an_error_that_shows_them(
+    arguments: list[str],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert cli.main(arguments) == 2
+    shown = capsys.readouterr().err
+    assert all(name in shown for name in [*cli.COMMANDS, *arguments])
+
+
+@pytest.mark.parametrize("module", [module for module, _ in cli.COMMANDS.values()])
+def test_the_modules_of_the_subcommands_are_there(module: str) -> None:
+    assert util.find_spec(module)
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
+    code = "import sys; from anomalib_vae_attention import cli; cli.main(['-h']); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
