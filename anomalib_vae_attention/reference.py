@@ -17,8 +17,8 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_IMAGES = 32
 """Number of normal images, evenly spaced over those seen, from which the energy of normal data is estimated."""
-SEARCH_BYTES = 2**28
-"""Memory that the distances of one search may take; larger batches are searched in parts."""
+SEARCH_BYTES = 2**23
+"""Memory of one part of a search, exemplars and distances in single precision: what a processor's cache holds."""
 
 
 class Match(NamedTuple):
@@ -146,11 +146,11 @@ class Exemplars(NormalReference):
         for mean in self._kept:
             total += mean.double()
         self.centre = (total / len(self._kept)).float().to(device)
-        bank = torch.empty(height * width, len(self._kept), latent_dim, dtype=torch.float16, device=device)
+        bank = torch.empty(height * width, latent_dim, len(self._kept), dtype=torch.float16, device=device)
         for index, mean in enumerate(self._kept):
-            bank[:, index] = self._whiten(mean.to(device).float() - self.centre).flatten(1).T.half()
+            bank[:, :, index] = self._whiten(mean.to(device).float() - self.centre).flatten(1).T.half()
         self.bank = bank
-        self.half_norm = 0.5 * bank.float().square().sum(2, keepdim=True)
+        self.half_norm = 0.5 * torch.stack([cell.float().square().sum(0) for cell in bank])[:, None]
         chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
         energies = [
             self._search(self._kept[index].to(device).float()[None], leave_out=int(index))[0] for index in chosen
@@ -169,15 +169,8 @@ class Exemplars(NormalReference):
 
     def match(self, posterior: Posterior) -> Match:
         """Find the nearest exemplar of every cell; see :meth:`NormalReference.match`."""
-        mean = posterior.mean
-        bytes_an_image = 4 * math.prod(self.bank.shape[:2]) * (2 * self.radius + 1) ** 2
-        part = max(1, SEARCH_BYTES // max(1, bytes_an_image))
-        if torch.compiler.is_compiling() or len(mean) <= part:
-            energy, latent = self._search(mean)
-        else:
-            parts = [self._search(some) for some in mean.split(part)]
-            energy, latent = (torch.cat(tensors) for tensors in zip(*parts, strict=True))
-        gradient = (mean - latent) * self.scale.square()[:, None, None]
+        energy, latent = self._search(posterior.mean)
+        gradient = (posterior.mean - latent) * self.scale.square()[:, None, None]
         return Match(energy, gradient, latent)
 
     def _search(self, mean: torch.Tensor, leave_out: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -189,23 +182,47 @@ class Exemplars(NormalReference):
         batch, latent_dim, height, width = mean.shape
         ahead, behind, outside = self._neighbours(height, width)
         cells, around = ahead.shape
-        whitened = self._whiten(mean - self.centre).flatten(2)
-        moved = self._whiten(self.centre).flatten(1)
-        moved = moved[:, ahead] - moved[:, :, None]
-        query = (whitened[:, :, ahead] + moved).permute(2, 1, 0, 3).reshape(cells, latent_dim, batch * around)
-        half = self.half_norm - torch.bmm(self.bank.float(), query)
-        if leave_out is not None:
-            half = self._without(half, leave_out)
-        nearest, index = half.min(dim=1)
-        squared = (2 * nearest + query.square().sum(1)).view(cells, batch, around)
+        centre = self._whiten(self.centre).flatten(1).T
+        whitened = self._whiten(mean).flatten(2).permute(2, 0, 1)
+        query = (whitened[ahead] - centre[:, None, None]).view(cells, around * batch, latent_dim)
+        half, index = self._nearest(query, leave_out)
+        squared = (2 * half + query.square().sum(2)).view(cells, around, batch)
         rank = torch.arange(around, device=mean.device)
-        energy, best = (squared[behind, :, rank] + outside[:, :, None]).min(dim=1)
+        energy, best = (squared[behind, rank] + outside[:, :, None]).min(dim=1)
         cell = behind.gather(1, best)
-        exemplar = index.view(cells, batch, around)[cell, torch.arange(batch, device=mean.device), best]
-        row = cell * self.bank.shape[1] + exemplar
-        matched = self.bank.view(-1, latent_dim)[row].float() / self.scale + self.centre.flatten(1).T[cell]
+        exemplar = index.view(cells, around, batch)[cell, best, torch.arange(batch, device=mean.device)]
+        first = cell * latent_dim * self.bank.shape[2] + exemplar
+        place = first[:, :, None] + self.bank.shape[2] * torch.arange(latent_dim, device=mean.device)
+        matched = (self.bank.view(-1)[place].float() + centre[cell]) / self.scale
         matched = matched.permute(1, 2, 0).reshape(batch, latent_dim, height, width)
         return energy.clamp_min(0).T.reshape(batch, height, width), matched
+
+    def _nearest(self, query: torch.Tensor, leave_out: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Find each query's nearest exemplar among those of its cell.
+
+        Args:
+            query: Whitened latents relative to the cell's centre, of shape ``(h w, n, d)``.
+            leave_out: Exemplar to hide; where there is no other, it is hidden from the cell itself only.
+
+        Returns:
+            Half of the squared distance, less half of the query's squared norm, and the exemplar's index, ``(h w, n)``.
+        """
+        cells, count, latent_dim = query.shape
+        exemplars = self.bank.shape[2]
+        part = max(1, SEARCH_BYTES // (4 * exemplars * (latent_dim + count)))
+        if torch.compiler.is_compiling():
+            part = cells
+        found = []
+        for start in range(0, cells, part):
+            some = slice(start, start + part)
+            half = self.half_norm[some] - torch.bmm(query[some], self.bank[some].float())
+            if leave_out is not None and exemplars > 1:
+                half[:, :, leave_out] = math.inf
+            elif leave_out is not None and self.radius:
+                half[:, count // 2] = math.inf
+            found.append(half.topk(1, dim=2, largest=False))
+        half, index = (torch.cat(parts).squeeze(2) for parts in zip(*found, strict=True))
+        return half, index
 
     def _neighbours(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Return, per cell and offset, the cell ahead by it, the cell behind by it, and infinity where that is outside.
@@ -227,14 +244,6 @@ class Exemplars(NormalReference):
         outside = torch.zeros(shape, device=device).masked_fill(beyond.expand(shape), math.inf)
         ahead = cell(rows + steps[:, None], columns + steps)
         return ahead, cell(row, column), outside.reshape(height * width, -1)
-
-    def _without(self, half: torch.Tensor, leave_out: int) -> torch.Tensor:
-        """Hide an image's own exemplars from it, or, where it is the only image, those at the same cell."""
-        if self.bank.shape[1] > 1:
-            half[:, leave_out] = math.inf
-        elif self.radius:
-            half[:, :, half.shape[2] // 2] = math.inf
-        return half
 
 
 class Gaussian(NormalReference):

@@ -50,13 +50,13 @@ def to_unit_interval(ratio: torch.Tensor) -> torch.Tensor:
     anomalib's metrics and post-processing expect scores in [0, 1]; its sigmoid would turn every large score into 1.
 
     Args:
-        ratio: Score over that of normal images, of any shape; 0 becomes 0.5, 1 about 0.73, 100 about 0.92.
+        ratio: Score over that of normal images, of any shape; 0 becomes 0.5, 1 about 0.70, 100 about 0.91.
 
     Returns:
-        ``(1 + a / (1 + |a|)) / 2`` with ``a = asinh(ratio)``, of the same shape.
+        ``(1 + sign(ratio) a / (1 + a)) / 2`` with ``a = log(1 + |ratio|)``, of the same shape.
     """
-    compressed = torch.asinh(ratio)
-    return 0.5 * (1 + compressed / (1 + compressed.abs()))
+    compressed = ratio.abs().log1p()
+    return 0.5 * (1 + ratio.sign() * compressed / (1 + compressed))
 
 
 class VaeAttentionModel(nn.Module):

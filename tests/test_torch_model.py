@@ -60,7 +60,7 @@ def test_unit_interval_is_strictly_monotonic() -> None:
 
 def test_unit_interval_of_some_numbers() -> None:
     """0 is a half, and no finite number however large or tiny is mapped onto an end or out of order."""
-    assert to_unit_interval(torch.tensor([0.0, 1.0, 100.0])).tolist() == pytest.approx([0.5, 0.734, 0.921], abs=1e-3)
+    assert to_unit_interval(torch.tensor([0.0, 1.0, 100.0])).tolist() == pytest.approx([0.5, 0.705, 0.911], abs=1e-3)
     extreme = to_unit_interval(torch.tensor([-3e38, -1e30, -1e-30, 0, 1e-30, 1e-6, 1e30, 3e38]))
     assert (extreme.diff() >= 0).all()
     assert 0 < extreme[0] < extreme[-1] < 1

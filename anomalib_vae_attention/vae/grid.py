@@ -1,5 +1,6 @@
 """The grid on which the feature VAE sees an image: backbone layers, pooled, resized, stacked and standardised."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -64,6 +65,11 @@ class FeatureGrid(nn.Module):
     def _matrices(self, kind: str, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.get_buffer(f"{kind}_{layer}_h"), self.get_buffer(f"{kind}_{layer}_w")
 
+    def _layers(self, features: torch.Tensor) -> list[torch.Tensor]:
+        """Take features apart by layer; runtimes make views of slices, but copies of a split."""
+        ends = list(itertools.accumulate(self.channels, initial=0))
+        return [features[:, start:end] for start, end in itertools.pairwise(ends)]
+
     def stack(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
         """Pool, resize and stack the layers, without standardising them.
 
@@ -116,9 +122,8 @@ class FeatureGrid(nn.Module):
         Returns:
             Gradient on each layer, of shape ``(B, C_l, h_l, w_l)``.
         """
-        parts = (gradient / self.std[:, None, None]).split(self.channels, dim=1)
         out = []
-        for index, part in enumerate(parts):
+        for index, part in enumerate(self._layers(gradient / self.std[:, None, None])):
             rows, columns = self._matrices("to_grid", index)
             out.append(apply_separable(rows.T, part, columns.T))
         return out
@@ -134,7 +139,7 @@ class FeatureGrid(nn.Module):
         """
         raw = features * self.std[:, None, None] + self.mean[:, None, None]
         out = []
-        for index, part in enumerate(raw.split(self.channels, dim=1)):
+        for index, part in enumerate(self._layers(raw)):
             rows, columns = self._matrices("from_grid", index)
             out.append(apply_separable(rows, part, columns))
         return out
