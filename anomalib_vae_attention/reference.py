@@ -15,7 +15,7 @@ from .vae import Posterior
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION_IMAGES = 32
+CALIBRATION_IMAGES = 64
 """Number of normal images, evenly spaced over those seen, from which the energy of normal data is estimated."""
 SEARCH_BYTES = 2**23
 """Memory of one part of a search, exemplars and distances in single precision: what a processor's cache holds."""

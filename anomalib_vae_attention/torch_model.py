@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 DEFAULT_LAYERS = ("blocks.1", "blocks.2", "blocks.4")
 LEAST_VARIATION = 0.05
-"""Least standard deviation of peak and mean over normal images, as a share of their mean."""
+"""Least standard deviation of the logarithms of peak and mean over normal images."""
 LEAST_ENERGY = 1.0
 """Least energy of normal images: that of latents one standard deviation apart. Copies of one image have less."""
 
@@ -32,8 +32,8 @@ class Explanation(NamedTuple):
         counterfactual: The layers as a normal part would have shown them, ``A_hat_l``, of the same shapes.
         attention: Attention map of each layer, of shape ``(B, h_l, w_l)``, in units of energy.
         anomaly_map: Energy and attention together over the energy of normal images, of shape ``(B, H, W)``.
-        score: Image score of shape ``(B,)``: peak and mean of the energy, each standardised by those of normal images
-            and added up; around 0 for a normal image.
+        score: Image score of shape ``(B,)``: logarithms of the energy's peak and of the mean distance (its root), each
+            standardised by those of normal images, added up; around 0 for a normal image.
     """
 
     match: Match
@@ -217,9 +217,12 @@ class VaeAttentionModel(nn.Module):
         )
 
     def _peak_and_mean(self, energy: torch.Tensor) -> torch.Tensor:
-        """Return what an image is judged by: a small defect raises the peak of its energy, a diffuse one the mean."""
+        """Return what an image is judged by: a small defect raises the peak of its energy, a diffuse one the mean.
+
+        The mean is that of the distance, the energy's root, so that a small defect does not count twice.
+        """
         peak = self._resample("smooth_score", energy).amax(dim=(-2, -1))
-        return torch.stack([peak, energy.mean(dim=(-2, -1))], dim=1)
+        return torch.stack([peak, energy.sqrt().mean(dim=(-2, -1))], dim=1).log1p()
 
     def _check(self, image: torch.Tensor) -> None:
         if torch.compiler.is_compiling():
@@ -244,8 +247,7 @@ class VaeAttentionModel(nn.Module):
         """Set the scales from energies of normal images that were left out of the reference, ``(n, h, w)``."""
         self.energy_scale.copy_(energy.mean().clamp_min(LEAST_ENERGY))
         scores = self._peak_and_mean(energy)
-        mean = scores.mean(0).clamp_min(LEAST_ENERGY)
-        deviation = scores.std(0) if len(scores) > 1 else torch.zeros_like(mean)
-        self.score_mean.copy_(mean)
-        self.score_std.copy_(torch.maximum(deviation, LEAST_VARIATION * mean))
+        self.score_mean.copy_(scores.mean(0))
+        deviation = scores.std(0) if len(scores) > 1 else torch.zeros(2)
+        self.score_std.copy_(deviation.clamp_min(LEAST_VARIATION))
         self.is_fitted.fill_(value=True)

@@ -96,7 +96,7 @@ def test_fitted_state_is_finite_and_small(fitted: Fitted) -> None:
     """All parameters and buffers are finite, and the reference has as many exemplars as there were images."""
     for name, tensor in fitted.model.state_dict().items():
         assert not tensor.is_floating_point() or tensor.isfinite().all(), name
-    assert fitted.model.model.reference.bank.shape == (32 * 32, 60, 64)
+    assert fitted.model.model.reference.bank.shape == (32 * 32, 64, 60)
     assert fitted.model.model.is_fitted
 
 
@@ -444,6 +444,6 @@ def test_the_reference_says_its_size(small_data: EmbeddedAD, tmp_path: Path, cap
     with caplog.at_level(logging.INFO, logger="anomalib_vae_attention"):
         model = small_model(max_exemplars=5)
         make_engine(tmp_path).fit(model=model, datamodule=small_data)
-    assert model.model.reference.bank.shape == (64, 5, 32)
+    assert model.model.reference.bank.shape == (64, 32, 5)
     assert any("max_exemplars=5" in record.getMessage() for record in caplog.records)
     assert any("8 images" in record.getMessage() for record in caplog.records)
