@@ -15,6 +15,7 @@ from typing import Literal
 
 import pandas as pd
 from anomalib.data import Folder
+from anomalib.data.utils import ValSplitMode
 from anomalib.engine import Engine
 from anomalib.metrics import AUPRO, AUROC, Evaluator
 from lightning import seed_everything
@@ -50,6 +51,8 @@ def category_datamodule(category: Path) -> Folder:
         normal_test_dir="test/good",
         abnormal_dir=[f"test/{defect}" for defect in defects],
         mask_dir=[f"ground_truth/{defect}" for defect in defects],
+        # The default would take half of the test images away.
+        val_split_mode=ValSplitMode.SAME_AS_TEST,
         num_workers=0,
     )
 

@@ -1,0 +1,180 @@
+"""What is compared: models and their variants, categories, and the cells that follow from them."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+BACKBONE = "backbone"
+"""The bare backbone, a model that only runs: the limit that the others' latency is compared with."""
+
+
+def _reference(text: str) -> str:
+    if text not in {"exemplars", "gaussian"}:
+        msg = "it is exemplars or gaussian"
+        raise ValueError(msg)
+    return text
+
+
+def _coreset_ratio(text: str) -> float:
+    ratio = float(text)
+    if not 0 < ratio <= 1:
+        msg = "a coreset's ratio lies above 0 and is 1 at most"
+        raise ValueError(msg)
+    return ratio
+
+
+def _features(text: str) -> int:
+    features = int(text)
+    if features < 1:
+        msg = "the number of features is 1 at least"
+        raise ValueError(msg)
+    return features
+
+
+VARIANTS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "vae_attention": (_reference, "exemplars"),
+    "patchcore": (_coreset_ratio, "0.1"),
+    "padim": (_features, "100"),
+}
+"""Model: how its variant is read, and the variant that its name alone stands for."""
+
+
+def read_model(text: str) -> tuple[str, Any]:
+    """Split the name of a model to compare into model and variant.
+
+    Args:
+        text: ``MODEL`` or ``MODEL:VARIANT``: the reference of ``vae_attention`` (``exemplars``, ``gaussian``), the
+            coreset ratio of ``patchcore``, in (0, 1], or the number of features of ``padim``.
+
+    Returns:
+        Model and variant, which is the default one where none is given.
+
+    Raises:
+        ValueError: If there is no such model or variant; the message says what there is.
+    """
+    model, _, variant = text.partition(":")
+    if model not in VARIANTS:
+        msg = f"models: {text!r} is not available; there are {', '.join(VARIANTS)}, each with or without a :VARIANT."
+        raise ValueError(msg)
+    read, default = VARIANTS[model]
+    try:
+        return model, read(variant or default)
+    except ValueError as error:
+        msg = f"models: {text!r} has no such variant: {error}."
+        raise ValueError(msg) from error
+
+
+def canonical_name(text: str) -> str:
+    """Return the shortest name of a model to compare: ``patchcore`` for ``patchcore:0.10``.
+
+    Args:
+        text: Name as in :func:`read_model`.
+
+    Returns:
+        The one name of this model and variant.
+
+    Raises:
+        ValueError: As :func:`read_model`.
+    """
+    model, variant = read_model(text)
+    return model if variant == read_model(model)[1] else f"{model}:{variant}"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model, fitted to one category with one seed.
+
+    Attributes:
+        category: The category's name, as it was given.
+        folder: The category's folder, absolute.
+        model: Canonical name of the model, or :data:`BACKBONE`.
+        seed: Seed of everything random.
+        backbone: Name of a timm model.
+        layers: Names of the backbone's layers.
+        image_size: Height and width that images are resized to, in pixels.
+        export: Whether the model is exported and kept, for the latencies.
+    """
+
+    category: str
+    folder: str
+    model: str
+    seed: int
+    backbone: str
+    layers: tuple[str, ...]
+    image_size: int
+    export: bool
+
+    @property
+    def key(self) -> str:
+        """Name of the folder of its results: readable, and different for every different cell."""
+        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+        readable = f"{Path(self.folder).name}-{self.model}-seed{self.seed}".replace(":", "-")
+        return f"{readable}-{digest}"
+
+    def __str__(self) -> str:
+        """Name the cell in the log."""
+        return f"{self.model} on {self.category}, seed {self.seed}"
+
+
+def find_category(data_root: Path, name: str) -> Path:
+    """Find a category in MVTec AD's layout.
+
+    Args:
+        data_root: Folder of all data.
+        name: Path of the category below it.
+
+    Returns:
+        Its folder, absolute.
+
+    Raises:
+        ValueError: If it is not there or not in this layout; the message says what is missing and what there is.
+    """
+    if not data_root.is_dir():
+        msg = f"data_root: there is no folder {data_root}."
+        raise ValueError(msg)
+    folder = data_root / name
+    for part in ("train/good", "test/good", "ground_truth"):
+        if not (folder / part).is_dir():
+            there = sorted(
+                good.parents[1].relative_to(data_root).as_posix()
+                for pattern in ("train/good", "*/train/good", "*/*/train/good")
+                for good in data_root.glob(pattern)
+            )
+            msg = (
+                f"categories: {folder} is not a category in MVTec AD's layout: it has no folder {part}. "
+                f"Available in {data_root}: {', '.join(there) or 'none'}."
+            )
+            raise ValueError(msg)
+    return folder.resolve()
+
+
+def plan_cells(
+    categories: dict[str, Path],
+    models: Sequence[str],
+    seeds: Sequence[int],
+    backbone: str,
+    layers: Sequence[str],
+    image_size: int,
+) -> list[Cell]:
+    """List the cells of a comparison, one category after the other, the bare backbone first.
+
+    Args:
+        categories: Name and folder of each category.
+        models: Canonical names of the models.
+        seeds: Seeds; with the first one, models are exported and kept.
+        backbone: Name of a timm model, the same for all.
+        layers: Its layers, the same for all.
+        image_size: Height and width that images are resized to, in pixels.
+
+    Returns:
+        The cells in the order of their running.
+    """
+    return [
+        Cell(name, str(folder), model, seed, backbone, tuple(layers), image_size, export=seed == seeds[0])
+        for name, folder in categories.items()
+        for seed in seeds
+        for model in ([BACKBONE, *models] if seed == seeds[0] else models)
+    ]
