@@ -9,6 +9,8 @@ from typing import Any
 
 BACKBONE = "backbone"
 """The bare backbone, a model that only runs: the limit that the others' latency is compared with."""
+BATCHES = (1, 16)
+"""Numbers of images at a time whose latency is measured."""
 
 
 def _reference(text: str) -> str:
@@ -95,7 +97,8 @@ class Cell:
         backbone: Name of a timm model.
         layers: Names of the backbone's layers.
         image_size: Height and width that images are resized to, in pixels.
-        export: Whether the model is exported and kept, for the latencies.
+        keep: Whether the fitted model is kept, for the latencies.
+        export: Whether it is exported, too.
     """
 
     category: str
@@ -105,6 +108,7 @@ class Cell:
     backbone: str
     layers: tuple[str, ...]
     image_size: int
+    keep: bool
     export: bool
 
     @property
@@ -158,23 +162,31 @@ def plan_cells(
     backbone: str,
     layers: Sequence[str],
     image_size: int,
+    export: bool,
 ) -> list[Cell]:
     """List the cells of a comparison, one category after the other, the bare backbone first.
 
     Args:
         categories: Name and folder of each category.
         models: Canonical names of the models.
-        seeds: Seeds; with the first one, models are exported and kept.
+        seeds: Seeds; the models of the first one are kept, for the latencies.
         backbone: Name of a timm model, the same for all.
         layers: Its layers, the same for all.
         image_size: Height and width that images are resized to, in pixels.
+        export: Whether the models that are kept are exported.
 
     Returns:
         The cells in the order of their running.
     """
+    common = (backbone, tuple(layers), image_size)
     return [
-        Cell(name, str(folder), model, seed, backbone, tuple(layers), image_size, export=seed == seeds[0])
+        Cell(name, str(folder), model, seed, *common, keep=keep, export=keep and export)
         for name, folder in categories.items()
-        for seed in seeds
-        for model in ([BACKBONE, *models] if seed == seeds[0] else models)
+        for seed, keep in zip(seeds, [True] + [False] * len(seeds), strict=False)
+        for model in ([BACKBONE, *models] if keep else models)
     ]
+
+
+def read_cell(content: dict[str, Any]) -> Cell:
+    """Make a cell of what was stored of it in JSON."""
+    return Cell(**{**content, "layers": tuple(content["layers"])})

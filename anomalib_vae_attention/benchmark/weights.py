@@ -55,7 +55,9 @@ def main(arguments: list[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of the cache")
-    parser.add_argument("--backbone", default=PACKAGED_BACKBONE, help="backbone whose layers are to be checked")
+    parser.add_argument(
+        "--backbone", default=PACKAGED_BACKBONE, help="backbone to check; nothing is written for others"
+    )
     parser.add_argument("--layers", nargs="*", default=[], help="layers that it must have")
     parsed = parser.parse_args(arguments)
     if parsed.layers:
@@ -64,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
         except ValueError as error:
             print(error, file=sys.stderr)
             return 1
-    print(write_cache(parsed.folder))
+    if parsed.backbone == PACKAGED_BACKBONE:
+        print(write_cache(parsed.folder))
     return 0
 
 
