@@ -54,7 +54,8 @@ def _fit_and_score(cell: Cell, model: AnomalibModule, folder: Path) -> dict[str,
         batches: Any = engine.predict(model=model, datamodule=datamodule)
     backbone = Backbone(cell.backbone, cell.layers, pre_trained=False)
     with replacing(folder / "examples.npz") as temporary:
-        np.savez_compressed(temporary, **examples(batches, backbone.mean, backbone.std))
+        shown: dict[str, Any] = examples(batches, backbone.mean, backbone.std)
+        np.savez_compressed(temporary, **shown)
     return {
         "train_images": len(datamodule.train_data),
         "test_images": len(datamodule.test_data),
@@ -67,9 +68,11 @@ def _fit_and_score(cell: Cell, model: AnomalibModule, folder: Path) -> dict[str,
 
 
 def _export(cell: Cell, model: AnomalibModule | BareBackbone, folder: Path) -> dict[str, Any]:
-    """Export the model; what fails is a result like any other."""
+    """Export the model for images of the first one's size; what fails is a result like any other."""
     height, width = read_image(test_images(Path(cell.folder))[0]).shape[:2]
     results: dict[str, Any] = {"input_size": [height, width]}
+    if not cell.export:
+        return results
     try:
         onnx = export_onnx(model, folder, (height, width), BATCHES)
         results["onnx_bytes"] = folder_bytes(onnx[0].parent)
@@ -92,7 +95,7 @@ def run(file: Path) -> None:
     seed_everything(cell.seed)
     model = build_model(cell)
     fitted = {} if isinstance(model, BareBackbone) else _fit_and_score(cell, model, folder)
-    exported = _export(cell, model, folder) if cell.export else {}
+    exported = _export(cell, model, folder) if cell.keep else {}
     if not cell.keep:
         (folder / "model.ckpt").unlink()
     write_json(folder / "result.json", {"status": "done", **fitted, **exported})

@@ -68,9 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--threads", type=int, default=cores(), help="threads for latencies (the number of cores)")
     parser.add_argument("--rounds", type=int, default=20, help="turns of each model, of three timed calls (20)")
-    parser.add_argument(
-        "--budget", type=float, default=20, help="seconds of calls after which a model is timed no more"
-    )
+    parser.add_argument("--budget", type=float, default=20, help="seconds of calls after which a model is done (20)")
     parser.add_argument("--output", type=Path, default=Path("results/benchmark"), help="folder (results/benchmark)")
     return parser
 
@@ -100,6 +98,7 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
         backbone=arguments.backbone,
         layers=arguments.layers,
         image_size=arguments.image_size,
+        keep=bool(arguments.runtimes),
         export=any(runtime != "eager" for runtime in arguments.runtimes),
     )
 

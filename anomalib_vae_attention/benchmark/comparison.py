@@ -53,7 +53,7 @@ def prepare_weights(output: Path, backbone: str, layers: Sequence[str]) -> dict[
         ValueError: If there is no such backbone or layer.
     """
     cache = (output / "weights").resolve()
-    process = subprocess.run(
+    process = subprocess.run(  # noqa: S603 - this Python, this package
         [sys.executable, "-m", f"{__package__}.weights", cache, "--backbone", backbone, "--layers", *layers],
         capture_output=True,
         text=True,

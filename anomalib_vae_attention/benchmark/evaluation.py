@@ -87,7 +87,7 @@ def choose_examples(paths: Sequence[str], labels: Sequence[bool]) -> list[int]:
     return [*defective[: EXAMPLES - 1], *good[:1]]
 
 
-def examples(batches: Sequence[ImageBatch], mean: Sequence[float], std: Sequence[float]) -> dict[str, NDArray[Any]]:
+def examples(batches: Sequence[Any], mean: Sequence[float], std: Sequence[float]) -> dict[str, NDArray[Any]]:
     """Take a few test images with their masks and anomaly maps.
 
     Args:

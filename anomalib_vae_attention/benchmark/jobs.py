@@ -50,7 +50,7 @@ def run_job(
     start = time.perf_counter()
     with log.open("w", encoding="utf-8") as stream:
         # Absolute paths, so that the job may be in any folder.
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - this Python, this package
             [sys.executable, "-m", f"{__package__}.{module}", str((folder / name).resolve())],
             env={**os.environ, **environment},
             stdout=stream,

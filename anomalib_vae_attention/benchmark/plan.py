@@ -162,6 +162,7 @@ def plan_cells(
     backbone: str,
     layers: Sequence[str],
     image_size: int,
+    keep: bool,
     export: bool,
 ) -> list[Cell]:
     """List the cells of a comparison, one category after the other, the bare backbone first.
@@ -169,22 +170,24 @@ def plan_cells(
     Args:
         categories: Name and folder of each category.
         models: Canonical names of the models.
-        seeds: Seeds; the models of the first one are kept, for the latencies.
+        seeds: Seeds, the first one that whose models may be kept.
         backbone: Name of a timm model, the same for all.
         layers: Its layers, the same for all.
         image_size: Height and width that images are resized to, in pixels.
-        export: Whether the models that are kept are exported.
+        keep: Whether the models of the first seed are kept, for the latencies, and the bare backbone with them.
+        export: Whether these are exported, too.
 
     Returns:
         The cells in the order of their running.
     """
     common = (backbone, tuple(layers), image_size)
-    return [
-        Cell(name, str(folder), model, seed, *common, keep=keep, export=keep and export)
-        for name, folder in categories.items()
-        for seed, keep in zip(seeds, [True] + [False] * len(seeds), strict=False)
-        for model in ([BACKBONE, *models] if keep else models)
-    ]
+    cells = []
+    for name, folder in categories.items():
+        for seed in seeds:
+            kept = keep and seed == seeds[0]
+            names = [BACKBONE, *models] if kept else models
+            cells += [Cell(name, str(folder), model, seed, *common, kept, kept and export) for model in names]
+    return cells
 
 
 def read_cell(content: dict[str, Any]) -> Cell:

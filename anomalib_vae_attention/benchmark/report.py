@@ -38,6 +38,10 @@ def _inline(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
+def _text(value: float, digits: int) -> str:
+    return "-" if pd.isna(value) else f"{value:,.{digits}f}"
+
+
 def _grouped(frame: pd.DataFrame, columns: dict[str, str], digits: int) -> list[dict[str, Any]]:
     """Make the rows of a table for the template, a group a category, the best of each column marked."""
     groups = []
@@ -50,7 +54,7 @@ def _grouped(frame: pd.DataFrame, columns: dict[str, str], digits: int) -> list[
                 compared = part[column][part["model"] != BACKBONE].round(digits)
                 best = compared.max() if column in HIGHER_IS_BETTER else compared.min()
                 is_best = row["model"] != BACKBONE and len(compared) > 1 and round(value, digits) == best
-                values.append({"text": "–" if pd.isna(value) else f"{value:,.{digits}f}", "best": is_best})
+                values.append({"text": _text(value, digits), "best": is_best})
             rows.append({"model": row["model"], "values": values})
         groups.append({"category": category, "rows": rows})
     return groups
@@ -65,7 +69,7 @@ def _latencies(latencies: pd.DataFrame) -> list[dict[str, Any]]:
                 "measured": row["measured"],
                 "error": None if pd.isna(row["error"]) else row["error"],
                 **{
-                    name: "–" if pd.isna(row[name]) else f"{row[name]:,.{digits}f}"
+                    name: _text(row[name], digits)
                     for name, digits in [
                         ("median_ms", 2),
                         ("q25_ms", 2),

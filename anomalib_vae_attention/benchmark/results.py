@@ -10,7 +10,7 @@ from .files import replacing, write_json
 from .machine import describe_machine
 from .plan import BACKBONE, Cell
 from .plots import accuracy_plot
-from .report import ACCURACY, write_report
+from .report import ACCURACY, COST, write_report
 from .tables import cells_table, latency_table, summary_table
 
 
@@ -70,6 +70,7 @@ def write_results(
         with replacing(output / f"{name}.csv") as temporary:
             table.to_csv(temporary, index=False)
     description = {"command": command, "settings": settings, "machine": describe_machine()}
+    # JSON has no NaN.
     records = {
         name: table.astype(object).where(table.notna(), None).to_dict("records") for name, table in tables.items()
     }
