@@ -7,7 +7,9 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib import colormaps
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -43,12 +45,24 @@ def accuracy_plot(summary: pd.DataFrame, column: str, label: str, file: Path) ->
                 point = shown[(shown["category"] == category) & (shown["model"] == model)]
                 axis.plot(point[column], point[score], marker, color=colour, markersize=9, label=model)
             axis.set(xscale="log", xlabel=label, ylabel=name, title=category)
-            axis.margins(0.2)
-            axis.grid(visible=True, which="both", alpha=0.25)
+            _tidy(axis, shown[shown["category"] == category][score])
     handles, labels = axes[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(len(models), 5), frameon=False)
     with replacing(file) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def _tidy(axis: Axes, scores: "pd.Series[float]") -> None:
+    """Leave room around the points, and label the axes with few plain numbers."""
+    margin = max(0.01, 0.2 * (scores.max() - scores.min()))
+    axis.set_ylim(scores.min() - margin, min(scores.max() + margin, 1.004))
+    low, high = axis.get_xlim()
+    axis.set_xlim(low / 1.4, high * 1.4)
+    steps = (1, 2, 5) if high > 5 * low else (1, 1.5, 2, 3, 4, 5, 6, 8)
+    axis.xaxis.set_major_locator(LogLocator(subs=steps))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
+    axis.grid(visible=True, alpha=0.25)
 
 
 def _colours(count: int) -> list[tuple[float, float, float, float]]:

@@ -81,6 +81,8 @@ def _latencies(latencies: pd.DataFrame) -> list[dict[str, Any]]:
             }
             for _, row in part.sort_values("measured", kind="stable").iterrows()
         ]
+        if len(set(part["error"])) == 1 and part["error"].notna().all():
+            rows = [{**rows[0], "model": "all", "measured": ""}]
         groups.append({"category": category, "runtime": runtime, "rows": rows})
     return groups
 
@@ -88,9 +90,10 @@ def _latencies(latencies: pd.DataFrame) -> list[dict[str, Any]]:
 def _example_rows(cells: Sequence[Cell], output: Path) -> list[dict[str, Any]]:
     """Lay the example maps of all models of a category side by side, those of the first seed."""
     groups: dict[str, dict[str, Any]] = {}
+    first = cells[0].seed
     for cell in cells:
         file = output / "cells" / cell.key / "examples.npz"
-        if not cell.keep or cell.model == BACKBONE or not file.exists():
+        if cell.seed != first or cell.model == BACKBONE or not file.exists():
             continue
         with np.load(file) as loaded:
             stored = dict(loaded)
@@ -124,7 +127,7 @@ def write_report(
         cells: The cells.
         tables: ``cells``, ``latencies`` and ``summary``.
         description: ``machine``, ``command`` and ``settings``, plain data.
-        plots: Caption and PNG file of each plot; those that do not exist are left out.
+        plots: Caption and PNG file of each plot.
     """
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
@@ -137,7 +140,7 @@ def write_report(
         cost=_grouped(tables["summary"], COST, 1),
         latencies=_latencies(tables["latencies"]),
         failed=failed[["category", "model", "seed", "error", "log"]].to_dict("records"),
-        plots=[(caption, _inline(plot.read_bytes(), "png")) for caption, plot in plots.items() if plot.exists()],
+        plots=[(caption, _inline(plot.read_bytes(), "png")) for caption, plot in plots.items()],
         examples=_example_rows(cells, file.parent),
     )
     with replacing(file) as temporary:

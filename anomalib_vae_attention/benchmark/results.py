@@ -10,7 +10,7 @@ from .files import replacing, write_json
 from .machine import describe_machine
 from .plan import BACKBONE, Cell
 from .plots import accuracy_plot
-from .report import ACCURACY, COST, write_report
+from .report import ACCURACY, write_report
 from .tables import cells_table, latency_table, summary_table
 
 
@@ -32,14 +32,16 @@ def _to_screen(summary: pd.DataFrame, cells: pd.DataFrame, latencies: pd.DataFra
     if speeds:
         parts += [
             "\nLatency at batch 1 in ms and as ratio to the bare backbone; images a second at batch 16",
-            summary[[*keys, *speeds]].round(2).to_string(index=False, na_rep="-"),
+            summary[[*keys, *speeds]].dropna(axis=1, how="all").round(2).to_string(index=False, na_rep="-"),
         ]
     failed = cells[cells["error"].notna()][[*keys, "seed", "status", "error"]]
     if len(failed):
         parts += ["\nFailed", failed.to_string(index=False)]
-    missing = latencies[latencies["error"].notna()][[*keys, "runtime", "measured", "error"]]
+    missing = latencies[latencies["error"].notna()].fillna({"model": "all"})
     if len(missing):
-        parts += ["\nNot measured", missing.to_string(index=False, max_colwidth=100)]
+        grouped = missing.groupby(["category", "runtime", "error"], sort=False)["model"]
+        listed = grouped.agg(lambda models: ", ".join(dict.fromkeys(models))).reset_index()
+        parts += ["\nNot measured", listed.to_string(index=False)]
     return "\n".join(parts)
 
 
@@ -82,6 +84,7 @@ def write_results(
         accuracy_plot(tables["summary"], f"{runtime}_ms", f"{runtime}, ms an image", plots[caption])
     plots["accuracy against memory"] = output / "accuracy_memory.png"
     accuracy_plot(tables["summary"], "memory_fit_mib", "memory of the fit, MiB", plots["accuracy against memory"])
+    plots = {caption: plot for caption, plot in plots.items() if plot.exists()}
     write_report(output / "report.html", cells, tables, description, plots)
     text = _to_screen(tables["summary"], tables["cells"], tables["latencies"])
     files = ", ".join([*(f"{name}.csv" for name in tables), "results.json", *(plot.name for plot in plots.values())])
