@@ -6,6 +6,7 @@ cell is to be kept, ``model.ckpt`` and its exports.
 
 import logging
 import resource
+import shutil
 import sys
 import tempfile
 import time
@@ -21,7 +22,7 @@ from anomalib_vae_attention.backbone import Backbone
 
 from .data import category_datamodule, read_image, test_images
 from .evaluation import examples, score
-from .exporting import export_onnx, export_openvino, folder_bytes
+from .exporting import ANY_BATCH, export_onnx, export_openvino, folder_bytes
 from .files import read_json, replacing, write_json
 from .models import BareBackbone, build_model
 from .plan import BATCHES, Cell, read_cell
@@ -95,9 +96,11 @@ def run(file: Path) -> None:
     seed_everything(cell.seed)
     model = build_model(cell)
     fitted = {} if isinstance(model, BareBackbone) else _fit_and_score(cell, model, folder)
-    exported = _export(cell, model, folder) if cell.keep else {}
+    exported = _export(cell, model, folder) if cell.keep or cell.export else {}
     if not cell.keep:
         (folder / "model.ckpt").unlink()
+        for exports in (ANY_BATCH, *(f"batch-{batch}" for batch in BATCHES)):
+            shutil.rmtree(folder / exports, ignore_errors=True)
     write_json(folder / "result.json", {"status": "done", **fitted, **exported})
 
 

@@ -97,8 +97,8 @@ class Cell:
         backbone: Name of a timm model.
         layers: Names of the backbone's layers.
         image_size: Height and width that images are resized to, in pixels.
-        keep: Whether the fitted model is kept, for the latencies.
-        export: Whether it is exported, too.
+        keep: Whether the fitted model and its exports are kept, for the latencies.
+        export: Whether it is exported.
     """
 
     category: str
