@@ -1,0 +1,138 @@
+"""The command ``vae-attention benchmark``: vae_attention and anomalib's models, side by side on your data."""
+
+import argparse
+import logging
+import shlex
+from pathlib import Path
+
+from .machine import cores
+from .plan import Cell, canonical_name, find_category, plan_cells
+
+logger = logging.getLogger(__name__)
+
+RUNTIMES = ("eager", "onnxruntime", "openvino", "openvino-bf16")
+EPILOG = """
+Each category is a folder in MVTec AD's layout below the data root: train/good, test/good, test/*, ground_truth/*;
+images of any format. Each model is fitted in a process of its own, on the CPU; then the latencies are measured. What is
+finished is kept in the output folder: the same command goes on where it was interrupted, and runs again only what
+failed. Choose another output folder to measure again.
+
+models, each as its name or with a variant:
+  vae_attention[:exemplars]   vae_attention:gaussian
+  patchcore[:0.1]             anomalib's Patchcore; the variant is the coreset ratio
+  padim[:100]                 anomalib's Padim; the variant is the number of features
+
+example:
+  vae-attention benchmark --data_root datasets --categories MVTecAD/bottle my_parts \\
+      --models vae_attention vae_attention:gaussian patchcore:0.01 padim --seeds 0 1 2
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="vae-attention benchmark",
+        description="Compare models on the same backbone, layers and input size: accuracy, memory, sizes, latency.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--data_root", type=Path, required=True, metavar="DIR", help="folder of all data")
+    parser.add_argument("--categories", nargs="+", required=True, metavar="FOLDER", help="categories below it")
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=["vae_attention", "patchcore", "padim"],
+        metavar="MODEL",
+        help="models to compare, see below (default: vae_attention patchcore padim)",
+    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one fit each; tables show medians (0)")
+    parser.add_argument(
+        "--backbone",
+        default="tf_efficientnet_lite0",
+        help="timm model for all; the weights of others than the default (tf_efficientnet_lite0) are downloaded",
+    )
+    parser.add_argument(
+        "--layers",
+        nargs="+",
+        default=["blocks.1", "blocks.2", "blocks.4"],
+        help="its layers, for all (blocks.1 blocks.2 blocks.4)",
+    )
+    parser.add_argument("--image_size", type=int, default=256, help="pixels that images are resized to (256)")
+    parser.add_argument(
+        "--runtimes",
+        nargs="*",
+        default=list(RUNTIMES),
+        choices=RUNTIMES,
+        metavar="RUNTIME",
+        help=f"what latencies are measured with, none for no latencies ({' '.join(RUNTIMES)})",
+    )
+    parser.add_argument("--threads", type=int, default=cores(), help="threads for latencies (the number of cores)")
+    parser.add_argument("--rounds", type=int, default=20, help="turns of each model, of three timed calls (20)")
+    parser.add_argument("--budget", type=float, default=20, help="seconds of calls after which a model is done (20)")
+    parser.add_argument("--output", type=Path, default=Path("results/benchmark"), help="folder (results/benchmark)")
+    return parser
+
+
+def plan(arguments: argparse.Namespace) -> list[Cell]:
+    """Check the arguments and list the cells.
+
+    Args:
+        arguments: Parsed arguments.
+
+    Returns:
+        The cells in the order of their running.
+
+    Raises:
+        ValueError: If an argument is out of range or names something that does not exist; the message names the
+            argument and what there is.
+    """
+    for name in ("image_size", "threads", "rounds"):
+        if getattr(arguments, name) < 1:
+            msg = f"{name} must be 1 or more, but is {getattr(arguments, name)}."
+            raise ValueError(msg)
+    categories = {name: find_category(arguments.data_root, name) for name in arguments.categories}
+    return plan_cells(
+        categories,
+        models=list(dict.fromkeys(canonical_name(model) for model in arguments.models)),
+        seeds=list(dict.fromkeys(arguments.seeds)),
+        backbone=arguments.backbone,
+        layers=arguments.layers,
+        image_size=arguments.image_size,
+        keep=bool(arguments.runtimes),
+        export=any(runtime != "eager" for runtime in arguments.runtimes),
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Run the comparison.
+
+    Args:
+        arguments: Arguments of the command line, without those that lead here.
+
+    Returns:
+        Exit code: 0 when all is done, 1 if a cell failed, 130 after an interruption.
+    """
+    # Only here, so that --help is quick.
+    from .comparison import Timing, prepare_weights, run_cells, run_latencies
+    from .results import write_results
+
+    parser = make_parser()
+    parsed = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        cells = plan(parsed)
+        environment = prepare_weights(parsed.output, parsed.backbone, parsed.layers)
+    except ValueError as error:
+        parser.error(str(error))
+    command = shlex.join(["vae-attention", "benchmark", *arguments])
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(parsed).items()}
+    timing = Timing(parsed.runtimes, parsed.threads, parsed.rounds, parsed.budget)
+    try:
+        results = run_cells(cells, parsed.output, environment)
+        write_results(parsed.output, cells, results, [], command, settings)
+        measured = run_latencies(cells, results, parsed.output, environment, timing)
+    except KeyboardInterrupt:
+        logger.warning("Interrupted. What is finished lies in %s; the same command goes on from there.", parsed.output)
+        return 130
+    print(write_results(parsed.output, cells, results, measured, command, settings))
+    return int(any(result["status"] != "done" for result in results))

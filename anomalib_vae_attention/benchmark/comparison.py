@@ -1,0 +1,134 @@
+"""Running a comparison: first the cells, then the latencies of their models, category by category."""
+
+import hashlib
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from .jobs import run_job
+from .plan import BATCHES, Cell
+
+logger = logging.getLogger(__name__)
+
+IMAGES = 32
+"""Most test images that latencies are measured on."""
+
+
+class Timing(NamedTuple):
+    """How latencies are measured.
+
+    Attributes:
+        runtimes: Names of runtimes.
+        threads: Number of threads.
+        rounds: Turns of each model.
+        budget: Seconds after which a slow model has no further turn.
+    """
+
+    runtimes: Sequence[str]
+    threads: int
+    rounds: int
+    budget: float
+
+
+def prepare_weights(output: Path, backbone: str, layers: Sequence[str]) -> dict[str, str]:
+    """Check backbone and layers, and lay the packaged weights out for anomalib's own models.
+
+    In a process of its own, because it imports torch.
+
+    Args:
+        output: Folder of the comparison.
+        backbone: Name of a timm model.
+        layers: Names of its layers.
+
+    Returns:
+        Environment variables with which the weights are found; none for another backbone than the packaged one, whose
+        weights timm looks for in its own cache or downloads.
+
+    Raises:
+        ValueError: If there is no such backbone or layer.
+    """
+    cache = (output / "weights").resolve()
+    process = subprocess.run(  # noqa: S603 - this Python, this package
+        [sys.executable, "-m", f"{__package__}.weights", cache, "--backbone", backbone, "--layers", *layers],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if process.returncode != 0:
+        raise ValueError((process.stderr.strip().splitlines() or ["the weights could not be written"])[-1])
+    return {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"} if process.stdout.strip() else {}
+
+
+def run_cells(cells: Sequence[Cell], output: Path, environment: dict[str, str]) -> list[dict[str, Any]]:
+    """Run the cells that are not done, one after the other.
+
+    Args:
+        cells: The cells.
+        output: Folder of the comparison.
+        environment: Environment variables of their processes.
+
+    Returns:
+        The result of each cell, done or failed.
+    """
+    results = []
+    for index, cell in enumerate(cells, start=1):
+        title = f"[{index}/{len(cells)}] {cell}"
+        results.append(run_job("cell", output / "cells" / cell.key, ("cell.json", asdict(cell)), environment, title))
+    return results
+
+
+def run_latencies(
+    cells: Sequence[Cell],
+    results: Sequence[dict[str, Any]],
+    output: Path,
+    environment: dict[str, str],
+    timing: Timing,
+) -> list[dict[str, Any]]:
+    """Measure the latencies of the models that were kept, in one process a category and runtime.
+
+    Args:
+        cells: The cells.
+        results: Their results.
+        output: Folder of the comparison.
+        environment: Environment variables of the processes.
+        timing: How they are measured.
+
+    Returns:
+        For each category and runtime ``category``, ``runtime`` and either ``latency`` or ``error``.
+    """
+    kept: dict[str, list[tuple[Cell, dict[str, Any]]]] = {}
+    for cell, result in zip(cells, results, strict=True):
+        if cell.keep and result["status"] == "done":
+            kept.setdefault(cell.category, []).append((cell, result))
+    jobs = [(category, runtime) for category in kept for runtime in timing.runtimes]
+    measured = []
+    for index, (category, runtime) in enumerate(jobs, start=1):
+        wanted = {
+            "runtime": runtime,
+            "models": {cell.model: str((output / "cells" / cell.key).resolve()) for cell, _ in kept[category]},
+            "images": _choose_images(Path(kept[category][0][0].folder)),
+            "input_size": kept[category][0][1]["input_size"],
+            "batches": BATCHES,
+            "threads": timing.threads,
+            "rounds": timing.rounds,
+            "budget": timing.budget,
+        }
+        digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
+        folder = output / "latency" / f"{Path(kept[category][0][0].folder).name}-{runtime}-{digest}"
+        title = f"[latency {index}/{len(jobs)}] {runtime} on {category}"
+        result = run_job("latency", folder, ("wanted.json", wanted), environment, title)
+        measured.append({"category": category, "runtime": runtime, **result})
+    return measured
+
+
+def _choose_images(folder: Path) -> list[str]:
+    """Choose test images evenly over all kinds of defects, and good ones."""
+    # Every suffix but that of the notes that come with some data.
+    files = sorted(file for file in (folder / "test").glob("*/*") if file.suffix.lower() not in {".txt", ".md"})
+    step = max(1, len(files) // IMAGES)
+    return [str(file) for file in files[::step][:IMAGES]]

@@ -1,0 +1,58 @@
+"""Reading and writing results: whole or not at all."""
+
+import json
+import os
+import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def replacing(file: Path) -> Generator[Path, None, None]:
+    """Give a temporary file to write to, which takes the place of another when all went well.
+
+    Args:
+        file: The file to write; its folder is made if it is missing.
+
+    Yields:
+        The temporary file, in the same folder and with the same ending; it is deleted if an exception is raised.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(prefix=f".{file.stem}-", suffix=file.suffix, dir=file.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        # mkstemp lets only the owner read it.
+        temporary.chmod(0o644)
+        yield temporary
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(file: Path, content: Any) -> None:  # noqa: ANN401
+    """Write a JSON file, whole or not at all.
+
+    Args:
+        file: The file; its folder is made if it is missing.
+        content: What JSON can hold.
+    """
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(file: Path) -> Any:  # noqa: ANN401
+    """Read a JSON file.
+
+    Args:
+        file: The file.
+
+    Returns:
+        Its content, or ``None`` if there is none or it is not JSON.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None

@@ -1,0 +1,141 @@
+"""Latency of several models in one runtime: ``python -m anomalib_vae_attention.benchmark.latency FILE``.
+
+FILE is a JSON file of what to measure (see :func:`run`); the results are written to ``result.json`` beside it. The
+models take turns, in another order every round, so that what else the machine does meets all of them alike. One
+process measures one runtime: the threads of two would wait for work at each other's expense.
+"""
+
+import logging
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .data import read_image
+from .files import read_json, write_json
+from .plan import read_cell
+from .runtimes import RUNTIMES, NotSupportedError
+
+logger = logging.getLogger(__name__)
+
+CALLS = 3
+"""Timed calls a turn, after one that brings the model back into the caches."""
+SLOW = 1.0
+"""Seconds beyond which a call is a turn of its own: it is hardly shorter with warm caches."""
+MOST_ERROR = 500
+"""Most characters of an error that are kept."""
+
+
+def measure(
+    calls: dict[str, Callable[[int], object]],
+    rounds: int,
+    budget: float,
+) -> dict[str, dict[str, Any]]:
+    """Time several functions in turns.
+
+    Args:
+        calls: Name and function, which takes the number of the call.
+        rounds: Turns of each function, 1 or more.
+        budget: Seconds that one function may take in all; beyond them it has no further turn after the third.
+
+    Returns:
+        For each name ``median_ms`` and the quartiles ``q25_ms`` and ``q75_ms`` in milliseconds, and the number of
+        ``calls`` timed, or ``error``.
+    """
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    spent = dict.fromkeys(calls, 0.0)
+    errors: dict[str, str] = {}
+    shuffled = random.Random(0)  # noqa: S311 - an order, not a secret
+    for turn in range(-1, rounds):
+        for name in shuffled.sample(sorted(calls), len(calls)):
+            if name in errors or (spent[name] > budget and turn >= CALLS):
+                continue
+            try:
+                taken = _take_turn(calls[name], 1 + turn * CALLS)
+            except Exception as error:
+                logger.exception("%s failed.", name)
+                errors[name] = f"{type(error).__name__}: {error}"[:MOST_ERROR]
+                continue
+            # The first round warms up.
+            if turn >= 0:
+                times[name] += taken
+                spent[name] += sum(taken)
+    return {name: {"error": errors[name]} if name in errors else _summary(times[name]) for name in calls}
+
+
+def _take_turn(call: Callable[[int], object], number: int) -> list[float]:
+    taken = []
+    for index in range(1 + CALLS):
+        start = time.perf_counter()
+        call(number + index)
+        taken.append(time.perf_counter() - start)
+        if taken[0] > SLOW:
+            return taken
+    return taken[1:]
+
+
+def _summary(times: list[float]) -> dict[str, Any]:
+    q25, median, q75 = np.quantile(np.array(times) * 1000, [0.25, 0.5, 0.75]).tolist()
+    return {"median_ms": median, "q25_ms": q25, "q75_ms": q75, "calls": len(times)}
+
+
+def _in_batches(run: Callable[[Any], object], images: list[NDArray[np.uint8]], batch: int) -> Callable[[int], object]:
+    count = max(1, len(images) // batch)
+    # Few images are taken more than once.
+    batches = [
+        np.stack([images[(index * batch + place) % len(images)] for place in range(batch)]) for index in range(count)
+    ]
+    return lambda number: run(batches[number % count])
+
+
+def _from_files(run: Callable[[Any], object], files: list[Path], size: tuple[int, int]) -> Callable[[int], object]:
+    return lambda number: run(read_image(files[number % len(files)], size)[None])
+
+
+def run(file: Path) -> None:
+    """Measure what a JSON file says.
+
+    Args:
+        file: The file: ``runtime``; ``models``, the folder of the cell of each; ``images``, files; ``input_size``,
+            height and width that each image has or is resized to beforehand; ``batches``, numbers of images at a time;
+            ``threads``; ``rounds`` and ``budget`` as in :func:`measure`.
+    """
+    wanted = read_json(file)
+    size = tuple(wanted["input_size"])
+    files = [Path(image) for image in wanted["images"]]
+    images = [read_image(image, size) for image in files]
+    results: dict[str, dict[str, Any]] = {name: {} for name in wanted["models"]}
+    for batch in wanted["batches"]:
+        calls: dict[str, Callable[[int], object]] = {}
+        from_files: dict[str, Callable[[int], object]] = {}
+        for name, folder in wanted["models"].items():
+            try:
+                runner = _load(wanted["runtime"], Path(folder), (batch, *size), wanted["threads"])
+            except Exception as error:
+                logger.exception("%s could not be loaded.", name)
+                kind = "" if isinstance(error, NotSupportedError) else f"{type(error).__name__}: "
+                results[name][f"batch {batch}"] = {"error": f"{kind}{error}"[:MOST_ERROR]}
+                continue
+            calls[name] = _in_batches(runner, images, batch)
+            from_files[name] = _from_files(runner, files, size)
+        for name, summary in measure(calls, wanted["rounds"], wanted["budget"]).items():
+            results[name][f"batch {batch}"] = summary
+        if batch == 1:
+            for name, summary in measure(from_files, wanted["rounds"], wanted["budget"]).items():
+                results[name]["file"] = summary
+    write_json(file.with_name("result.json"), {"status": "done", "latency": results})
+
+
+def _load(runtime: str, folder: Path, shape: tuple[int, ...], threads: int) -> Callable[[NDArray[np.uint8]], object]:
+    cell = read_cell(read_json(folder / "cell.json"))
+    return RUNTIMES[runtime](cell, folder, shape, threads)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    run(Path(sys.argv[1]))

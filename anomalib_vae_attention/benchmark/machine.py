@@ -1,0 +1,64 @@
+"""The machine and the versions that figures were measured with."""
+
+import importlib.metadata
+import os
+import platform
+import sys
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "anomalib_vae_attention",
+    "anomalib",
+    "torch",
+    "torchvision",
+    "lightning",
+    "timm",
+    "onnx",
+    "onnxruntime",
+    "openvino",
+)
+
+
+def cores() -> int:
+    """Return the number of processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _processor() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, OSError, ValueError):
+        return None
+
+
+def describe_machine() -> dict[str, Any]:
+    """Describe processor, memory, system and the versions of what is installed.
+
+    Returns:
+        Plain data: ``processor``, ``cores``, ``memory_gib`` (``None`` where the system does not say), ``system``,
+        ``python`` and ``versions``.
+    """
+    versions = {}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = "not installed"
+    return {
+        "processor": _processor(),
+        "cores": cores(),
+        "memory_gib": _memory_gib(),
+        "system": platform.platform(),
+        "python": sys.version.split()[0],
+        "versions": versions,
+    }

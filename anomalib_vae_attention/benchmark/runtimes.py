@@ -1,0 +1,110 @@
+"""Ways to run a model on the CPU, all alike from outside: images in, seconds passed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from .exporting import find_export
+from .models import load_model
+from .plan import Cell
+
+Run = Callable[[NDArray[np.uint8]], Any]
+"""Takes images ``(B, H, W, 3)`` in [0, 255] through the whole graph, the conversion to float included."""
+
+
+class NotSupportedError(RuntimeError):
+    """The processor or the installation lacks what a runtime needs."""
+
+
+def to_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Convert images ``(B, H, W, 3)`` in [0, 255] to ``(B, 3, H, W)`` in [0, 1], as the models take them."""
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2)).astype(np.float32) / np.float32(255)
+
+
+def eager(cell: Cell, folder: Path, shape: tuple[int, ...], threads: int) -> Run:
+    """Run in PyTorch, operation by operation.
+
+    Args:
+        cell: The cell of the model.
+        folder: Folder of the cell.
+        shape: Batch, height and width of the images.
+        threads: Number of threads.
+
+    Returns:
+        What runs it.
+    """
+    del shape
+    torch.set_num_threads(threads)
+    model = load_model(cell, folder / "model.ckpt")
+
+    def run(images: NDArray[np.uint8]) -> Any:  # noqa: ANN401
+        with torch.inference_mode():
+            return model(torch.from_numpy(to_input(images)))
+
+    return run
+
+
+def onnx_runtime(cell: Cell, folder: Path, shape: tuple[int, ...], threads: int) -> Run:
+    """Run in ONNX Runtime; arguments as :func:`eager`."""
+    del cell
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    # Each model has threads of its own, which would wait for its next turn at the expense of the others'.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    file = find_export(folder, "onnx", shape[0])
+    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda images: session.run(None, {name: to_input(images)})
+
+
+def _openvino(folder: Path, shape: tuple[int, ...], threads: int, precision: str) -> Run:
+    import openvino
+
+    core = openvino.Core()
+    supported = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    if precision == "bf16" and "BF16" not in supported:
+        msg = f"this processor has no bfloat16, only {', '.join(supported)}"
+        raise NotSupportedError(msg)
+    model = core.read_model(find_export(folder, "openvino", shape[0]))
+    # The shape is known here, as it is where a camera gives the images.
+    model.reshape([shape[0], 3, *shape[1:]])
+    configuration = {
+        "INFERENCE_PRECISION_HINT": precision,
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = core.compile_model(model, "CPU", configuration)
+    request = compiled.create_infer_request()
+    return lambda images: request.infer([to_input(images)], share_inputs=True, share_outputs=True)
+
+
+def openvino_f32(cell: Cell, folder: Path, shape: tuple[int, ...], threads: int) -> Run:
+    """Run in OpenVINO in single precision; arguments as :func:`eager`."""
+    del cell
+    return _openvino(folder, shape, threads, "f32")
+
+
+def openvino_bf16(cell: Cell, folder: Path, shape: tuple[int, ...], threads: int) -> Run:
+    """Run in OpenVINO in bfloat16; arguments as :func:`eager`.
+
+    Raises:
+        NotSupportedError: If the processor has none.
+    """
+    del cell
+    return _openvino(folder, shape, threads, "bf16")
+
+
+RUNTIMES: dict[str, Callable[[Cell, Path, tuple[int, ...], int], Run]] = {
+    "eager": eager,
+    "onnxruntime": onnx_runtime,
+    "openvino": openvino_f32,
+    "openvino-bf16": openvino_bf16,
+}
+"""Name of a runtime: what loads a model into it."""

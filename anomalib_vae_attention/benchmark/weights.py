@@ -1,0 +1,75 @@
+"""The packaged weights in a Hugging Face cache, where anomalib's own models find them without a network.
+
+    python -m anomalib_vae_attention.benchmark.weights FOLDER
+
+writes them to FOLDER; a command started with ``HF_HUB_CACHE=FOLDER HF_HUB_OFFLINE=1`` then loads
+``tf_efficientnet_lite0`` with pretrained weights.
+"""
+
+import argparse
+import hashlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import timm
+from safetensors.torch import save
+
+from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, Backbone, load_packaged_weights
+
+from .files import replacing
+
+
+def write_cache(cache: Path) -> Path:
+    """Write the weights of EfficientNet-Lite0 that are installed with this package into a Hugging Face cache.
+
+    Args:
+        cache: Folder of the cache, as in ``HF_HUB_CACHE``; other models in it stay.
+
+    Returns:
+        The file of the weights. It is complete before anybody can find it.
+    """
+    model: Any = timm.create_model(PACKAGED_BACKBONE, pretrained=False)
+    load_packaged_weights(model)
+    content = save(model.state_dict(), metadata={"format": "pt"})
+    config: Any = timm.get_pretrained_cfg(PACKAGED_BACKBONE)
+    repository = cache / f"models--{config.hf_hub_id.replace('/', '--')}"
+    # A revision is a git commit there; here it names the content.
+    revision = hashlib.sha256(content).hexdigest()[:40]
+    file = repository / "snapshots" / revision / "model.safetensors"
+    with replacing(file) as temporary:
+        temporary.write_bytes(content)
+    with replacing(repository / "refs" / "main") as temporary:
+        temporary.write_text(revision, encoding="utf-8")
+    return file
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check backbone and layers, and write the cache.
+
+    Args:
+        arguments: Those of the command line by default.
+
+    Returns:
+        Exit code: 1 if there is no such backbone or layer, which is printed.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of the cache")
+    parser.add_argument(
+        "--backbone", default=PACKAGED_BACKBONE, help="backbone to check; nothing is written for others"
+    )
+    parser.add_argument("--layers", nargs="*", default=[], help="layers that it must have")
+    parsed = parser.parse_args(arguments)
+    if parsed.layers:
+        try:
+            Backbone(parsed.backbone, parsed.layers, pre_trained=False)
+        except ValueError as error:
+            print(error, file=sys.stderr)
+            return 1
+    if parsed.backbone == PACKAGED_BACKBONE:
+        print(write_cache(parsed.folder))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,137 @@
+"""Tables, plots and the report, of results made up."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from anomalib_vae_attention.benchmark.plan import BACKBONE, Cell
+from anomalib_vae_attention.benchmark.plots import heat_map, outline
+from anomalib_vae_attention.benchmark.results import write_results
+from anomalib_vae_attention.benchmark.tables import SCORES, cells_table, latency_table, summary_table
+
+PLAIN = Cell("parts", "/data/parts", "vae_attention", 0, "net", ("x",), 32, keep=True, export=True)
+ODD = "<b>x"
+
+
+def done(value: float, fit: float = 1.0) -> dict[str, object]:
+    """Make a result up."""
+    sizes = {"checkpoint_bytes": 2**20, "onnx_bytes": 2**21, "openvino_bytes": 2**22}
+    memory = {"memory_before_mib": 500.0, "memory_peak_mib": 500.0 + fit}
+    return {"status": "done", **dict.fromkeys(SCORES, value), "fit_seconds": fit, **memory, **sizes}
+
+
+CELLS = [
+    replace(PLAIN, model=BACKBONE),
+    PLAIN,
+    replace(PLAIN, seed=1, keep=False),
+    replace(PLAIN, seed=2, keep=False),
+    replace(PLAIN, model="padim"),
+    replace(PLAIN, category=ODD),
+]
+RESULTS = [
+    {"status": "done", "input_size": [32, 32], "onnx_bytes": 2**20},
+    done(0.9, 3.0),
+    done(0.7, 5.0),
+    done(0.8, 1.0),
+    {"status": "failed", "error": "ValueError: <i>no</i>", "log": "log.txt"},
+    done(0.5),
+]
+MEASURED = [
+    {
+        "category": "parts",
+        "runtime": "eager",
+        "status": "done",
+        "latency": {
+            BACKBONE: {
+                way: {"median_ms": 2.0, "q25_ms": 1.0, "q75_ms": 3.0, "calls": 9} for way in ("batch 1", "file")
+            },
+            "vae_attention": {
+                "batch 1": {"median_ms": 5.0, "q25_ms": 4.0, "q75_ms": 6.0, "calls": 9},
+                "batch 16": {"median_ms": 40.0, "q25_ms": 30.0, "q75_ms": 50.0, "calls": 9},
+                "file": {"error": "RuntimeError: broken"},
+            },
+        },
+    },
+    {"category": "parts", "runtime": "openvino", "status": "failed", "error": "ended by signal 9"},
+]
+
+
+def test_medians_are_over_the_seeds_that_were_done() -> None:
+    summary = summary_table(cells_table(CELLS, RESULTS), latency_table(MEASURED)).set_index(["category", "model"])
+    ours = summary.loc["parts", "vae_attention"]
+    assert ours["seeds"] == 3
+    assert ours["pixel_AUPRO"] == pytest.approx(0.8)
+    assert ours[["fit_seconds", "memory_fit_mib"]].tolist() == [3, 3]
+    assert ours["onnx_mib"] == pytest.approx(2.0)
+    assert ("parts", "padim") not in summary.index
+    assert summary.loc["parts", BACKBONE]["onnx_mib"] == pytest.approx(1.0)
+
+
+def test_latencies_are_compared_with_the_backbone_in_the_same_runtime() -> None:
+    table = latency_table(MEASURED)
+    rows = table.set_index(["runtime", "model", "measured"])
+    assert rows.loc["eager", "vae_attention", "batch 1"]["ratio_to_backbone"] == pytest.approx(2.5)
+    assert rows.loc["eager", "vae_attention", "batch 1"]["images_per_second"] == 200
+    assert rows.loc["eager", "vae_attention", "batch 16"]["images_per_second"] == 400
+    # The backbone was not measured in this way, and the model not in that.
+    assert pd.isna(rows.loc["eager", "vae_attention", "batch 16"]["ratio_to_backbone"])
+    assert rows.loc["eager", "vae_attention", "file"]["error"] == "RuntimeError: broken"
+    assert table[table["runtime"] == "openvino"]["error"].tolist() == ["ended by signal 9"]
+    summary = summary_table(cells_table(CELLS, RESULTS), table).set_index(["category", "model"])
+    assert summary.loc["parts", "vae_attention"]["eager_ratio"] == pytest.approx(2.5)
+    assert summary.loc["parts", BACKBONE]["eager_ms"] == pytest.approx(2.0)
+
+
+def test_results_are_written_and_html_escapes_what_was_given(tmp_path: Path) -> None:
+    examples = {
+        "path": np.array(["/data/test/<u>/0.png"]),
+        "image": np.zeros((1, 8, 8, 3), np.uint8),
+        "mask": np.zeros((1, 8, 8), bool),
+        "map": np.zeros((1, 8, 8), np.float32),
+        "range": np.array([0.0, 1.0]),
+    }
+    folder = tmp_path / "cells" / CELLS[-1].key
+    folder.mkdir(parents=True)
+    np.savez(folder / "examples.npz", **examples)
+    settings = {"backbone": "net", "layers": ["x"], "image_size": 32, "seeds": [0, 1, 2], "threads": 1}
+    shown = write_results(tmp_path, CELLS, RESULTS, MEASURED, f"vae-attention benchmark --categories '{ODD}'", settings)
+    assert "0.8" in shown
+    assert "ValueError: <i>no</i>" in shown
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert ODD not in page
+    assert "&lt;b&gt;x" in page
+    assert "<i>no</i>" not in page
+    assert "<u>" not in page
+    assert "ended by signal 9" in page
+    assert page.count("data:image/png") == 2
+    assert page.count("data:image/jpeg") == 3
+    assert "http" not in page.replace("http-equiv", "")
+    assert len(pd.read_csv(tmp_path / "cells.csv")) == len(CELLS)
+    stored = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
+    assert stored["machine"]["cores"] >= 1
+    assert stored["command"].endswith("'<b>x'")
+    assert len(stored["cells"]) == len(CELLS)
+    assert (tmp_path / "accuracy_latency_eager.png").stat().st_size > 0
+
+
+def test_nothing_but_failures_is_a_report_too(tmp_path: Path) -> None:
+    settings = {"backbone": "net", "layers": ["x"], "image_size": 32, "seeds": [0], "threads": 1}
+    write_results(tmp_path, CELLS[4:5], RESULTS[4:5], [], "command", settings)
+    assert "padim" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_heat_map_and_outline() -> None:
+    colours = heat_map(np.array([[0.0, 5.0, 99.0]], np.float32), (0.0, 10.0))
+    assert colours.shape == (1, 3, 3)
+    assert colours[0, 0].sum() < colours[0, 1].sum() < colours[0, 2].sum()
+    mask = np.zeros((20, 20), bool)
+    mask[4:16, 4:16] = True
+    drawn = outline(np.zeros((20, 20, 3), np.uint8), mask).any(axis=-1)
+    assert drawn[4, 4]
+    assert drawn[5, 10]
+    assert not drawn[10, 10]
+    assert not drawn[0, 0]
