@@ -102,10 +102,19 @@ class Backbone(nn.Module):
             raise ValueError(msg) from error
         if packaged and pre_trained:
             load_packaged_weights(self.extractor.feature_extractor)
+        self._drop_what_follows(self.layers[-1])
+        self.extractor.requires_grad_(requires_grad=False)
         self.channels = [int(channels) for channels in self.extractor.out_dims]
         config: Any = timm.get_pretrained_cfg(name)
         self.mean: tuple[float, ...] = config.mean
         self.std: tuple[float, ...] = config.std
+
+    def _drop_what_follows(self, last: str) -> None:
+        """Remove the blocks after the last layer, which timm's EfficientNets would compute for nothing."""
+        parent, _, index = last.rpartition(".")
+        blocks = getattr(self.extractor.feature_extractor, parent, None) if parent else None
+        if isinstance(blocks, nn.Sequential) and index.isdecimal():
+            del blocks[int(index) + 1 :]
 
     def train(self, mode: bool = True) -> "Backbone":  # noqa: ARG002
         """Stay in evaluation mode: the backbone is frozen, its batch statistics with it."""

@@ -88,7 +88,7 @@ def refine(
     never worse on it than the start. After the probabilistic PCA start, its optimum, little is left to gain.
 
     Args:
-        vae: The VAE, changed in place.
+        vae: The VAE, changed in place; its parameters require a gradient during the refinement only.
         covariance: Covariance of the standardised features, of shape ``(C, C)``, float64.
         steps: Number of Adam steps, 0 or more.
         learning_rate: Step size of Adam.
@@ -99,6 +99,7 @@ def refine(
     mean = covariance.new_zeros(len(covariance))
     history: list[dict[str, float]] = []
     best, best_state = float("inf"), {}
+    vae.requires_grad_(requires_grad=True)
     optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate)
     with torch.inference_mode(mode=False), torch.enable_grad():
         for step in range(steps + 1):
@@ -111,6 +112,6 @@ def refine(
                 terms["loss"].backward()
                 optimizer.step()
     vae.load_state_dict(best_state)
-    vae.requires_grad_(requires_grad=True)
     vae.zero_grad()
+    vae.requires_grad_(requires_grad=False)
     return [*history, min(history, key=lambda terms: terms["loss"])]

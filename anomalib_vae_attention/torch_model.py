@@ -108,7 +108,8 @@ class VaeAttentionModel(nn.Module):
         self.tiler: Tiler | None = None
         self.backbone = Backbone(backbone, layers, pre_trained)
         self.grid = FeatureGrid(self.backbone.channels, grid_stride)
-        self.vae = FeatureVAE(sum(self.backbone.channels), latent_dim)
+        # No graph is to be built at inference, where callers such as anomalib's TorchInferencer allow gradients.
+        self.vae = FeatureVAE(sum(self.backbone.channels), latent_dim).requires_grad_(requires_grad=False)
         self.reference: NormalReference = references[reference]()
         self.map_sigma = map_sigma
         self.score_sigma = score_sigma

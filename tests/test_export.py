@@ -110,7 +110,8 @@ def test_inferencers(
     sample = next(item for item in embedded.test_data if item.gt_label)
     with torch.no_grad():
         expected = loaded(sample.image[None])
-        torch_result = TorchInferencer(loaded.to_torch(tmp_path), device="cpu").predict(sample.image_path)
+    torch_result = TorchInferencer(loaded.to_torch(tmp_path), device="cpu").predict(sample.image_path)
+    assert not torch_result.anomaly_map.requires_grad
     # anomalib's batches drop the channel of maps.
     shaped = {name: getattr(torch_result, name).reshape(getattr(expected, name).shape).numpy() for name in NAMES}
     check(shaped, expected)
