@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_IMAGES = 64
 """Number of normal images, evenly spaced over those seen, from which the energy of normal data is estimated."""
+LEAST_SQUARE = 1e-6
+"""Least squared distance that matches are weighted by, in units of the variance: nothing divides by 0."""
+NEAREST = 3
+"""Exemplars that decide on a match: the nearest two, weighted by how much nearer they are than the third."""
 SEARCH_BYTES = 2**23
 """Memory of one part of a search, exemplars and distances in single precision: what a processor's cache holds."""
 
@@ -83,8 +87,11 @@ def _require_images(count: int) -> None:
 class Exemplars(NormalReference):
     """The posteriors of the normal images themselves, kept per cell in half precision.
 
-    A cell is compared with the nearest of the exemplars of all images at that cell and the cells around it:
-    ``e(p) = min_{n, p'} sum_i (mu_i(p) - mu_i^n(p'))^2 / (v_i + v_i)``, the square of eq. 4's mean over its variance.
+    A cell is compared with the nearest of the exemplars of all images at that cell and the cells around it,
+    ``e(p) = sum_i (mu_i(p) - mu_i*(p))^2 / (v_i + v_i)``: the square of eq. 4's mean over its variance. ``mu*`` is the
+    mean of the nearest two, weighted by ``1 / e_n - 1 / e_3``: one that is overtaken by the third has lost its weight
+    by then. So the match depends continuously on the image, and where two exemplars are equally near, the last digit
+    of a runtime does not choose between different maps.
 
     Args:
         max_exemplars: Most images to keep. Of more, a random sample of that size is kept (reservoir sampling, seeded),
@@ -152,9 +159,7 @@ class Exemplars(NormalReference):
         self.bank = bank
         self.half_norm = 0.5 * torch.stack([cell.float().square().sum(0) for cell in bank])[:, None]
         chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
-        energies = [
-            self._search(self._kept[index].to(device).float()[None], leave_out=int(index))[0] for index in chosen
-        ]
+        energies = [self._search(self._kept[index].to(device).float()[None], int(index))[0] for index in chosen]
         self.start()
         # A single image of a single cell has nothing left to be compared with.
         return torch.cat(energies).nan_to_num(posinf=0.0)
@@ -186,26 +191,49 @@ class Exemplars(NormalReference):
         whitened = self._whiten(mean).flatten(2).permute(2, 0, 1)
         query = (whitened[ahead] - centre[:, None, None]).view(cells, around * batch, latent_dim)
         half, index = self._nearest(query, leave_out)
-        squared = (2 * half + query.square().sum(2)).view(cells, around, batch)
+        near = half.shape[2]
+        squared = (2 * half + query.square().sum(2, keepdim=True)).view(cells, around, batch, near)
         rank = torch.arange(around, device=mean.device)
-        energy, best = (squared[behind, rank] + outside[:, :, None]).min(dim=1)
-        cell = behind.gather(1, best)
-        exemplar = index.view(cells, around, batch)[cell, best, torch.arange(batch, device=mean.device)]
-        first = cell * latent_dim * self.bank.shape[2] + exemplar
-        place = first[:, :, None] + self.bank.shape[2] * torch.arange(latent_dim, device=mean.device)
-        matched = (self.bank.view(-1)[place].float() + centre[cell]) / self.scale
-        matched = matched.permute(1, 2, 0).reshape(batch, latent_dim, height, width)
-        return energy.clamp_min(0).T.reshape(batch, height, width), matched
+        found = (squared[behind, rank] + outside[:, :, None, None]).permute(0, 2, 1, 3).flatten(2)
+        order = found.topk(min(NEAREST, found.shape[2]), dim=2, largest=False)
+        best = order.indices // near
+        cell = behind.unsqueeze(1).expand(-1, batch, -1).gather(2, best)
+        image = torch.arange(batch, device=mean.device)[:, None]
+        exemplar = index.view(cells, around, batch, near)[cell, best, image, order.indices % near]
+        # Matches are held fixed in the gradient.
+        matched = self._mix(order.values, self._whitened_exemplars(cell, exemplar, centre)).detach()
+        energy = (whitened - matched).square().sum(2)
+        matched = (matched / self.scale).permute(1, 2, 0).reshape(batch, latent_dim, height, width)
+        return energy.T.reshape(batch, height, width), matched
+
+    def _whitened_exemplars(self, cell: torch.Tensor, exemplar: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
+        """Look exemplars up by cell and index, both of shape ``(...)``; return their latents ``(..., d)``."""
+        latent_dim, exemplars = self.bank.shape[1:]
+        first = cell * (latent_dim * exemplars) + exemplar
+        place = first.unsqueeze(-1) + exemplars * torch.arange(latent_dim, device=cell.device)
+        return self.bank.view(-1)[place].float() + centre[cell]
+
+    @staticmethod
+    def _mix(squared: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        """Mix the nearest exemplars, squared distances ``(..., k)`` and latents ``(..., k, d)``; see the class."""
+        inverse = 1 / squared.clamp_min(LEAST_SQUARE)
+        third = inverse[..., NEAREST - 1 : NEAREST].sum(-1, keepdim=True)
+        # The least weight only counts where all of them are equally near.
+        weight = inverse - third + LEAST_SQUARE * inverse
+        weight = (weight / weight.sum(-1, keepdim=True))[..., : NEAREST - 1]
+        weight = weight / weight.sum(-1, keepdim=True)
+        return (weight.unsqueeze(-1) * latents[..., : NEAREST - 1, :]).sum(-2)
 
     def _nearest(self, query: torch.Tensor, leave_out: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Find each query's nearest exemplar among those of its cell.
+        """Find each query's nearest exemplars among those of its cell.
 
         Args:
             query: Whitened latents relative to the cell's centre, of shape ``(h w, n, d)``.
             leave_out: Exemplar to hide; where there is no other, it is hidden from the cell itself only.
 
         Returns:
-            Half of the squared distance, less half of the query's squared norm, and the exemplar's index, ``(h w, n)``.
+            Half of the squared distance, less half of the query's squared norm, and the exemplar's index, both of shape
+            ``(h w, n, k)``, the nearest first, with ``k`` of :data:`NEAREST` or all that there are.
         """
         cells, count, latent_dim = query.shape
         exemplars = self.bank.shape[2]
@@ -220,8 +248,8 @@ class Exemplars(NormalReference):
                 half[:, :, leave_out] = math.inf
             elif leave_out is not None and self.radius:
                 half[:, count // 2] = math.inf
-            found.append(half.topk(1, dim=2, largest=False))
-        half, index = (torch.cat(parts).squeeze(2) for parts in zip(*found, strict=True))
+            found.append(half.topk(min(NEAREST, exemplars), dim=2, largest=False))
+        half, index = (torch.cat(parts) for parts in zip(*found, strict=True))
         return half, index
 
     def _neighbours(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

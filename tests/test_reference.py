@@ -17,33 +17,42 @@ def collect(normal: NormalReference, mean: torch.Tensor, variance: torch.Tensor,
     return normal.finish()
 
 
+def mix(here: torch.Tensor, others: list[torch.Tensor], variance: torch.Tensor) -> tuple[float, torch.Tensor]:
+    """Mix the exemplars nearest to one latent by looking at all of them, in float64; return energy and mixture."""
+    here, scale = here.double(), 1 / (2 * variance.double())
+    nearest_first = sorted(
+        (float(((here - other).square() * scale).sum()), index) for index, other in enumerate(others)
+    )
+    inverse = [1 / energy for energy, _ in nearest_first[:3]] + [0.0, 0.0]
+    weights = [inverse[0] - inverse[2], inverse[1] - inverse[2]]
+    chosen = [others[index].double() for _, index in nearest_first[:2]]
+    mixed = sum(weight * other for weight, other in zip(weights, chosen, strict=False)) / sum(weights)
+    return float(((here - mixed).square() * scale).sum()), mixed
+
+
 def nearest(
     query: torch.Tensor,
     exemplars: torch.Tensor,
     variance: torch.Tensor,
     radius: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Find every cell's nearest exemplar by looking at all of them, one by one, in float64."""
+    """Match every cell by looking at all exemplars at and around it."""
     batch, _, height, width = query.shape
-    energy = torch.full((batch, height, width), float("inf"), dtype=torch.float64)
-    latent = torch.zeros_like(query)
+    energy, latent = torch.zeros(batch, height, width, dtype=torch.float64), torch.zeros_like(query)
     for image, row, column in np.ndindex(batch, height, width):
-        here = query[image, :, row, column].double()
-        for other in range(max(0, row - radius), min(height, row + radius + 1)):
-            for side in range(max(0, column - radius), min(width, column + radius + 1)):
-                for exemplar in exemplars[:, :, other, side]:
-                    distance = ((here - exemplar.double()).square() / (2 * variance.double())).sum()
-                    if distance < energy[image, row, column]:
-                        energy[image, row, column] = distance
-                        latent[image, :, row, column] = exemplar
+        rows = range(max(0, row - radius), min(height, row + radius + 1))
+        columns = range(max(0, column - radius), min(width, column + radius + 1))
+        others = [other for y in rows for x in columns for other in exemplars[:, :, y, x]]
+        energy[image, row, column], latent[image, :, row, column] = mix(query[image, :, row, column], others, variance)
     return energy, latent
 
 
 @pytest.mark.parametrize("radius", [0, 1, 2])
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 3)])
-def test_match_is_the_nearest_exemplar(size: tuple[int, int], radius: int) -> None:
+@pytest.mark.parametrize("images", [1, 2, 4])
+def test_match_is_the_mean_of_the_nearest_exemplars(images: int, size: tuple[int, int], radius: int) -> None:
     """Energies and matches are those of a plain search, at borders too; latents and their mean are exact in half."""
-    latents = torch.randint(-40, 40, (4, 3, *size)).float()
+    latents = torch.randint(-40, 40, (images, 3, *size)).float()
     query = torch.randint(-40, 40, (3, 3, *size)).float() + 0.25
     variance = torch.tensor([0.5, 0.125, 2.0])
     normal = Exemplars(radius=radius)
@@ -58,13 +67,13 @@ def test_match_is_the_nearest_exemplar(size: tuple[int, int], radius: int) -> No
 
 
 def test_half_precision_costs_little() -> None:
-    """On latents that half precision rounds, energies differ from those of exact exemplars by less than 1 in 100."""
+    """On latents that half precision rounds, energies differ from those of exact exemplars by less than 3 in 100."""
     latents, query = torch.randn(6, 8, 4, 5) + 3, torch.randn(2, 8, 4, 5) + 3
     variance = torch.rand(8) + 0.05
     normal = Exemplars()
     collect(normal, latents, variance)
     energy, _ = nearest(query, latents, variance, 1)
-    torch.testing.assert_close(normal.match(Posterior(query, variance)).energy.double(), energy, rtol=1e-2, atol=1e-3)
+    torch.testing.assert_close(normal.match(Posterior(query, variance)).energy.double(), energy, rtol=3e-2, atol=1e-3)
 
 
 def test_each_image_of_a_batch_on_its_own() -> None:
@@ -99,6 +108,29 @@ def test_search_in_parts(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("third", "between"),
+    [
+        # As near to the first as to the second.
+        ([0.0, 5.0], [0.0, 0.5]),
+        # As near to the second as to the third.
+        ([0.0, 2.0], [-0.2, 0.65]),
+    ],
+)
+def test_the_match_depends_continuously_on_the_image(third: list[float], between: list[float]) -> None:
+    """Where two exemplars are equally near, a small step to either side changes the match little."""
+    exemplars = torch.tensor([[-1.0, 0.0], [1.0, 0.0], third])[:, :, None, None]
+    normal = Exemplars(radius=0)
+    collect(normal, exemplars, torch.full((2,), 0.5))
+    middle = torch.tensor(between)
+    distances = (exemplars[:, :, 0, 0] - middle).norm(dim=1).sort().values
+    assert 0 in distances.diff().round(decimals=5)
+    step = torch.tensor([1e-3, -1e-3])
+    query = torch.stack([middle - step, middle + step])[:, :, None, None]
+    before, after = normal.match(Posterior(query, torch.full((2,), 0.5))).latent[..., 0, 0]
+    assert (after - before).norm() < 0.02
+
+
 def test_a_stored_exemplar_has_no_energy() -> None:
     """An image that the reference knows has energy 0 and no gradient, but for the rounding to half precision."""
     latents, variance = torch.randn(6, 16, 5, 4) + 5, torch.full((16,), 0.2)
@@ -122,7 +154,7 @@ def test_calibration_leaves_the_image_out(radius: int) -> None:
     for index, energy in enumerate(energies):
         others = torch.cat([latents[:index], latents[index + 1 :]])
         expected, _ = nearest(latents[index][None], others, variance, radius)
-        torch.testing.assert_close(energy.double(), expected[0], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(energy.double(), expected[0], rtol=1e-4, atol=1e-4)
     assert len(energies) == 4
 
 
@@ -132,12 +164,12 @@ def test_calibration_of_one_image() -> None:
     (energy,) = collect(Exemplars(), latents, variance)
     for row, column in np.ndindex(3, 4):
         around = [
-            (latents[0, :, row, column] - latents[0, :, other, side]).square().sum()
+            latents[0, :, other, side]
             for other in range(max(0, row - 1), min(3, row + 2))
             for side in range(max(0, column - 1), min(4, column + 2))
             if (other, side) != (row, column)
         ]
-        assert energy[row, column] == pytest.approx(float(min(around)))
+        assert energy[row, column] == pytest.approx(mix(latents[0, :, row, column], around, variance)[0], rel=1e-4)
 
 
 def test_calibration_of_one_image_of_one_cell_is_finite() -> None:
@@ -154,15 +186,15 @@ def test_calibration_of_duplicates() -> None:
     assert energies.max() < 1e-4
 
 
-def test_calibration_takes_images_evenly() -> None:
+def test_calibration_takes_images_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more images than it takes, calibration takes the first, the last, and the rest evenly."""
     count = 3 * CALIBRATION_IMAGES
-    latents = torch.arange(count).float().square().view(count, 1, 1, 1) / 32
-    energies = collect(Exemplars(), latents, torch.full((1,), 0.5)).flatten()
-    chosen = torch.linspace(0, count - 1, CALIBRATION_IMAGES).round()
-    before = torch.where(chosen > 0, 2 * chosen - 1, 2 * chosen + 1) / 32
-    assert energies.shape == (CALIBRATION_IMAGES,)
-    torch.testing.assert_close(energies, before.square(), rtol=0.2, atol=0.1)
+    normal, taken = Exemplars(), []
+    search = normal._search
+    monkeypatch.setattr(normal, "_search", lambda mean, leave_out: taken.append(leave_out) or search(mean, leave_out))
+    energies = collect(normal, torch.randn(count, 2, 2, 2), torch.full((2,), 0.5))
+    assert energies.shape == (CALIBRATION_IMAGES, 2, 2)
+    assert taken == torch.linspace(0, count - 1, CALIBRATION_IMAGES).round().int().tolist()
 
 
 def test_memory_of_exemplars_is_bounded() -> None:
