@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader, Sampler
 from .dataset import DSprites
 from .store import IMAGES
 
-
 TEST_SEED = 2**31 - 1
 """Seed of the test batches: another than anybody's training seed."""
 

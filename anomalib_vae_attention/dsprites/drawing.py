@@ -29,13 +29,14 @@ SEMI_AXES = (12.78, 7.22)
 ELLIPSE_VERTICES = 64
 
 HEART = np.array([
-    (0.0, -3.799),
-    (-0.701, -10.253),
-    (10.584, -19.037),
-    (19.217, 5.742),
-    (4.262, -1.83),
-    (1.138, 7.311),
-    (0.0, 9.415),
+    (0.0, -5.346),
+    (1.565, -8.355),
+    (2.681, -17.776),
+    (25.301, -2.945),
+    (1.901, 3.277),
+    (8.562, 1.018),
+    (0.771, 6.018),
+    (0.0, 9.618),
 ])  # fmt: skip
 """Control points of the right half of the heart's outline, a Bezier curve from the notch to the tip, in pixels at
 full size, y downwards. They were found by minimising the number of wrong pixels in the GIF's frames, starting from a

@@ -143,11 +143,11 @@ def test_published_file_of_another_shape(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("fault", ["offline", "altered"])
 def test_download_that_fails_leaves_nothing(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse_to_open(*_: object, **__: object) -> NoReturn:
-        raise URLError("no network")
+        msg = "no network"
+        raise URLError(msg)
 
-    monkeypatch.setattr(
-        official, "urlopen", refuse_to_open if fault == "offline" else lambda *_, **__: io.BytesIO(b"?")
-    )
+    answer = refuse_to_open if fault == "offline" else lambda *_, **__: io.BytesIO(b"?")
+    monkeypatch.setattr(official, "urlopen", answer)
     with pytest.raises(ConnectionError if fault == "offline" else ValueError, match=official.URL):
         official.download(tmp_path)
     assert not list(tmp_path.iterdir())
