@@ -13,11 +13,11 @@ from anomalib_vae_attention.dsprites.dataset import DSprites
 from anomalib_vae_attention.dsprites.models import VAE, BetaVAE, FactorVAE
 
 MODELS = {
-    "vae": VAE,
-    "beta_vae": lambda: BetaVAE(beta=4.0),
-    "factor_vae": FactorVAE,
-    "ad_factor_vae": lambda: FactorVAE(attention=AttentionDisentanglement()),
-    "ad_beta_vae": lambda: BetaVAE(attention=AttentionDisentanglement(pairs="all", layer="conv3")),
+    "vae": lambda: VAE(learning_rate=2e-3),
+    "beta_vae": lambda: BetaVAE(beta=4.0, learning_rate=2e-3),
+    "factor_vae": lambda: FactorVAE(learning_rate=2e-3),
+    "ad_factor_vae": lambda: FactorVAE(learning_rate=2e-3, attention=AttentionDisentanglement()),
+    "ad_beta_vae": lambda: BetaVAE(learning_rate=2e-3, attention=AttentionDisentanglement(pairs="all", layer="conv3")),
 }
 
 
@@ -88,13 +88,12 @@ def make_trainer(folder: Path, epochs: int) -> pl.Trainer:
     )
 
 
-@pytest.mark.parametrize("name", ["factor_vae", "ad_factor_vae"])
-def test_resumed_run_ends_where_an_uninterrupted_one_does(name: str, sprites_root: Path, tmp_path: Path) -> None:
+def test_resumed_run_ends_where_an_uninterrupted_one_does(sprites_root: Path, tmp_path: Path) -> None:
     """To the last bit: weights, optimisers, noise, permutations, pairs of latents and batches all go on."""
 
     def run(folder: str, epochs: int, resume: bool = False) -> tuple[pl.LightningModule, pl.Trainer]:
         torch.manual_seed(0)
-        model = MODELS[name]()
+        model = MODELS["ad_factor_vae"]()
         # Whatever else draws from the global generator must not matter.
         torch.manual_seed(epochs)
         data = DSpritesDataModule(sprites_root, batch_size=4, batches_per_epoch=3)
