@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_vae_attention.dsprites import dataset
 from anomalib_vae_attention.dsprites.datamodule import DSpritesDataModule
 from anomalib_vae_attention.dsprites.dataset import DSprites, factors_at, index_of
 from anomalib_vae_attention.dsprites.drawing import draw_grid
@@ -62,25 +61,41 @@ def test_other_errors_of_indexing(sprites: DSprites) -> None:
         sprites.images_of(torch.zeros(2, 6, dtype=torch.int64))
 
 
-def test_batches_are_a_function_of_seed_and_epoch(sprites_root: Path) -> None:
-    def batches(seed: int, epoch: int) -> list[dataset.Batch]:
-        loader = DSpritesDataModule(sprites_root, batch_size=8, batches_per_epoch=3, seed=seed).train_dataloader()
-        loader.sampler.set_epoch(epoch)
+def test_batches_are_a_function_of_the_seed_and_go_on(sprites: DSprites, sprites_root: Path) -> None:
+    """One epoch after the other, or the second from the state after the first; the global generator is left alone."""
+
+    def make(seed: int) -> DSpritesDataModule:
+        datamodule = DSpritesDataModule(sprites_root, batch_size=8, batches_per_epoch=3, seed=seed)
+        datamodule.data = sprites
+        return datamodule
+
+    def factors(datamodule: DSpritesDataModule) -> torch.Tensor:
         state = torch.get_rng_state()
-        drawn = list(loader)
+        batches = list(datamodule.train_dataloader())
         assert torch.equal(torch.get_rng_state(), state)
-        return drawn
+        assert [tuple(batch.image.shape) for batch in batches] == [(8, 1, 64, 64)] * 3
+        return torch.stack([batch.factors for batch in batches])
 
-    first, again, later, other = batches(0, 0), batches(0, 0), batches(0, 1), batches(1, 0)
-    assert len(first) == 3
-    assert first[0].image.shape == (8, 1, 64, 64)
-    assert all(torch.equal(left.image, right.image) for left, right in zip(first, again, strict=True))
-    assert not torch.equal(first[0].factors, later[0].factors)
-    assert not torch.equal(first[0].factors, other[0].factors)
-    assert not torch.equal(first[0].factors, first[1].factors)
+    whole, resumed = make(0), make(0)
+    first = factors(whole)
+    resumed.load_state_dict(whole.state_dict())
+    assert torch.equal(factors(resumed), factors(whole))
+    assert torch.equal(factors(make(0)), first)
+    assert len(torch.cat([first, factors(whole), factors(make(1)), factors(make(4))]).flatten(1).unique(dim=0)) == 12
 
 
-@pytest.mark.parametrize(("name", "value"), [("batch_size", 1), ("batches_per_epoch", 0), ("test_batches", 0)])
+def test_test_batches_are_the_same_for_every_seed(sprites: DSprites) -> None:
+    def one(seed: int) -> torch.Tensor:
+        datamodule = DSpritesDataModule(batch_size=8, test_batches=1, seed=seed)
+        datamodule.data = sprites
+        return next(iter(datamodule.test_dataloader())).factors
+
+    assert torch.equal(one(0), one(1))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch_size", 1), ("batches_per_epoch", 0), ("test_batches", 0), ("seed", -1)]
+)
 def test_numbers_too_small(name: str, value: int) -> None:
     with pytest.raises(ValueError, match=f"{name} must be at least"):
         DSpritesDataModule(**{name: value})
