@@ -7,11 +7,11 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 LARGEST_THRESHOLD = 32 << 20
 """The most that glibc allows for the size from which on a block is mapped from the system, in bytes."""
 
-KEPT = 512 << 20
+KEPT = 256 << 20
 
 
 def keep_freed_memory() -> bool:
-    """Tell glibc to keep blocks of up to 32 MiB, 512 MiB in all, instead of handing them back to the system.
+    """Tell glibc to keep blocks of up to 32 MiB, 256 MiB in all, instead of handing them back to the system.
 
     A block that comes fresh from the system costs a page fault for every 4 KiB, which is more than some of the
     operations on it. No result changes.

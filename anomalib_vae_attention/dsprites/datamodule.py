@@ -89,12 +89,12 @@ class DSpritesDataModule(pl.LightningDataModule):
         DSprites(self.root, self.npz, self.download)
 
     def setup(self, stage: str | None = None) -> None:
-        """Map the images into memory."""
+        """Open the data set."""
         del stage
         self.images()
 
     def images(self) -> DSprites:
-        """Return the data set, mapped into memory on first use."""
+        """Return the data set, opened on first use."""
         if self.data is None:
             self.data = DSprites(self.root, self.npz, self.download)
         return self.data

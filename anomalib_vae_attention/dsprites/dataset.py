@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from . import official
 from .drawing import FACTOR_SIZES, FACTORS
-from .store import FORMAT_VERSION, IMAGES, draw_all, ensure_images, unpack
+from .store import FORMAT_VERSION, IMAGES, draw_all, ensure_images, read_images, unpack
 
 Indices = torch.Tensor | Sequence[int]
 
@@ -28,7 +28,7 @@ class Batch(NamedTuple):
 
 
 class DSprites(Dataset):
-    """All 737,280 images of dSprites, mapped from a file of 360 MiB that is made on first use.
+    """All 737,280 images of dSprites, read from a file of 360 MiB that is made on first use.
 
     The images are drawn by the package, unless the published file is given or its download asked for. Their factors,
     the slowest of the index first, are shape (square, ellipse, heart), scale (6 values from 0.5 to 1), orientation (40
@@ -66,10 +66,12 @@ class DSprites(Dataset):
         if npz is None and download:
             npz = official.download(root)
         if npz is None:
-            self.bits = ensure_images(root / f"drawn-{FORMAT_VERSION}.bits", draw_all())
+            self.file = root / f"drawn-{FORMAT_VERSION}.bits"
+            ensure_images(self.file, draw_all())
         else:
             official.check(Path(npz))
-            self.bits = ensure_images(root / "official.bits", official.read_images(Path(npz)))
+            self.file = root / "official.bits"
+            ensure_images(self.file, official.read_images(Path(npz)))
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -85,7 +87,7 @@ class DSprites(Dataset):
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < IMAGES:
             msg = f"index {index} is out of range: dSprites has the images 0 to {IMAGES - 1}"
             raise IndexError(msg)
-        pixels = torch.from_numpy(unpack(self.bits[indices.numpy()])).to(torch.float32).unsqueeze(-3)
+        pixels = torch.from_numpy(unpack(read_images(self.file, indices.numpy()))).to(torch.float32).unsqueeze(-3)
         return Batch(pixels, factors_at(indices))
 
     def sample_factors(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:

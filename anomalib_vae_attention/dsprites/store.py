@@ -86,17 +86,14 @@ def _write(stream: BinaryIO, chunks: Iterable[bytes]) -> None:
     stream.flush()
 
 
-def ensure_images(file: Path, make: Iterable[bytes]) -> NDArray[np.uint8]:
-    """Write the images unless they are there already, and map them into memory.
+def ensure_images(file: Path, make: Iterable[bytes]) -> None:
+    """Write the images unless they are there already.
 
     Of several processes that come at once, one writes and the others wait. A truncated or altered file is replaced.
 
     Args:
         file: Where the images are or are to be; the folder is made if it is missing.
         make: The images as bits; is not iterated over if they are there.
-
-    Returns:
-        Read-only map of the images as bits, shape ``(737280, 512)``; no copy is made.
 
     Raises:
         ValueError: If ``make`` fails to give all images.
@@ -111,7 +108,20 @@ def ensure_images(file: Path, make: Iterable[bytes]) -> NDArray[np.uint8]:
         size = f"{IMAGES * IMAGE_BYTES >> 20} MiB"
         msg = f"{file}: the {size} of dSprites cannot be kept there ({reason}); name another root"
         raise OSError(error.errno or errno.EIO, msg) from error
-    return np.memmap(file, np.uint8, "r", shape=(IMAGES, IMAGE_BYTES))
+
+
+def read_images(file: Path, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Read some images of a file that :func:`ensure_images` has made.
+
+    Args:
+        file: The file.
+        indices: Which images, shape ``(...)``.
+
+    Returns:
+        The images as bits, shape ``(..., 512)``.
+    """
+    # Mapped for the moment only: over a run the whole file would come to count as the process's memory.
+    return np.memmap(file, np.uint8, "r", shape=(IMAGES, IMAGE_BYTES))[indices]
 
 
 def _write_unless_whole(file: Path, make: Iterable[bytes]) -> None:

@@ -1,6 +1,8 @@
 """The command from end to end on a few small steps, and its errors."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -200,6 +202,11 @@ def test_every_kind_of_step_of_the_benchmark_runs() -> None:
     seconds = speed.measure(batch_size=2, rounds=1, steps=1)
     assert set(seconds) == set(speed.STEPS)
     assert all(len(values) == 1 for values in seconds.values())
+
+
+def test_nothing_of_anomalib_is_imported() -> None:
+    code = "import sys; import anomalib_vae_attention.dsprites.command; sys.exit('anomalib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
 def test_freed_memory_can_be_kept_anywhere() -> None:

@@ -16,7 +16,7 @@ COLLAPSED_STD = 0.05
 The prior's standard deviation is 1; a latent that follows its prior whatever the image has a constant mean. Locatello
 et al. (ICML 2019) use the same limit."""
 
-BATCH = 512
+BATCH = 256
 
 
 class FactorData(Protocol):
@@ -47,7 +47,7 @@ class Sample(NamedTuple):
 
 @torch.no_grad()
 def encode_factors(data: FactorData, encode: Encode, factors: torch.Tensor) -> NDArray[np.float64]:
-    """Encode the images of some factors, 512 at a time.
+    """Encode the images of some factors, 256 at a time.
 
     Args:
         data: The data set.
