@@ -94,16 +94,16 @@ def test_rows_after_the_checkpoint_are_dropped(folder: Path, sprites_root: Path)
 
 
 def test_campaign(folder: Path, sprites_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every model with every seed; what is done is not done again."""
-    arguments = [str(CONFIGS["vae"]), str(CONFIGS["beta_vae"]), "--seeds", "0", "1", "--max_steps", "2"]
+    """A model with every seed; what is done is not done again."""
+    arguments = [str(CONFIGS["vae"]), "--seeds", "0", "1", "--max_steps", "2"]
     arguments += ["--output", "campaign", *small(sprites_root)]
     assert campaign.main(arguments) == 0
     courses = callbacks.read_scores(folder / "campaign" / "scores.csv")
     assert [(row["config"], row["seed"], row["step"]) for row in courses] == [
-        (config, str(seed), str(step)) for seed in (0, 1) for config in ("vae", "beta_vae") for step in (1, 2)
+        ("vae", str(seed), str(step)) for seed in (0, 1) for step in (1, 2)
     ]
     # Other seeds, other weights and batches.
-    assert len({row["reconstruction"] for row in courses if row["config"] == "vae"}) == 4
+    assert len({row["reconstruction"] for row in courses}) == 4
     assert "0.500 +- 0.000 (2 seeds)" in capsys.readouterr().out
     assert (folder / "campaign" / "disentanglement.png").is_file()
     (folder / "campaign" / "vae-0" / "checkpoints" / "last.ckpt").unlink()
