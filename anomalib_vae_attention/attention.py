@@ -1,7 +1,7 @@
 """Attention maps: which activations of the encoder the latent energy comes from.
 
-Liu et al. (CVPR 2020, eq. 1-4) weigh a layer's activations by the gradient of a latent score. The generators here take
-gradients from closed-form adjoints, never from autograd.
+Liu et al. (CVPR 2020, eq. 1-4) weigh a layer's activations by the gradient of a latent score. The generators here are
+given the gradients, which come from closed-form adjoints, never from autograd.
 """
 
 from collections.abc import Sequence
@@ -32,3 +32,20 @@ def energy_attention(
         (gradient * (activation - normal)).sum(1)
         for activation, normal, gradient in zip(activations, normal_activations, gradients, strict=True)
     ]
+
+
+def latent_attention(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+    """Say what each of several latents looks at: Liu et al., eq. 1 and 2.
+
+    ``alpha_k = (1/T) sum_pq d z_i / d A_k,pq`` and ``M^i = ReLU(sum_k alpha_k A_k)``. The gradients are the caller's:
+    to train through the maps, they must be a differentiable function of the weights, such as autograd's with
+    ``create_graph=True`` or a closed-form adjoint. Eq. 3's map is the mean over the latents.
+
+    Args:
+        activations: A layer's ``A``, of shape ``(B, C, h, w)``.
+        gradients: Gradient of each of ``P`` latents by ``A``, of shape ``(B, P, C, h, w)``.
+
+    Returns:
+        A map a latent, of shape ``(B, P, h, w)``, not negative.
+    """
+    return torch.einsum("bpc,bchw->bphw", gradients.mean((-2, -1)), activations).relu()

@@ -5,6 +5,7 @@ import sys
 
 COMMANDS = {
     "benchmark": ("anomalib_vae_attention.benchmark.command", "compare vae_attention with other models of anomalib"),
+    "dsprites": ("anomalib_vae_attention.dsprites.command", "train, test and look at disentangled VAEs on dSprites"),
 }
 """Subcommand: the module whose ``main`` takes its arguments, and what it does."""
 

@@ -1,7 +1,9 @@
 """Data and a fitted model that several tests share."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import pytest
@@ -10,6 +12,7 @@ from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
+from anomalib_vae_attention.dsprites.dataset import DSprites
 
 # Several threads on small images cost more than they save, ten times as much where the processor is shared.
 torch.set_num_threads(1)
@@ -77,3 +80,17 @@ def test_images(embedded: EmbeddedAD, fitted: Fitted) -> dict[str, torch.Tensor]
         "mask": torch.cat([batch.gt_mask.reshape(-1, 256, 256) for batch in batches]).bool(),
         "label": torch.cat([batch.gt_label for batch in batches]).bool(),
     }
+
+
+@pytest.fixture(scope="session")
+def sprites_root() -> Iterator[Path]:
+    """Return a folder with dSprites drawn; 360 MiB, which pytest's own folders would keep for three runs."""
+    with TemporaryDirectory(prefix="dsprites-") as folder:
+        DSprites(folder)
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def sprites(sprites_root: Path) -> DSprites:
+    """Return the drawn dSprites."""
+    return DSprites(sprites_root)

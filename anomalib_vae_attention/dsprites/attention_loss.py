@@ -1,0 +1,150 @@
+"""Attention disentanglement: a loss that keeps two latents from looking at the same place."""
+
+from itertools import combinations
+from typing import Literal
+
+import torch
+from torch import nn
+
+from anomalib_vae_attention.attention import latent_attention
+
+from .networks import LAYERS, Encoded, Encoder
+
+PAIRS = ("random", "all", "top2")
+SCORES = ("sample", "mean")
+ACTIVE_KL = 0.01
+"""Least KL divergence from the prior, in nats, averaged over the batch, of a latent that counts as active."""
+
+
+def overlap(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """Measure how far two attention maps overlap: Liu et al. (CVPR 2020), eq. 5.
+
+    ``L_AD = 2 sum_ij min(A1_ij, A2_ij) / sum_ij (A1_ij + A2_ij)``: 0 for maps that share no place, 1 for equal ones.
+
+    Args:
+        first: Maps that are not negative, of shape ``(..., h, w)``.
+        second: Maps of the same shape.
+
+    Returns:
+        Shape ``(...)``, from 0 to 1; 0 where both maps are 0 everywhere.
+    """
+    total = (first + second).sum((-2, -1))
+    shared = 2 * torch.minimum(first, second).sum((-2, -1))
+    return shared / torch.where(total > 0, total, 1)
+
+
+def kl_by_latent(encoded: Encoded) -> torch.Tensor:
+    """Return each latent's KL divergence of q(z|x) from the standard normal prior, in nats, shape ``(B, d)``."""
+    return 0.5 * (encoded.mean.square() + encoded.log_variance.exp() - 1 - encoded.log_variance)
+
+
+class AttentionDisentanglement(nn.Module):
+    """Liu et al.'s loss ``lambda L_AD`` (eq. 5), to be added to that of any of the models.
+
+    The maps come from the gradient of the sampled ``z_i = mu_i + sigma_i eps_i`` by a layer's activations (eq. 1), or
+    of ``mu_i`` alone. The loss reaches the encoder through the activations and through the gradient weights
+    ``alpha``. How the paper chooses the two latents is not known, nor is the layer.
+
+    Args:
+        weight: ``lambda``, not negative.
+        pairs: ``random``, two distinct latents for each batch; ``all``, the mean over all pairs of active latents; or
+            ``top2``, the two latents of greatest KL divergence. A latent is active if its KL divergence, averaged over
+            the batch, is at least 0.01 nats.
+        layer: Whose activations: ``conv1`` (32x32 pixels), ``conv2`` (16x16), ``conv3`` (8x8) or ``conv4`` (4x4).
+        score: What is explained, the ``sample`` z or the ``mean``.
+        normalise: Divide each map by its maximum before comparing.
+        second_order: Let the loss reach the weights through ``alpha`` too; otherwise ``alpha`` is a constant.
+        warmup_steps: Optimiser steps over which ``lambda`` rises linearly from 0.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        weight: float = 1.0,
+        pairs: Literal["random", "all", "top2"] = "random",
+        layer: Literal["conv1", "conv2", "conv3", "conv4"] = "conv4",
+        score: Literal["sample", "mean"] = "sample",
+        normalise: bool = False,
+        second_order: bool = True,
+        warmup_steps: int = 0,
+    ) -> None:
+        super().__init__()
+        if weight < 0 or warmup_steps < 0:
+            msg = f"weight and warmup_steps must not be negative, but are {weight} and {warmup_steps}."
+            raise ValueError(msg)
+        for name, value, known in (("pairs", pairs, PAIRS), ("layer", layer, LAYERS), ("score", score, SCORES)):
+            if value not in known:
+                msg = f"{name}={value!r} is not known; available are {', '.join(known)}."
+                raise ValueError(msg)
+        self.weight, self.pairs, self.layer, self.score = weight, pairs, layer, score
+        self.normalise, self.second_order, self.warmup_steps = normalise, second_order, warmup_steps
+
+    def weight_at(self, step: int) -> float:
+        """Return ``lambda`` after a number of optimiser steps."""
+        return self.weight * min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else self.weight
+
+    @torch.no_grad()
+    def choose(self, encoded: Encoded, generator: torch.Generator | None = None) -> list[tuple[int, int]]:
+        """Choose pairs of distinct latents; none if ``pairs`` is ``all`` and fewer than two are active."""
+        count = encoded.mean.shape[1]
+        if self.pairs == "random":
+            first, second = torch.randperm(count, generator=generator)[:2].tolist()
+            return [(first, second)]
+        divergence = kl_by_latent(encoded).mean(0)
+        if self.pairs == "top2":
+            first, second = divergence.topk(2).indices.tolist()
+            return [(first, second)]
+        return list(combinations((divergence >= ACTIVE_KL).nonzero().flatten().tolist(), 2))
+
+    def maps(self, encoder: Encoder, encoded: Encoded, noise: torch.Tensor, latents: list[int]) -> torch.Tensor:
+        """Compute the attention maps of some latents.
+
+        Args:
+            encoder: What encoded the images.
+            encoded: What it made of them.
+            noise: The noise ``eps`` with which ``z`` was sampled, shape ``(B, d)``.
+            latents: Which latents.
+
+        Returns:
+            Maps of shape ``(B, P, h, w)``, not negative.
+        """
+        by_parameters = torch.zeros(len(noise), len(latents), 2, noise.shape[1], dtype=noise.dtype, device=noise.device)
+        rows = torch.arange(len(latents))
+        by_parameters[:, rows, 0, latents] = 1
+        if self.score == "sample":
+            by_parameters[:, rows, 1, latents] = (0.5 * noise * (0.5 * encoded.log_variance).exp())[:, latents]
+        gradients = encoder.adjoint(by_parameters.flatten(2), encoded, self.layer)
+        gradients = gradients if self.second_order else gradients.detach()
+        maps = latent_attention(encoded.activations[LAYERS.index(self.layer)], gradients)
+        if self.normalise:
+            greatest = maps.amax((-2, -1), keepdim=True)
+            maps = maps / torch.where(greatest > 0, greatest, 1)
+        return maps
+
+    def forward(
+        self,
+        encoder: Encoder,
+        encoded: Encoded,
+        noise: torch.Tensor,
+        generator: torch.Generator | None = None,
+    ) -> torch.Tensor:
+        """Compute ``L_AD``, without ``lambda``.
+
+        Args:
+            encoder: What encoded the images.
+            encoded: What it made of them.
+            noise: The noise ``eps`` with which ``z`` was sampled, shape ``(B, d)``.
+            generator: Source of random numbers for ``random`` pairs; PyTorch's own by default.
+
+        Returns:
+            The mean overlap over pairs and images, a scalar from 0 to 1; 0 if there is no pair.
+        """
+        pairs = self.choose(encoded, generator)
+        if not pairs:
+            return encoded.mean.new_zeros(())
+        latents = sorted({latent for pair in pairs for latent in pair})
+        maps = self.maps(encoder, encoded, noise, latents)
+        first, second = ([latents.index(pair[side]) for pair in pairs] for side in range(2))
+        return overlap(maps[:, first], maps[:, second]).mean()

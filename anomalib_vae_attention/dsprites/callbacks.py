@@ -1,0 +1,162 @@
+"""What a run leaves behind: scores over the steps, scores of the test, and checkpoints that are never half-written."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+
+from .datamodule import DSpritesDataModule
+from .metrics import all_metrics, quick_metrics
+
+SCORES_FILE, TEST_FILE = "scores.csv", "test.json"
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and renames it: a killed run leaves the previous one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
+        """Write a checkpoint.
+
+        Args:
+            checkpoint: What to write.
+            path: Where to.
+            storage_options: Not used; a part of Lightning's interface.
+
+        Raises:
+            OSError: If it cannot be written; the previous file stays.
+        """
+        place = Path(path)
+        part = place.with_name(f".{place.name}.part")
+        try:
+            super().save_checkpoint(checkpoint, part, storage_options)
+            part.replace(place)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+class Scores(pl.Callback):
+    """Measures disentanglement during training and at the test.
+
+    Training adds a row to ``scores.csv`` in the run's folder every so many steps: the step, the last batch's terms of
+    the loss, FactorVAE score, MIG and DCI by lasso. A resumed run drops rows later than its checkpoint. The test writes
+    ``test.json``: all metrics, reconstruction and KL.
+
+    Args:
+        every_n_steps: Steps between two rows, at least 1.
+        seed: Seed of the metrics' draws.
+
+    Raises:
+        ValueError: If ``every_n_steps`` is less than 1.
+    """
+
+    def __init__(self, every_n_steps: int = 5000, seed: int = 0) -> None:
+        if every_n_steps < 1:
+            msg = f"every_n_steps must be at least 1, but is {every_n_steps}."
+            raise ValueError(msg)
+        self.every_n_steps, self.seed = every_n_steps, seed
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Drop the rows of steps that will be done again."""
+        del pl_module
+        file = Path(trainer.default_root_dir) / SCORES_FILE
+        rows = [row for row in read_scores(file) if int(row["step"]) <= trainer.global_step]
+        write_scores(file, rows)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
+        """Add a row if it is time."""
+        if trainer.global_step % self.every_n_steps:
+            return
+        terms = {
+            name.removeprefix("train/"): float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith("train/")
+        }
+        scores = quick_metrics(_data(trainer), _encoder(pl_module), self.seed)
+        pl_module.log_dict({f"score/{name}": value for name, value in scores.items()})
+        file = Path(trainer.default_root_dir) / SCORES_FILE
+        write_scores(file, [*read_scores(file), {"step": trainer.global_step, **terms, **scores}])
+
+    def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compute all metrics, print them, and write them."""
+        terms = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        results = {**terms, **all_metrics(_data(trainer), _encoder(pl_module), self.seed)}
+        report = {"model": _describe(pl_module), "step": getattr(pl_module, "steps", 0), **results}
+        file = Path(trainer.default_root_dir) / TEST_FILE
+        _write_whole(file, json.dumps(report, indent=1) + "\n")
+        for name, value in results.items():
+            print(f"{name:<24} {value:8.4f}")
+        print(f"Written to {file}")
+
+
+def _describe(model: pl.LightningModule) -> str:
+    """Name a model the way the field does: AD- for attention disentanglement."""
+    return ("AD-" if getattr(model, "attention", None) is not None else "") + type(model).__name__
+
+
+def _data(trainer: pl.Trainer) -> Any:  # noqa: ANN401
+    """Return the data set that a trainer uses."""
+    datamodule = getattr(trainer, "datamodule", None)
+    if not isinstance(datamodule, DSpritesDataModule):
+        msg = "Scores needs the images of given factors: train with a DSpritesDataModule"
+        raise TypeError(msg)
+    return datamodule.images()
+
+
+def _encoder(model: pl.LightningModule) -> Any:  # noqa: ANN401
+    """Return the function from images to posterior means, on the device of the model."""
+    return lambda images: model(images.to(model.device))
+
+
+def read_scores(file: Path) -> list[dict[str, str]]:
+    """Read the rows of ``scores.csv``; none if there is no such file."""
+    if not file.exists():
+        return []
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the rows of ``scores.csv``, whole or not at all; without rows there is no file."""
+    if not rows:
+        file.unlink(missing_ok=True)
+        return
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    lines = [columns, *([row.get(name, "") for name in columns] for row in rows)]
+    _write_whole(file, "".join(",".join(map(str, line)) + "\n" for line in lines))
+
+
+def _write_whole(file: Path, text: str) -> None:
+    """Write a text file beside its place and rename it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(file)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def load_weights(model: pl.LightningModule, checkpoint: Path) -> None:
+    """Give a model the weights of a checkpoint.
+
+    Args:
+        model: A model of the same arguments as the one that was trained.
+        checkpoint: The checkpoint's file.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a checkpoint of such a model.
+    """
+    if not checkpoint.is_file():
+        msg = f"--ckpt_path {checkpoint}: there is no such file; train first, or name a checkpoint"
+        raise FileNotFoundError(msg)
+    try:
+        model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+    except (RuntimeError, KeyError) as error:
+        msg = f"--ckpt_path {checkpoint} does not hold the weights of the model in --config: {error}"
+        raise ValueError(msg) from error

@@ -1,0 +1,114 @@
+"""Several models with several seeds, one after the other, resumable, and their metrics over the steps in one table.
+
+    python -m anomalib_vae_attention.dsprites.campaign configs/dsprites/{beta_vae,factor_vae,ad_factor_vae}.yaml \
+        --seeds 0 1 2 --max_steps 20000 --output results/dsprites/campaign
+
+A run that was stopped goes on from its last checkpoint when the command is given again; one that is done is left alone.
+Arguments that are not the campaign's own, such as ``--data.root``, are handed on to every run.
+"""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .callbacks import SCORES_FILE, TEST_FILE, read_scores, write_scores
+from .command import main as run_command
+from .traversal import plot_runs
+
+
+def finished_steps(run: Path) -> int:
+    """Return after how many steps a run was tested; 0 if it was not."""
+    file = run / TEST_FILE
+    return int(json.loads(file.read_text(encoding="utf-8"))["step"]) if file.is_file() else 0
+
+
+def run_all(configs: Sequence[Path], seeds: Sequence[int], steps: int, output: Path, more: list[str]) -> list[Path]:
+    """Fit and test what has not been done yet, seed by seed, so that early results compare all models.
+
+    Args:
+        configs: Config files, one a model.
+        seeds: Seeds of the runs.
+        steps: Optimiser steps of each run.
+        output: Folder of all runs; each has a folder named after its config and seed.
+        more: Further arguments for every run.
+
+    Returns:
+        The folders of the runs that are done.
+    """
+    done = []
+    for seed in seeds:
+        for config in configs:
+            run = output / f"{config.stem}-{seed}"
+            shared = ["--config", str(config), "--seed_everything", str(seed), "--trainer.default_root_dir", str(run)]
+            shared += ["--trainer.max_steps", str(steps), "--ckpt_path", "last", *more]
+            if finished_steps(run) < steps and any(run_command([job, *shared]) for job in ("fit", "test")):
+                print(f"{run} failed; the others go on.", file=sys.stderr)
+                continue
+            done.append(run)
+            collect(done, output)
+    return done
+
+
+def collect(runs: Sequence[Path], output: Path) -> None:
+    """Gather the runs' scores over the steps in ``scores.csv``, their tests in ``results.csv``, and plot these.
+
+    Args:
+        runs: Folders of tested runs, named after config and seed.
+        output: Where to.
+
+    Raises:
+        OSError: If a file cannot be read or written.
+    """
+    courses: list[Mapping[str, Any]] = []
+    results: list[Mapping[str, Any]] = []
+    for run in runs:
+        config, _, seed = run.name.rpartition("-")
+        names = {"config": config, "seed": seed}
+        courses += [{**names, **row} for row in read_scores(run / SCORES_FILE)]
+        results.append({**names, **json.loads((run / TEST_FILE).read_text(encoding="utf-8"))})
+    write_scores(output / "scores.csv", courses)
+    write_scores(output / "results.csv", results)
+    plot_runs(list(runs), output)
+
+
+def print_table(file: Path) -> None:
+    """Print mean and standard deviation over the seeds of each metric in ``results.csv``."""
+    with file.open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream))
+    for name in ("factor_vae_score", "mig", "dci_disentanglement", "reconstruction"):
+        print(name)
+        for config in dict.fromkeys(row["config"] for row in rows):
+            values = [float(row[name]) for row in rows if row["config"] == config]
+            mean = sum(values) / len(values)
+            # Over n - 1, as is usual for a few seeds.
+            spread = (sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)) ** 0.5
+            print(f"  {config:<16} {mean:8.3f} +- {spread:.3f} ({len(values)} seeds)")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the campaign.
+
+    Args:
+        arguments: Those of the command line by default.
+
+    Returns:
+        Exit code: 1 if a run failed.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("configs", nargs="+", type=Path, help="config files, one a model")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--max_steps", type=int, default=20_000, help="steps of each run, whole epochs of 1,000")
+    parser.add_argument("--output", type=Path, default=Path("results/dsprites/campaign"))
+    chosen, more = parser.parse_known_args(arguments)
+    done = run_all(chosen.configs, chosen.seeds, chosen.max_steps, chosen.output, more)
+    if done:
+        print_table(chosen.output / "results.csv")
+    return int(len(done) < len(chosen.configs) * len(chosen.seeds))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

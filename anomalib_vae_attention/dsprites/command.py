@@ -1,0 +1,153 @@
+"""The command ``vae-attention dsprites fit|test|traverse``: Lightning's command line for the models on dSprites.
+
+    vae-attention dsprites fit --config configs/dsprites/ad_factor_vae.yaml --ckpt_path last
+    vae-attention dsprites test --config configs/dsprites/ad_factor_vae.yaml --ckpt_path last
+    vae-attention dsprites traverse --config configs/dsprites/ad_factor_vae.yaml
+
+A run lives in ``trainer.default_root_dir``: checkpoints, ``scores.csv``, ``test.json``, Lightning's logs, pictures.
+"""
+
+import argparse
+import importlib.util
+import logging
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from .allocator import keep_freed_memory
+from .callbacks import Scores, WholeCheckpoints, load_weights
+from .datamodule import DSpritesDataModule
+from .models import BetaVAE
+from .traversal import draw_pictures, plot_runs
+
+logger = logging.getLogger(__name__)
+
+USAGE = """usage: vae-attention dsprites fit|test|traverse --config FILE [ARGUMENTS]
+
+  fit       train a model; --ckpt_path last resumes
+  test      measure disentanglement; --ckpt_path last takes the last checkpoint
+  traverse  write latent traversals, attention maps and a plot of several runs
+
+Each takes --help."""
+
+
+class DSpritesCLI(LightningCLI):
+    """Lightning's command line with what every run on dSprites needs: one seed, checkpoints, scores and logs."""
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Offer what makes sense for these models."""
+        return {"fit": {"model", "datamodule"}, "test": {"model", "datamodule"}}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the callbacks, and derive folders and seeds from the run's."""
+        parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
+        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.save_top_k": 0, "checkpoint.every_n_epochs": 1})
+        parser.add_lightning_class_args(Scores, "scores")
+        parser.link_arguments("trainer.default_root_dir", "checkpoint.dirpath", compute_fn=checkpoint_folder)
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
+        """Make the trainer; it logs to CSV, and to TensorBoard where that is installed, unless told otherwise."""
+        config = (self.config_init[self.subcommand] if self.subcommand else self.config_init).trainer
+        if config.logger is None:
+            kwargs["logger"] = make_loggers(Path(config.default_root_dir))
+        return super().instantiate_trainer(**kwargs)
+
+    def before_fit(self) -> None:
+        """Write checkpoints whole."""
+        self.trainer.strategy.checkpoint_io = WholeCheckpoints()
+
+
+def checkpoint_folder(root: str | None) -> str:
+    """Return the folder of a run's checkpoints."""
+    return str(Path(root or ".") / "checkpoints")
+
+
+def make_loggers(root: Path) -> list[Logger]:
+    """Make the loggers of a run, each part of a resumed run in a folder of its own."""
+    loggers: list[Logger] = [CSVLogger(root, "logs")]
+    if importlib.util.find_spec("tensorboard"):
+        loggers.append(TensorBoardLogger(root, "logs", loggers[0].version))
+    else:
+        logger.info("TensorBoard is not installed (pip install tensorboard): logging to CSV only")
+    return loggers
+
+
+def make_cli(arguments: list[str], *, run: bool = True) -> DSpritesCLI:
+    """Parse arguments, make model, data and trainer, and run the subcommand if asked to."""
+    defaults: dict[str, Any] = {"accelerator": "cpu", "max_epochs": -1, "default_root_dir": "results/dsprites/run"}
+    # Lightning supposes that whoever gives arguments from Python has none on the command line.
+    warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+    return DSpritesCLI(
+        BetaVAE,
+        DSpritesDataModule,
+        subclass_mode_model=True,
+        seed_everything_default=0,
+        trainer_defaults=defaults,
+        save_config_kwargs={"overwrite": True},
+        args=arguments,
+        run=run,
+    )
+
+
+def traverse(arguments: list[str]) -> None:
+    """Write the pictures of a run, or the plot of several runs."""
+    parser = argparse.ArgumentParser("vae-attention dsprites traverse", description=traverse.__doc__)
+    parser.add_argument("--config", type=Path, help="config of the run whose latents to look at")
+    parser.add_argument("--ckpt_path", type=Path, help="checkpoint; the run's last by default")
+    parser.add_argument("--output", type=Path, help="folder of the PNG files; the run's by default")
+    parser.add_argument("--layer", default="conv3", help="layer of the attention maps, conv1 to conv4")
+    parser.add_argument("--runs", type=Path, nargs="+", help="folders of tested runs, to be plotted together")
+    parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as --KEY VALUE of fit, such as the run's folder")
+    chosen = parser.parse_args(arguments)
+    if chosen.config is None and not chosen.runs:
+        parser.error("--config FILE or --runs FOLDER... is needed")
+    files = []
+    if chosen.config is not None:
+        overrides = [f"--{override}" for override in chosen.overrides]
+        cli = make_cli(["--config", str(chosen.config), *overrides], run=False)
+        root = Path(cli.trainer.default_root_dir)
+        load_weights(cli.model, chosen.ckpt_path or root / "checkpoints" / "last.ckpt")
+        files += draw_pictures(cli.model.eval(), cli.datamodule.images(), chosen.output or root, chosen.layer)
+    if chosen.runs:
+        files.append(plot_runs(chosen.runs, chosen.output or Path()))
+    for file in files:
+        print(f"Written to {file}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Args:
+        arguments: Subcommand and its arguments; those of the command line by default.
+
+    Returns:
+        Exit code: 1 after an error in the data or the training, 2 for a subcommand that does not exist.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] not in {"fit", "test", "traverse"}:
+        wanted_help = bool(arguments) and arguments[0] in {"-h", "--help"}
+        print(USAGE, file=sys.stdout if wanted_help else sys.stderr)
+        return 0 if wanted_help else 2
+    keep_freed_memory()
+    try:
+        if arguments[0] == "traverse":
+            traverse(arguments[1:])
+        else:
+            make_cli(arguments)
+    except (OSError, ValueError, FloatingPointError) as error:
+        print(f"vae-attention dsprites: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""The 4x4 convolutions of stride 2, and their transposes, in forms that a processor runs faster.
+
+PyTorch's kernels are slow at three of the shapes that Kim and Mnih's networks need: one channel in, one channel out,
+and the weight gradient of a transposed convolution. The functions here compute the same sums through matrix products,
+and through the weight gradient of the plain convolution; they differ from PyTorch's by rounding only.
+``docs/dsprites.md`` says what each brings.
+"""
+
+from typing import Any
+
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+KERNEL, STRIDE, PADDING = 4, 2, 1
+
+
+def patches(images: torch.Tensor) -> torch.Tensor:
+    """Cut images ``(B, 2h, 2w)`` into the windows of a convolution, shape ``(B, h, w, 16)``."""
+    padded = F.pad(images, [PADDING] * 4)
+    windows = padded.unfold(1, KERNEL, STRIDE).unfold(2, KERNEL, STRIDE)
+    # Laid out with the position fastest: copying windows of four pixels each would take several times as long.
+    return windows.permute(3, 4, 0, 1, 2).flatten(0, 1).contiguous().permute(1, 2, 3, 0)
+
+
+class _Fold(torch.autograd.Function):
+    """Add windows ``(B, h, w, 16)`` up where they overlap, to images ``(B, 2h, 2w)``: the adjoint of patches."""
+
+    @staticmethod
+    def forward(ctx: Any, windows: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+        """Add up the windows."""
+        del ctx
+        batch, height, width, _ = windows.shape
+        # Row 2(i + p) + r of the padded image gets row 2p + r of window i; columns alike.
+        taps = windows.view(batch, height, width, 2, 2, 2, 2)
+        padded = windows.new_zeros(batch, height + 1, 2, width + 1, 2)
+        for p in range(2):
+            for q in range(2):
+                tap = taps[:, :, :, p, :, q].transpose(2, 3)
+                padded[:, p : p + height, :, q : q + width] += tap
+        image = padded.view(batch, 2 * height + 2, 2 * width + 2)
+        return image[:, PADDING:-PADDING, PADDING:-PADDING]
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]  # noqa: ANN401
+        """Cut the gradient into windows."""
+        del ctx
+        return patches(gradient)
+
+
+def convolve_one_channel(images: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+    """Convolve images of one channel: one matrix product over their windows.
+
+    Args:
+        images: Shape ``(B, 1, 2h, 2w)``.
+        weight: Shape ``(C, 1, 4, 4)``.
+        bias: Shape ``(C,)``.
+
+    Returns:
+        ``F.conv2d(images, weight, bias, 2, 1)``, shape ``(B, C, h, w)``, channels last in memory.
+    """
+    return F.linear(patches(images.squeeze(1)), weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
+def transposed_to_one_channel(signal: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Convolve to images of one channel, transposed: one matrix product, whose windows are added up.
+
+    Args:
+        signal: Shape ``(B, C, h, w)``, channels last in memory.
+        weight: Shape ``(C, 1, 4, 4)``.
+        bias: Shape ``(1,)``.
+
+    Returns:
+        ``F.conv_transpose2d(signal, weight, bias, 2, 1)``, shape ``(B, 1, 2h, 2w)``.
+    """
+    windows = signal.permute(0, 2, 3, 1) @ weight.flatten(1)
+    return _Fold.apply(windows).unsqueeze(1) + bias
+
+
+class _Transposed(torch.autograd.Function):
+    """A transposed convolution whose weight gradient is that of the plain one, its two arguments exchanged."""
+
+    @staticmethod
+    def forward(ctx: Any, signal: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+        """Convolve, transposed."""
+        ctx.save_for_backward(signal, weight)
+        return F.conv_transpose2d(signal, weight, bias, STRIDE, PADDING)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:  # type: ignore[override]  # noqa: ANN401
+        """Carry the gradient back to signal, weight and bias."""
+        signal, weight = ctx.saved_tensors
+        by_signal = F.conv2d(gradient, weight, None, STRIDE, PADDING)
+        by_weight = torch.ops.aten.convolution_backward(
+            signal,
+            gradient,
+            weight,
+            None,
+            [STRIDE] * 2,
+            [PADDING] * 2,
+            [1, 1],
+            False,  # noqa: FBT003
+            [0, 0],
+            1,
+            [False, True, False],
+        )[1]
+        return by_signal, by_weight, gradient.sum((0, 2, 3))
+
+
+def transposed(signal: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """Convolve, transposed.
+
+    Args:
+        signal: Shape ``(B, C, h, w)``.
+        weight: Shape ``(C, D, 4, 4)``.
+        bias: Shape ``(D,)``.
+
+    Returns:
+        ``F.conv_transpose2d(signal, weight, bias, 2, 1)``, shape ``(B, D, 2h, 2w)``.
+    """
+    return _Transposed.apply(signal, weight, bias)

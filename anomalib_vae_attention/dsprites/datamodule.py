@@ -1,0 +1,121 @@
+"""dSprites for Lightning: batches at random, the same after a resumed run as in an uninterrupted one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from .dataset import DSprites
+from .store import IMAGES
+
+TEST_SEED = 2**31 - 1
+"""Seed of the test batches: another than anybody's training seed."""
+
+
+class RandomBatches(Sampler[torch.Tensor]):
+    """Indices of batches drawn with replacement: a function of the seed and of how many were drawn before.
+
+    Nothing the size of the data set is made, and a resumed run needs but one number to go on.
+
+    Args:
+        batch_size: Images in a batch.
+        batches: Batches in an epoch.
+        seed: Seed of the draws.
+        drawn: Batches drawn before.
+    """
+
+    def __init__(self, batch_size: int, batches: int, seed: int, drawn: int = 0) -> None:
+        self.batch_size, self.batches, self.seed, self.drawn = batch_size, batches, seed, drawn
+
+    def __len__(self) -> int:
+        """Return the number of batches in an epoch."""
+        return self.batches
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """Draw the indices of each batch of the next epoch, shape ``(B,)``."""
+        for _ in range(self.batches):
+            # NumPy's seeding keeps the streams of neighbouring seeds apart; PyTorch's uses 32 bits only.
+            indices = np.random.default_rng((self.seed, self.drawn)).integers(IMAGES, size=self.batch_size)
+            self.drawn += 1
+            yield torch.from_numpy(indices)
+
+
+class DSpritesDataModule(pl.LightningDataModule):
+    """dSprites as batches drawn at random with replacement; an epoch is a number of batches, not a pass.
+
+    Args:
+        root: Folder to keep the images in; they are drawn on first use.
+        npz: The published file, to be used instead of drawing.
+        download: Download the published file to ``root``, and use it instead of drawing.
+        batch_size: Images in a batch, at least 2: FactorVAE permutes latents over the batch.
+        batches_per_epoch: Batches in an epoch. Checkpoints are written between epochs.
+        test_batches: Batches on which reconstruction and KL are tested.
+        seed: Seed of the batches, not negative.
+
+    Raises:
+        ValueError: If ``batch_size`` is less than 2, or another number less than 1.
+    """
+
+    def __init__(
+        self,
+        root: Path | str = "./datasets/dSprites",
+        npz: Path | str | None = None,
+        download: bool = False,
+        batch_size: int = 64,
+        batches_per_epoch: int = 1000,
+        test_batches: int = 100,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("batch_size", batch_size, 2),
+            ("batches_per_epoch", batches_per_epoch, 1),
+            ("test_batches", test_batches, 1),
+            ("seed", seed, 0),
+        ):
+            if value < least:
+                msg = f"{name} must be at least {least}, but is {value}."
+                raise ValueError(msg)
+        self.root, self.npz, self.download = root, npz, download
+        self.batch_size, self.test_batches = batch_size, test_batches
+        self.batches = RandomBatches(batch_size, batches_per_epoch, seed)
+        self.data: DSprites | None = None
+
+    def prepare_data(self) -> None:
+        """Draw, convert or download the images unless they are there; the errors are those of :class:`DSprites`."""
+        DSprites(self.root, self.npz, self.download)
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the data set."""
+        del stage
+        self.images()
+
+    def images(self) -> DSprites:
+        """Return the data set, opened on first use."""
+        if self.data is None:
+            self.data = DSprites(self.root, self.npz, self.download)
+        return self.data
+
+    def _loader(self, sampler: RandomBatches) -> DataLoader:
+        """Make a loader in this process: unpacking a batch costs less than sending it from another."""
+        # Its own generator, because a loader would otherwise draw a seed for its workers from the global one.
+        return DataLoader(self.images(), batch_size=None, sampler=sampler, generator=torch.Generator())
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the loader of training batches, which goes on after those already drawn."""
+        return self._loader(self.batches)
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the loader of test batches, the same for every seed, so that runs can be compared."""
+        return self._loader(RandomBatches(self.batch_size, self.test_batches, TEST_SEED))
+
+    def state_dict(self) -> dict[str, int]:
+        """Return what a checkpoint keeps: how many training batches were drawn."""
+        return {"drawn": self.batches.drawn}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        """Go on after the batches that a checkpoint's run had drawn."""
+        self.batches.drawn = state_dict["drawn"]

@@ -1,0 +1,153 @@
+"""dSprites as a data set for PyTorch: images by index or by ground-truth factors, unpacked when they are asked for."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from . import official
+from .drawing import FACTOR_SIZES, FACTORS
+from .store import FORMAT_VERSION, IMAGES, draw_all, ensure_images, read_images, unpack
+
+Indices = torch.Tensor | Sequence[int]
+
+
+class Batch(NamedTuple):
+    """Images with the factors that made them.
+
+    Attributes:
+        image: Pixels 0 and 1, float32, of shape ``(B, 1, 64, 64)``; of one image ``(1, 64, 64)``.
+        factors: Index of each factor's value, int64, of shape ``(B, 5)``; of one image ``(5,)``.
+    """
+
+    image: torch.Tensor
+    factors: torch.Tensor
+
+
+class DSprites(Dataset):
+    """All 737,280 images of dSprites, read from a file of 360 MiB that is made on first use.
+
+    The images are drawn by the package, unless the published file is given or its download asked for. Their factors,
+    the slowest of the index first, are shape (square, ellipse, heart), scale (6 values from 0.5 to 1), orientation (40
+    values from 0 to 2 pi, both ends included, so the first and last images are the same), x and y (32 values each). The
+    published file has the constant colour as another factor; it is left out here.
+
+    Args:
+        root: Folder to keep the images in.
+        npz: The published file ``dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz``, to be used instead of drawing.
+        download: Download the published file to ``root``, and use it instead of drawing.
+
+    Raises:
+        FileNotFoundError: If ``npz`` does not exist.
+        ConnectionError: If the download fails.
+        ValueError: If the published file is truncated or altered.
+        OSError: If ``root`` cannot be written to.
+
+    Example:
+        >>> data = DSprites("./datasets/dSprites")
+        >>> factors = data.sample_factors(4, torch.Generator().manual_seed(0))
+        >>> data.images_of(factors).shape
+        torch.Size([4, 1, 64, 64])
+    """
+
+    factors = FACTORS
+    factor_sizes = FACTOR_SIZES
+
+    def __init__(
+        self,
+        root: Path | str = "./datasets/dSprites",
+        npz: Path | str | None = None,
+        download: bool = False,
+    ) -> None:
+        root = Path(root)
+        if npz is None and download:
+            npz = official.download(root)
+        if npz is None:
+            self.file = root / f"drawn-{FORMAT_VERSION}.bits"
+            ensure_images(self.file, draw_all())
+        else:
+            official.check(Path(npz))
+            self.file = root / "official.bits"
+            ensure_images(self.file, official.read_images(Path(npz)))
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return IMAGES
+
+    def __getitem__(self, index: int | Indices) -> Batch:
+        """Return one image, or a batch where there are several indices; only these images are unpacked.
+
+        Raises:
+            IndexError: If an index is not from 0 to 737,279.
+        """
+        indices = torch.as_tensor(index)
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < IMAGES:
+            msg = f"index {index} is out of range: dSprites has the images 0 to {IMAGES - 1}"
+            raise IndexError(msg)
+        pixels = torch.from_numpy(unpack(read_images(self.file, indices.numpy()))).to(torch.float32).unsqueeze(-3)
+        return Batch(pixels, factors_at(indices))
+
+    def sample_factors(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Draw every factor uniformly and independently.
+
+        Args:
+            count: Number of draws.
+            generator: Source of random numbers; PyTorch's own by default.
+
+        Returns:
+            Factor indices, shape ``(count, 5)``.
+        """
+        return sample_factors(self.factor_sizes, count, generator)
+
+    def images_of(self, factors: torch.Tensor) -> torch.Tensor:
+        """Return the images with given factors.
+
+        Args:
+            factors: Factor indices, shape ``(B, 5)``.
+
+        Returns:
+            Pixels 0 and 1, float32, shape ``(B, 1, 64, 64)``.
+
+        Raises:
+            IndexError: If a factor index is out of range, naming the factor.
+        """
+        return self[index_of(factors)].image
+
+
+def sample_factors(sizes: Sequence[int], count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+    """Draw ``count`` values of every factor, uniformly and independently; shape ``(count, len(sizes))``."""
+    return torch.stack([torch.randint(size, (count,), generator=generator) for size in sizes], 1)
+
+
+def index_of(factors: torch.Tensor) -> torch.Tensor:
+    """Return the index in the data set of images with given factors.
+
+    Args:
+        factors: Factor indices, shape ``(..., 5)``.
+
+    Returns:
+        Indices from 0 to 737,279, shape ``(...)``.
+
+    Raises:
+        IndexError: If a factor index is out of range, naming the factor.
+        ValueError: If the last dimension is not the five factors.
+    """
+    if factors.shape[-1] != len(FACTORS):
+        msg = f"factors has shape {tuple(factors.shape)}; its last dimension must be the {len(FACTORS)} of {FACTORS}"
+        raise ValueError(msg)
+    index = torch.zeros(factors.shape[:-1], dtype=torch.int64)
+    for column, (name, size) in enumerate(zip(FACTORS, FACTOR_SIZES, strict=True)):
+        values = factors[..., column]
+        if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < size:
+            msg = f"factor {name} has an index from 0 to {size - 1}, but {values.tolist()} was asked for"
+            raise IndexError(msg)
+        index = index * size + values
+    return index
+
+
+def factors_at(index: torch.Tensor) -> torch.Tensor:
+    """Return the factor indices, shape ``(..., 5)``, of images at given indices ``(...)`` in the data set."""
+    return torch.from_numpy(np.stack(np.unravel_index(index.numpy(), FACTOR_SIZES), -1)).to(torch.int64)

@@ -1,0 +1,102 @@
+"""Disentanglement, completeness and informativeness: which latents does a predictor of the factors use?"""
+
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from sklearn.ensemble import GradientBoostingClassifier
+from sklearn.linear_model import Lasso
+
+from .sampling import Encode, FactorData, Sample, active_latents, draw_sample
+
+
+def disentanglement_completeness_informativeness(
+    data: FactorData,
+    encode: Encode,
+    learner: Literal["boosting", "lasso"] = "boosting",
+    train: int = 2_000,
+    test: int = 1_000,
+    seed: int = 0,
+) -> dict[str, float]:
+    """Compute disentanglement, completeness and informativeness (DCI) of an encoder.
+
+    Eastwood and Williams ("A framework for the quantitative evaluation of disentangled representations", ICLR 2018,
+    section 2).
+
+    - ``boosting``: scikit-learn's gradient-boosted trees, each factor a class, as in Locatello et al. (ICML 2019), who
+      train on 10,000 and test on 5,000 images; the defaults here are a fifth of that, because 40 orientations times
+      100 trees take their time. Informativeness is the test accuracy.
+    - ``lasso``: linear regression with an L1 penalty of 0.02, one of Eastwood and Williams's own; factors are numbers,
+      standardised like the codes. Informativeness is the squared correlation of prediction and factor on the test
+      images. A second's work, but blind to what is not linear.
+
+    Args:
+        data: The data set.
+        encode: The encoder.
+        learner: What predicts the factors.
+        train: Images to train on.
+        test: Images to test on.
+        seed: Seed of all draws and of the learner.
+
+    Returns:
+        ``dci_disentanglement``, ``dci_completeness`` and ``dci_informativeness``, each from 0 to 1; all 0 if every
+        latent is collapsed.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    seen = draw_sample(data, encode, train, generator)
+    unseen = draw_sample(data, encode, test, generator)
+    return dci_of(seen, unseen, learner, seed)
+
+
+def dci_of(
+    seen: Sample,
+    unseen: Sample,
+    learner: Literal["boosting", "lasso"] = "boosting",
+    seed: int = 0,
+) -> dict[str, float]:
+    """Compute the scores from codes and factors to train and to test on; collapsed latents have no importance."""
+    active = active_latents(seen.codes)
+    importance = np.zeros((seen.codes.shape[1], seen.factors.shape[1]))
+    right = np.zeros(seen.factors.shape[1])
+    if len(active):
+        predict = _boosting if learner == "boosting" else _lasso
+        kept = [Sample(sample.codes[:, active], sample.factors) for sample in (seen, unseen)]
+        for factor in np.nonzero(seen.factors.std(0))[0]:
+            importance[active, factor], right[factor] = predict(kept[0], kept[1], int(factor), seed)
+    return {
+        "dci_disentanglement": _weighted_concentration(importance),
+        "dci_completeness": _weighted_concentration(importance.T),
+        "dci_informativeness": float(right.mean()),
+    }
+
+
+def _boosting(seen: Sample, unseen: Sample, factor: int, seed: int) -> tuple[NDArray[np.float64], float]:
+    """Return the importance of each latent in gradient-boosted trees, and their accuracy."""
+    trees = GradientBoostingClassifier(random_state=seed).fit(seen.codes, seen.factors[:, factor])
+    return trees.feature_importances_, float(trees.score(unseen.codes, unseen.factors[:, factor]))
+
+
+def _lasso(seen: Sample, unseen: Sample, factor: int, seed: int) -> tuple[NDArray[np.float64], float]:
+    """Return the size of each latent's coefficient in a lasso, and the squared correlation of what it predicts."""
+    centre, spread = seen.codes.mean(0), seen.codes.std(0)
+    wanted = seen.factors[:, factor]
+    line = Lasso(alpha=0.02, random_state=seed)
+    line.fit((seen.codes - centre) / spread, (wanted - wanted.mean()) / wanted.std())
+    predicted, truth = line.predict((unseen.codes - centre) / spread), unseen.factors[:, factor]
+    constant = predicted.std() == 0 or truth.std() == 0
+    return np.abs(line.coef_), 0.0 if constant else float(np.corrcoef(predicted, truth)[0, 1] ** 2)
+
+
+def _weighted_concentration(importance: NDArray[np.float64]) -> float:
+    """Return ``sum_i rho_i (1 - H(P_i))``: each row's share of all importance, times how concentrated the row is.
+
+    ``H`` is the entropy to the base of the number of columns; a row without importance has no weight.
+    """
+    rows = importance.sum(1, keepdims=True)
+    if rows.sum() == 0:
+        return 0.0
+    share = importance / np.where(rows > 0, rows, 1)
+    logarithm = np.log(np.where(share > 0, share, 1)) / np.log(max(2, importance.shape[1]))
+    concentration = 1 + (share * logarithm).sum(1)
+    return float((rows[:, 0] / rows.sum() * concentration).sum())

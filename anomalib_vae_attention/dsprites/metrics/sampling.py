@@ -1,0 +1,98 @@
+"""What the metrics share: encoding images of chosen factors, and which latents count."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+Encode = Callable[[torch.Tensor], torch.Tensor]
+"""From images to the means of their codes, shape ``(B, d)``."""
+
+COLLAPSED_STD = 0.05
+"""A latent counts as collapsed if the standard deviation of its mean over the data is less than this.
+
+The prior's standard deviation is 1; a latent that follows its prior whatever the image has a constant mean. Locatello
+et al. (ICML 2019) use the same limit."""
+
+BATCH = 256
+
+
+class FactorData(Protocol):
+    """A data set whose images are given by discrete factors, such as :class:`~..dataset.DSprites`."""
+
+    @property
+    def factor_sizes(self) -> Sequence[int]:
+        """Number of values of each of the ``K`` factors."""
+
+    def sample_factors(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
+        """Draw factor indices, shape ``(count, K)``."""
+
+    def images_of(self, factors: torch.Tensor) -> torch.Tensor:
+        """Return the images of factor indices ``(B, K)``."""
+
+
+class Sample(NamedTuple):
+    """Codes with the factors behind them.
+
+    Attributes:
+        codes: Shape ``(N, d)``.
+        factors: Factor indices, shape ``(N, K)``.
+    """
+
+    codes: NDArray[np.float64]
+    factors: NDArray[np.int64]
+
+
+@torch.no_grad()
+def encode_factors(data: FactorData, encode: Encode, factors: torch.Tensor) -> NDArray[np.float64]:
+    """Encode the images of some factors, 256 at a time.
+
+    Args:
+        data: The data set.
+        encode: The encoder.
+        factors: Factor indices, shape ``(N, K)``.
+
+    Returns:
+        Codes of shape ``(N, d)``.
+
+    Raises:
+        ValueError: If a code is not finite.
+    """
+    codes = torch.cat([encode(data.images_of(part)) for part in factors.split(BATCH)]).double().cpu().numpy()
+    if not np.isfinite(codes).all():
+        msg = "the encoder gives codes that are not finite: no metric can be computed"
+        raise ValueError(msg)
+    return codes
+
+
+def draw_sample(data: FactorData, encode: Encode, count: int, generator: torch.Generator) -> Sample:
+    """Draw images uniformly from all factors and encode them.
+
+    Args:
+        data: The data set.
+        encode: The encoder.
+        count: Number of images.
+        generator: Source of random numbers.
+
+    Returns:
+        The codes and factors of ``count`` images.
+    """
+    factors = data.sample_factors(count, generator)
+    return Sample(encode_factors(data, encode, factors), factors.numpy())
+
+
+def active_latents(codes: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Return the indices of the latents that are not collapsed, for codes of shape ``(N, d)``."""
+    return np.nonzero(codes.std(0) >= COLLAPSED_STD)[0]
+
+
+def gap_of_top_two(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the difference between the two greatest scores of each factor, for scores of shape ``(d, K)``.
+
+    A latent that is missing scores 0: with one latent the gap is its score, without any it is 0.
+    """
+    padded = np.vstack([scores, np.zeros((2, scores.shape[1]))])
+    ordered = np.sort(padded, axis=0)
+    return ordered[-1] - ordered[-2]

@@ -1,0 +1,138 @@
+"""Keeping dSprites on disk at one bit a pixel, whole or not at all."""
+
+import errno
+import hashlib
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import BinaryIO
+
+import numpy as np
+from filelock import FileLock
+from numpy.typing import NDArray
+
+from .drawing import FACTOR_SIZES, IMAGE_BYTES, SIZE, draw_grid
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+"""Version of the drawing; to be raised with every change that alters a pixel."""
+
+IMAGES = int(np.prod(FACTOR_SIZES))
+"""Number of images, 737,280."""
+
+DIGEST_BYTES = hashlib.blake2b().digest_size
+
+
+def draw_all() -> Iterator[bytes]:
+    """Draw all images in the order of the index, the 1024 places of one shape, size and orientation at a time."""
+    for shape, scale, orientation in product(*map(range, FACTOR_SIZES[:3])):
+        yield draw_grid(shape, scale, orientation).tobytes()
+
+
+def is_whole(file: Path) -> bool:
+    """Tell whether a file holds all images followed by their BLAKE2b digest.
+
+    Args:
+        file: A file that :func:`write_images` may have written.
+
+    Returns:
+        ``False`` if it is missing, truncated or altered.
+    """
+    length = IMAGES * IMAGE_BYTES
+    if not file.is_file() or file.stat().st_size != length + DIGEST_BYTES:
+        return False
+    digest = hashlib.blake2b()
+    with file.open("rb") as stream:
+        for start in range(0, length, 1 << 22):
+            digest.update(stream.read(min(1 << 22, length - start)))
+        return digest.digest() == stream.read()
+
+
+def write_images(file: Path, chunks: Iterable[bytes]) -> None:
+    """Write images and their digest to a temporary file beside its place, and then rename it.
+
+    Args:
+        file: Where to; an existing file is replaced.
+        chunks: The images as bits, in the order of the index.
+
+    Raises:
+        ValueError: If the chunks don't hold all images.
+        OSError: If the file cannot be written; nothing is left behind.
+    """
+    with TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent, ignore_cleanup_errors=True) as folder:
+        # A file inside it, because one made as temporary may be read by its owner only.
+        temporary = Path(folder, file.name)
+        with temporary.open("wb") as stream:
+            _write(stream, chunks)
+            os.fsync(stream.fileno())
+        temporary.replace(file)
+
+
+def _write(stream: BinaryIO, chunks: Iterable[bytes]) -> None:
+    """Write images and their digest to an open file."""
+    digest, length = hashlib.blake2b(), 0
+    for chunk in chunks:
+        stream.write(chunk)
+        digest.update(chunk)
+        length += len(chunk)
+    if length != IMAGES * IMAGE_BYTES:
+        msg = f"{length / IMAGE_BYTES:g} images were to be kept, but dSprites has {IMAGES}"
+        raise ValueError(msg)
+    stream.write(digest.digest())
+    stream.flush()
+
+
+def ensure_images(file: Path, make: Iterable[bytes]) -> None:
+    """Write the images unless they are there already.
+
+    Of several processes that come at once, one writes and the others wait. A truncated or altered file is replaced.
+
+    Args:
+        file: Where the images are or are to be; the folder is made if it is missing.
+        make: The images as bits; is not iterated over if they are there.
+
+    Raises:
+        ValueError: If ``make`` fails to give all images.
+        OSError: If the file cannot be written, naming it; the subclass and number tell why.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(file.with_name(f".{file.name}.lock")):
+            _write_unless_whole(file, make)
+    except OSError as error:
+        reason = "its folder is a file" if isinstance(error, FileExistsError) else error.strerror or str(error)
+        size = f"{IMAGES * IMAGE_BYTES >> 20} MiB"
+        msg = f"{file}: the {size} of dSprites cannot be kept there ({reason}); name another root"
+        raise OSError(error.errno or errno.EIO, msg) from error
+
+
+def read_images(file: Path, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Read some images of a file that :func:`ensure_images` has made.
+
+    Args:
+        file: The file.
+        indices: Which images, shape ``(...)``.
+
+    Returns:
+        The images as bits, shape ``(..., 512)``.
+    """
+    # Mapped for the moment only: over a run the whole file would come to count as the process's memory.
+    return np.memmap(file, np.uint8, "r", shape=(IMAGES, IMAGE_BYTES))[indices]
+
+
+def _write_unless_whole(file: Path, make: Iterable[bytes]) -> None:
+    """Do the work of :func:`ensure_images` under its lock."""
+    if is_whole(file):
+        return
+    if file.exists():
+        logger.warning("%s is truncated or was altered; it is written anew.", file)
+    write_images(file, make)
+
+
+def unpack(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Unpack images ``(..., 512)`` of bits to pixels 0 and 1, shape ``(..., 64, 64)``."""
+    return np.unpackbits(bits, axis=-1).reshape(*bits.shape[:-1], SIZE, SIZE)

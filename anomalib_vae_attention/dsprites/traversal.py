@@ -1,0 +1,144 @@
+"""Pictures of what the latents mean: traversals, attention maps, and reconstruction against disentanglement."""
+
+import json
+from pathlib import Path
+
+import matplotlib as mpl
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch.nn import functional as F  # noqa: N812
+
+from .attention_loss import AttentionDisentanglement
+from .callbacks import TEST_FILE
+from .dataset import DSprites
+from .drawing import SIZE
+from .models import BetaVAE
+from .networks import LAYERS
+
+STEPS = 9
+REACH = 2.0
+"""How far a traversal goes to each side, in standard deviations of the prior."""
+
+
+@torch.no_grad()
+def latent_traversals(model: BetaVAE, image: torch.Tensor) -> torch.Tensor:
+    """Decode the latents of an image with one of them moved.
+
+    Args:
+        model: The model.
+        image: Shape ``(1, 64, 64)``.
+
+    Returns:
+        Probabilities of white, shape ``(d, 9, 64, 64)``: each latent from -2 to 2 while the others stay.
+    """
+    mean = model(image[None])
+    latents = mean.expand(model.latent_dim, STEPS, -1).clone()
+    for latent in range(model.latent_dim):
+        latents[latent, :, latent] = torch.linspace(-REACH, REACH, STEPS)
+    return model.decoder(latents.flatten(0, 1)).sigmoid().view(model.latent_dim, STEPS, SIZE, SIZE)
+
+
+@torch.no_grad()
+def traversal_attention(model: BetaVAE, traversals: torch.Tensor, layer: str) -> torch.Tensor:
+    """Compute where each latent looks along its own traversal (Liu et al., eq. 1 and 2).
+
+    Args:
+        model: The model.
+        traversals: Images ``(d, 9, 64, 64)``.
+        layer: Layer of the maps, ``conv1`` to ``conv4``.
+
+    Returns:
+        Maps of the posterior mean of each row's latent, shape ``(d, 9, 64, 64)``; each row's maximum is 1.
+
+    Raises:
+        ValueError: If there is no such layer.
+    """
+    attention = AttentionDisentanglement(layer=layer, score="mean")  # type: ignore[arg-type]
+    rows = []
+    for latent, images in enumerate(traversals):
+        encoded = model.encoder(images[:, None])
+        maps = attention.maps(model.encoder, encoded, torch.zeros_like(encoded.mean), [latent])
+        maps = F.interpolate(maps, (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0]
+        rows.append(maps / maps.max().clamp_min(torch.finfo(maps.dtype).tiny))
+    return torch.stack(rows)
+
+
+def tile(images: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Lay images ``(rows, columns, 64, 64, ...)`` side by side, two grey pixels apart."""
+    widths = [(0, 0), (0, 0), (1, 1), (1, 1), *[(0, 0)] * (images.ndim - 4)]
+    padded = np.pad(images, widths, constant_values=0.5)
+    rows, columns, height, width = padded.shape[:4]
+    return padded.swapaxes(1, 2).reshape(rows * height, columns * width, *padded.shape[4:])
+
+
+def draw_pictures(model: BetaVAE, data: DSprites, folder: Path, layer: str) -> list[Path]:
+    """Write latent traversals and per-latent attention maps, starting from an image of each shape.
+
+    Args:
+        model: The model.
+        data: The data set.
+        folder: Where to; is made if it is missing.
+        layer: Layer of the maps, ``conv1`` to ``conv4``.
+
+    Returns:
+        The PNG files.
+
+    Raises:
+        ValueError: If there is no such layer.
+        OSError: If a file cannot be written.
+    """
+    if layer not in LAYERS:
+        msg = f"--layer {layer} is not known; available are {', '.join(LAYERS)}"
+        raise ValueError(msg)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = []
+    colours = mpl.colormaps["inferno"]
+    for number, shape in enumerate(("square", "ellipse", "heart")):
+        image = data.images_of(torch.tensor([[number, 4, 5, 16, 16]]))[0]
+        traversals = latent_traversals(model, image)
+        maps = traversal_attention(model, traversals, layer).numpy()
+        grey = traversals.numpy()
+        heat = colours(maps)[..., :3]
+        for name, picture in (
+            (f"traversal_{shape}.png", tile(grey[..., None].repeat(3, -1))),
+            (f"attention_{shape}.png", tile(0.4 * grey[..., None] + 0.6 * heat)),
+        ):
+            files.append(folder / name)
+            mpl.image.imsave(files[-1], np.clip(picture, 0, 1))
+    return files
+
+
+def plot_runs(runs: list[Path], folder: Path) -> Path:
+    """Plot reconstruction against the FactorVAE score of tested runs, a colour a model (as Liu et al., fig. 8).
+
+    Args:
+        runs: Folders of runs with ``test.json``.
+        folder: Where to; is made if it is missing.
+
+    Returns:
+        The PNG file.
+
+    Raises:
+        FileNotFoundError: If a run has not been tested, naming it.
+        OSError: If the file cannot be written.
+    """
+    points: dict[str, list[tuple[float, float]]] = {}
+    for run in runs:
+        file = run / TEST_FILE
+        if not file.is_file():
+            msg = f"--runs {run}: there is no {TEST_FILE} in it; run vae-attention dsprites test first"
+            raise FileNotFoundError(msg)
+        result = json.loads(file.read_text(encoding="utf-8"))
+        points.setdefault(result["model"], []).append((result["reconstruction"], result["factor_vae_score"]))
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for model, values in sorted(points.items()):
+        axes.scatter(*np.array(values).T, label=f"{model} ({len(values)})")
+    axes.set_xlabel("reconstruction error (nats an image)")
+    axes.set_ylabel("FactorVAE score")
+    axes.legend()
+    folder.mkdir(parents=True, exist_ok=True)
+    figure.savefig(folder / "disentanglement.png", dpi=150)
+    return folder / "disentanglement.png"

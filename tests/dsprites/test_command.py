@@ -1,0 +1,213 @@
+"""The command from end to end on a few small steps, and its errors."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from anomalib_vae_attention import cli
+from anomalib_vae_attention.dsprites import allocator, callbacks, campaign, command, speed, traversal
+from anomalib_vae_attention.dsprites.attention_loss import AttentionDisentanglement
+from anomalib_vae_attention.dsprites.models import FactorVAE
+
+CONFIGS = {file.stem: file for file in (Path(__file__).parents[2] / "configs" / "dsprites").glob("*.yaml")}
+
+FAST_SCORES = {"factor_vae_score": 0.5, "mig": 0.25, "dci_disentanglement": 0.125}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Replace the metrics, which have tests of their own and take their time."""
+    for name in ("quick_metrics", "all_metrics"):
+        monkeypatch.setattr(callbacks, name, lambda *_: FAST_SCORES)
+
+
+def small(sprites_root: Path) -> list[str]:
+    """List arguments that make a run small."""
+    options = {
+        "data.root": sprites_root,
+        "data.batch_size": 4,
+        "data.batches_per_epoch": 2,
+        "data.test_batches": 1,
+        "scores.every_n_steps": 1,
+        "trainer.enable_progress_bar": "false",
+        "trainer.enable_model_summary": "false",
+        "trainer.log_every_n_steps": 1,
+    }
+    return [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def rows(run: Path) -> list[tuple[int, float]]:
+    return [(int(row["step"]), float(row["reconstruction"])) for row in callbacks.read_scores(run / "scores.csv")]
+
+
+def test_fit_resume_test_and_traverse(folder: Path, sprites_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A run in two parts leaves the rows of one in one part, and whatever the documentation names."""
+    config = ["--config", str(CONFIGS["ad_factor_vae"]), *small(sprites_root), "--ckpt_path", "last"]
+    for run, steps in (("whole", 4), ("parts", 2), ("parts", 4)):
+        where = ["--trainer.max_steps", str(steps), "--trainer.default_root_dir", run]
+        assert cli.main(["dsprites", "fit", *config, *where]) == 0
+    assert rows(folder / "parts") == rows(folder / "whole")
+    assert [step for step, _ in rows(folder / "parts")] == [1, 2, 3, 4]
+    assert [file.name for file in (folder / "parts" / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert list(folder.glob("parts/logs/version_*/metrics.csv"))
+    assert cli.main(["dsprites", "test", *config, "--trainer.default_root_dir", "parts"]) == 0
+    report = json.loads((folder / "parts" / "test.json").read_text())
+    assert report["model"] == "AD-FactorVAE"
+    assert report["step"] == 4
+    assert report["reconstruction"] > 0
+    assert report.items() >= FAST_SCORES.items()
+    chosen = ["--config", str(CONFIGS["ad_factor_vae"]), "--output", "pictures", "--runs", "parts"]
+    overrides = [f"data.root={sprites_root}", "trainer.default_root_dir=parts"]
+    assert command.main(["traverse", *chosen, "--", *overrides]) == 0
+    pictures = {file.name for file in (folder / "pictures").iterdir()}
+    kinds = [f"{kind}_{shape}.png" for kind in ("traversal", "attention") for shape in ("square", "ellipse", "heart")]
+    assert pictures == {*kinds, "disentanglement.png"}
+    assert str(Path("pictures", "traversal_heart.png")) in capsys.readouterr().out
+    with Image.open(folder / "pictures" / "attention_heart.png") as picture:
+        assert picture.size == (9 * 66, 10 * 66)
+
+
+def test_rows_after_the_checkpoint_are_dropped(folder: Path, sprites_root: Path) -> None:
+    """A run killed between checkpoints has rows of steps that it will do again."""
+    arguments = ["fit", "--config", str(CONFIGS["vae"]), *small(sprites_root), "--trainer.default_root_dir", "run"]
+    assert command.main([*arguments, "--trainer.max_steps", "2"]) == 0
+    file = folder / "run" / "scores.csv"
+    before = rows(folder / "run")
+    file.write_text(file.read_text() + "3" + "," * file.read_text().splitlines()[0].count(",") + "\n")
+    assert command.main([*arguments, "--trainer.max_steps", "4", "--ckpt_path", "last"]) == 0
+    after = rows(folder / "run")
+    assert after[:2] == before
+    assert [step for step, _ in after] == [1, 2, 3, 4]
+
+
+def test_campaign(folder: Path, sprites_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A model with every seed; what is done is not done again."""
+    arguments = [str(CONFIGS["vae"]), "--seeds", "0", "1", "--max_steps", "2"]
+    arguments += ["--output", "campaign", *small(sprites_root)]
+    assert campaign.main(arguments) == 0
+    courses = callbacks.read_scores(folder / "campaign" / "scores.csv")
+    assert [(row["config"], row["seed"], row["step"]) for row in courses] == [
+        ("vae", str(seed), str(step)) for seed in (0, 1) for step in (1, 2)
+    ]
+    # Other seeds, other weights and batches.
+    assert len({row["reconstruction"] for row in courses}) == 4
+    assert "0.500 +- 0.000 (2 seeds)" in capsys.readouterr().out
+    assert (folder / "campaign" / "disentanglement.png").is_file()
+    (folder / "campaign" / "vae-0" / "checkpoints" / "last.ckpt").unlink()
+    assert campaign.main(arguments) == 0
+    assert not (folder / "campaign" / "vae-0" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_every_config_is_parsed_with_the_paper_s_settings(sprites_root: Path) -> None:
+    assert set(CONFIGS) == {"vae", "beta_vae", "factor_vae", "ad_factor_vae", "short"}
+    for name, file in CONFIGS.items():
+        cli_of_config = command.make_cli(["--config", str(file), "--data.root", str(sprites_root)], run=False)
+        model, data = cli_of_config.model, cli_of_config.datamodule
+        assert model.latent_dim == 10
+        assert data.batch_size == 64
+        assert cli_of_config.trainer.default_root_dir.endswith(name)
+        if "factor" in name:
+            assert isinstance(model, FactorVAE)
+            assert model.gamma == 40
+            assert model.learning_rate == model.discriminator_learning_rate == pytest.approx(1e-4)
+        assert isinstance(model.attention, AttentionDisentanglement) == (name in {"ad_factor_vae", "short"})
+        comments = [line for line in file.read_text().splitlines() if line.startswith("#     vae-attention")]
+        assert all(f"configs/dsprites/{name}.yaml" in line for line in comments)
+        assert yaml.safe_load(file.read_text())["seed_everything"] == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["fit", "--config", "CONFIG", "--data.npz", "missing.npz"], "npz='missing.npz': there is no such file"),
+        (["traverse", "--config", "CONFIG", "data.root=nowhere"], "there is no such file; train first"),
+        (["traverse", "--runs", "nothing"], "--runs nothing: there is no test.json in it"),
+    ],
+)
+def test_one_clear_error(arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [str(CONFIGS["vae"]) if part == "CONFIG" else part for part in arguments]
+    assert command.main(arguments) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "Traceback" not in error
+    assert not (folder / "nowhere").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"]])
+def test_what_is_no_subcommand(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(arguments) == 2
+    assert "fit|test|traverse" in capsys.readouterr().err
+    assert command.main(["--help"]) == 0
+
+
+def test_checkpoint_that_cannot_be_written_leaves_the_previous_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "last.ckpt"
+    callbacks.WholeCheckpoints().save_checkpoint({"step": 1}, place)
+
+    def fill(self: object, checkpoint: dict, path: Path, storage_options: object = None) -> None:
+        del self, checkpoint, storage_options
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(callbacks.TorchCheckpointIO, "save_checkpoint", fill)
+    with pytest.raises(OSError, match="No space left"):
+        callbacks.WholeCheckpoints().save_checkpoint({"step": 2}, place)
+    assert torch.load(place, weights_only=True) == {"step": 1}
+    assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_steps_between_rows() -> None:
+    with pytest.raises(ValueError, match="every_n_steps must be at least 1"):
+        callbacks.Scores(0)
+
+
+def test_traversals_move_one_latent() -> None:
+    """In the middle every row is the image's own reconstruction with that latent at 0."""
+    model = FactorVAE(latent_dim=3).eval()
+    image = torch.rand(1, 64, 64)
+    traversals = traversal.latent_traversals(model, image)
+    assert traversals.shape == (3, 9, 64, 64)
+    latents = model(image[None]).detach()
+    latents[0, 1] = -2
+    torch.testing.assert_close(traversals[1, 0], model.decoder(latents).sigmoid()[0, 0].detach())
+    maps = traversal.traversal_attention(model, traversals, "conv3")
+    assert maps.shape == traversals.shape
+    assert maps.min() >= 0
+    assert maps.max() <= 1
+    with pytest.raises(ValueError, match="--layer fc is not known"):
+        traversal.draw_pictures(model, None, Path(), "fc")
+
+
+def test_tiles_are_laid_in_rows() -> None:
+    images = np.arange(6.0)[:, None, None].repeat(64, 1).repeat(64, 2).reshape(2, 3, 64, 64)
+    assert traversal.tile(images)[[33, 99]][:, [33, 99, 165]].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_every_kind_of_step_of_the_benchmark_runs() -> None:
+    seconds = speed.measure(batch_size=2, rounds=1, steps=1)
+    assert set(seconds) == set(speed.STEPS)
+    assert all(len(values) == 1 for values in seconds.values())
+
+
+def test_nothing_of_anomalib_is_imported() -> None:
+    code = "import sys; import anomalib_vae_attention.dsprites.command; sys.exit('anomalib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_freed_memory_can_be_kept_anywhere() -> None:
+    assert isinstance(allocator.keep_freed_memory(), bool)
