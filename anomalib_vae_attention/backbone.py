@@ -13,6 +13,8 @@ from torch import nn
 
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 """The timm backbone whose weights are installed with this package."""
+CPU_BATCH = 8
+"""Images that pass the backbone at a time on a CPU: more take memory for the early layers, and longer."""
 
 
 def load_packaged_weights(extractor: nn.Module) -> None:
@@ -103,7 +105,7 @@ class Backbone(nn.Module):
         if packaged and pre_trained:
             load_packaged_weights(self.extractor.feature_extractor)
         self._drop_what_follows(self.layers[-1])
-        self.extractor.requires_grad_(requires_grad=False)
+        self.extractor.requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
         self.channels = [int(channels) for channels in self.extractor.out_dims]
         config: Any = timm.get_pretrained_cfg(name)
         self.mean: tuple[float, ...] = config.mean
@@ -122,5 +124,11 @@ class Backbone(nn.Module):
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Map normalised images ``(B, 3, H, W)`` to the activations ``A_l``, each of shape ``(B, C_l, h_l, w_l)``."""
+        if torch.compiler.is_compiling() or image.device.type != "cpu":
+            return self._layers_of(image)
+        parts = [self._layers_of(some) for some in image.contiguous(memory_format=torch.channels_last).split(CPU_BATCH)]
+        return [torch.cat(layer).contiguous() for layer in zip(*parts, strict=True)]
+
+    def _layers_of(self, image: torch.Tensor) -> list[torch.Tensor]:
         features = self.extractor(image)
         return [features[layer] for layer in self.layers]
