@@ -5,7 +5,6 @@ normal latent does each cell compare with, and how large is the difference over 
 """
 
 import logging
-import math
 from typing import NamedTuple
 
 import torch
@@ -17,10 +16,12 @@ logger = logging.getLogger(__name__)
 
 CALIBRATION_IMAGES = 64
 """Number of normal images, evenly spaced over those seen, from which the energy of normal data is estimated."""
-LEAST_SQUARE = 1e-6
-"""Least squared distance that matches are weighted by, in units of the variance: nothing divides by 0."""
-NEAREST = 3
-"""Exemplars that decide on a match: the nearest two, weighted by how much nearer they are than the third."""
+RELATIVE_TEMPERATURE = 0.5
+"""Temperature of the exemplars' weights, as a share of the mean energy between normal images and their nearest."""
+LEAST_TEMPERATURE = 2.0
+"""Least temperature: at 2, weights are the likelihoods under each exemplar's Gaussian. Copies of one image need it."""
+HIDDEN = 1e30
+"""What the logits of exemplars that are not to be seen are lowered by: infinity less infinity would be no number."""
 SEARCH_BYTES = 2**23
 """Memory of one part of a search, exemplars and distances in single precision: what a processor's cache holds."""
 
@@ -32,11 +33,26 @@ class Match(NamedTuple):
         energy: Latent energy ``e``, of shape ``(B, h, w)``, at least 0.
         gradient: Gradient of ``E = 1/2 sum e`` by the posterior mean, matches held fixed, of shape ``(B, d, h, w)``.
         latent: The normal latent that each cell was compared with, of shape ``(B, d, h, w)``.
+        nearest: Energy against the nearest latent that the reference knows, of shape ``(B, h, w)``, at least 0: what an
+            image is judged by, where maps use the energy.
     """
 
     energy: torch.Tensor
     gradient: torch.Tensor
     latent: torch.Tensor
+    nearest: torch.Tensor
+
+
+class LeftOut(NamedTuple):
+    """Energies of normal images, each left out of the reference: what normal images score that were not learnt.
+
+    Attributes:
+        energy: See :class:`Match`, of shape ``(n, h, w)``.
+        nearest: See :class:`Match`, of shape ``(n, h, w)``.
+    """
+
+    energy: torch.Tensor
+    nearest: torch.Tensor
 
 
 class NormalReference(nn.Module):
@@ -50,11 +66,11 @@ class NormalReference(nn.Module):
         """Collect the posteriors of a batch of normal images."""
         raise NotImplementedError
 
-    def finish(self) -> torch.Tensor:
+    def finish(self) -> LeftOut:
         """End the collection.
 
         Returns:
-            Energies of some of the normal images, each left out of the reference, of shape ``(n, h, w)``.
+            Energies of some of the normal images, each left out of the reference.
 
         Raises:
             ValueError: If no image was collected.
@@ -87,11 +103,10 @@ def _require_images(count: int) -> None:
 class Exemplars(NormalReference):
     """The posteriors of the normal images themselves, kept per cell in half precision.
 
-    A cell is compared with the nearest of the exemplars of all images at that cell and the cells around it,
-    ``e(p) = sum_i (mu_i(p) - mu_i*(p))^2 / (v_i + v_i)``: the square of eq. 4's mean over its variance. ``mu*`` is the
-    mean of the nearest two, weighted by ``1 / e_n - 1 / e_3``: one that is overtaken by the third has lost its weight
-    by then. So the match depends continuously on the image, and where two exemplars are equally near, the last digit
-    of a runtime does not choose between different maps.
+    A cell is compared with the exemplars ``mu^n(p')`` of all images at that cell and the cells around it, by the
+    square of eq. 4's mean over its variance, ``e_n,p'(p) = sum_i (mu_i(p) - mu_i^n(p'))^2 / (v_i + v_i)``. Its match
+    ``mu*`` is their mean, weighted by ``exp(-e_n,p' / T)``, and ``e(p)`` the energy between the two. The match depends
+    smoothly on the image: where two exemplars are equally near, a runtime's last digit does not choose the map.
 
     Args:
         max_exemplars: Most images to keep. Of more, a random sample of that size is kept (reservoir sampling, seeded),
@@ -103,6 +118,7 @@ class Exemplars(NormalReference):
     half_norm: torch.Tensor
     centre: torch.Tensor
     scale: torch.Tensor
+    temperature: torch.Tensor
 
     def __init__(self, max_exemplars: int = 2000, radius: int = 1) -> None:
         super().__init__()
@@ -112,6 +128,7 @@ class Exemplars(NormalReference):
         self.register_buffer("half_norm", torch.zeros(0))
         self.register_buffer("centre", torch.zeros(0))
         self.register_buffer("scale", torch.zeros(0))
+        self.register_buffer("temperature", torch.tensor(LEAST_TEMPERATURE))
         self.start()
 
     def start(self) -> None:
@@ -139,7 +156,7 @@ class Exemplars(NormalReference):
             if place < self.max_exemplars:
                 self._kept[place] = mean.half()
 
-    def finish(self) -> torch.Tensor:
+    def finish(self) -> LeftOut:
         """Build the bank; see :meth:`NormalReference.finish`.
 
         The exemplars are stored relative to their mean at each cell: half precision then holds the differences that
@@ -159,10 +176,18 @@ class Exemplars(NormalReference):
         self.bank = bank
         self.half_norm = 0.5 * torch.stack([cell.float().square().sum(0) for cell in bank])[:, None]
         chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
-        energies = [self._search(self._kept[index].to(device).float()[None], int(index))[0] for index in chosen]
+        nearest = self._leave_out(chosen).nearest
+        self.temperature.copy_((RELATIVE_TEMPERATURE * nearest.mean()).clamp_min(LEAST_TEMPERATURE))
+        left_out = self._leave_out(chosen)
         self.start()
+        return left_out
+
+    def _leave_out(self, chosen: torch.Tensor) -> LeftOut:
+        """Match some of the images, each with all others."""
+        matches = [self._search(self._kept[index].to(self.bank.device).float()[None], int(index)) for index in chosen]
+        energy, _, nearest = (torch.cat(parts) for parts in zip(*matches, strict=True))
         # A single image of a single cell has nothing left to be compared with.
-        return torch.cat(energies).nan_to_num(posinf=0.0)
+        return LeftOut(energy, torch.where(nearest < HIDDEN, nearest, 0.0))
 
     @property
     def grid_size(self) -> tuple[int, ...]:
@@ -174,15 +199,15 @@ class Exemplars(NormalReference):
 
     def match(self, posterior: Posterior) -> Match:
         """Find the nearest exemplar of every cell; see :meth:`NormalReference.match`."""
-        energy, latent = self._search(posterior.mean)
+        energy, latent, nearest = self._search(posterior.mean)
         gradient = (posterior.mean - latent) * self.scale.square()[:, None, None]
-        return Match(energy, gradient, latent)
+        return Match(energy, gradient, latent, nearest)
 
-    def _search(self, mean: torch.Tensor, leave_out: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the energy ``(B, h, w)`` and the matched latents ``(B, d, h, w)``.
+    def _search(self, mean: torch.Tensor, leave_out: int | None = None) -> tuple[torch.Tensor, ...]:
+        """Return the energy ``(B, h, w)``, the match ``(B, d, h, w)`` and the energy to the nearest ``(B, h, w)``.
 
         Every cell's exemplars are read once and compared with the posteriors of all cells around it, because the bank
-        is by far the largest thing to read; each cell then takes the least of what its neighbours found for it.
+        is by far the largest thing to read; each cell then puts together what its neighbours found for it.
         """
         batch, latent_dim, height, width = mean.shape
         ahead, behind, outside = self._neighbours(height, width)
@@ -190,50 +215,29 @@ class Exemplars(NormalReference):
         centre = self._whiten(self.centre).flatten(1).T
         whitened = self._whiten(mean).flatten(2).permute(2, 0, 1)
         query = (whitened[ahead] - centre[:, None, None]).view(cells, around * batch, latent_dim)
-        half, index = self._nearest(query, leave_out)
-        near = half.shape[2]
-        squared = (2 * half + query.square().sum(2, keepdim=True)).view(cells, around, batch, near)
+        logit, share, total = self._attend(query, leave_out)
         rank = torch.arange(around, device=mean.device)
-        found = (squared[behind, rank] + outside[:, :, None, None]).permute(0, 2, 1, 3).flatten(2)
-        order = found.topk(min(NEAREST, found.shape[2]), dim=2, largest=False)
-        best = order.indices // near
-        cell = behind.unsqueeze(1).expand(-1, batch, -1).gather(2, best)
-        image = torch.arange(batch, device=mean.device)[:, None]
-        exemplar = index.view(cells, around, batch, near)[cell, best, image, order.indices % near]
+        logit = logit.view(cells, around, batch)[behind, rank] - outside[:, :, None]
+        greatest = logit.amax(1, keepdim=True)
+        share = share.view(cells, around, batch)[behind, rank] * (logit - greatest).exp()
+        total = total.view(cells, around, batch, latent_dim)[behind, rank] + centre[behind][:, :, None]
         # Matches are held fixed in the gradient.
-        matched = self._mix(order.values, self._whitened_exemplars(cell, exemplar, centre)).detach()
+        matched = ((share / share.sum(1, keepdim=True)).unsqueeze(3) * total).sum(1).detach()
         energy = (whitened - matched).square().sum(2)
         matched = (matched / self.scale).permute(1, 2, 0).reshape(batch, latent_dim, height, width)
-        return energy.T.reshape(batch, height, width), matched
+        nearest = (-self.temperature * greatest[:, 0]).clamp_min(0)
+        return energy.T.reshape(batch, height, width), matched, nearest.T.reshape(batch, height, width)
 
-    def _whitened_exemplars(self, cell: torch.Tensor, exemplar: torch.Tensor, centre: torch.Tensor) -> torch.Tensor:
-        """Look exemplars up by cell and index, both of shape ``(...)``; return their latents ``(..., d)``."""
-        latent_dim, exemplars = self.bank.shape[1:]
-        first = cell * (latent_dim * exemplars) + exemplar
-        place = first.unsqueeze(-1) + exemplars * torch.arange(latent_dim, device=cell.device)
-        return self.bank.view(-1)[place].float() + centre[cell]
-
-    @staticmethod
-    def _mix(squared: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        """Mix the nearest exemplars, squared distances ``(..., k)`` and latents ``(..., k, d)``; see the class."""
-        inverse = 1 / squared.clamp_min(LEAST_SQUARE)
-        third = inverse[..., NEAREST - 1 : NEAREST].sum(-1, keepdim=True)
-        # The least weight only counts where all of them are equally near.
-        weight = inverse - third + LEAST_SQUARE * inverse
-        weight = (weight / weight.sum(-1, keepdim=True))[..., : NEAREST - 1]
-        weight = weight / weight.sum(-1, keepdim=True)
-        return (weight.unsqueeze(-1) * latents[..., : NEAREST - 1, :]).sum(-2)
-
-    def _nearest(self, query: torch.Tensor, leave_out: int | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Find each query's nearest exemplars among those of its cell.
+    def _attend(self, query: torch.Tensor, leave_out: int | None = None) -> tuple[torch.Tensor, ...]:
+        """Attend to the exemplars of each query's cell.
 
         Args:
             query: Whitened latents relative to the cell's centre, of shape ``(h w, n, d)``.
             leave_out: Exemplar to hide; where there is no other, it is hidden from the cell itself only.
 
         Returns:
-            Half of the squared distance, less half of the query's squared norm, and the exemplar's index, both of shape
-            ``(h w, n, k)``, the nearest first, with ``k`` of :data:`NEAREST` or all that there are.
+            Greatest logit, of shape ``(h w, n)``; sum of the weights in units of the greatest, of the same shape; and
+            the exemplars' weighted mean, of shape ``(h w, n, d)``.
         """
         cells, count, latent_dim = query.shape
         exemplars = self.bank.shape[2]
@@ -243,17 +247,23 @@ class Exemplars(NormalReference):
         found = []
         for start in range(0, cells, part):
             some = slice(start, start + part)
-            half = self.half_norm[some] - torch.bmm(query[some], self.bank[some].float())
+            bank = self.bank[some].float()
+            logit = (torch.bmm(query[some], bank) - self.half_norm[some]) * (2 / self.temperature)
             if leave_out is not None and exemplars > 1:
-                half[:, :, leave_out] = math.inf
+                logit[:, :, leave_out] -= HIDDEN
             elif leave_out is not None and self.radius:
-                half[:, count // 2] = math.inf
-            found.append(half.topk(min(NEAREST, exemplars), dim=2, largest=False))
-        half, index = (torch.cat(parts) for parts in zip(*found, strict=True))
-        return half, index
+                logit[:, count // 2] -= HIDDEN
+            greatest = logit.amax(2, keepdim=True)
+            weight = (logit - greatest).exp()
+            share = weight.sum(2, keepdim=True)
+            mean = torch.bmm(weight, bank.mT) / share
+            squared = query[some].square().sum(2, keepdim=True) / self.temperature
+            found.append(((greatest - squared).squeeze(2), share.squeeze(2), mean))
+        logit, share, mean = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return logit, share, mean
 
     def _neighbours(self, height: int, width: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return, per cell and offset, the cell ahead by it, the cell behind by it, and infinity where that is outside.
+        """Return, per cell and offset, the cell ahead by it, the one behind, and :data:`HIDDEN` where that is outside.
 
         Each is of shape ``(h w, (2 radius + 1)^2)``.
         """
@@ -269,7 +279,7 @@ class Exemplars(NormalReference):
 
         row, column = rows - steps[:, None], columns - steps
         beyond = (row < 0) | (row >= height) | (column < 0) | (column >= width)
-        outside = torch.zeros(shape, device=device).masked_fill(beyond.expand(shape), math.inf)
+        outside = torch.zeros(shape, device=device).masked_fill(beyond.expand(shape), HIDDEN)
         ahead = cell(rows + steps[:, None], columns + steps)
         return ahead, cell(row, column), outside.reshape(height * width, -1)
 
@@ -313,7 +323,7 @@ class Gaussian(NormalReference):
         self._outer += latent.mT @ latent
         self._some += list(posterior.mean.detach()[: CALIBRATION_IMAGES - len(self._some)])
 
-    def finish(self) -> torch.Tensor:
+    def finish(self) -> LeftOut:
         """Turn the sums into mean and precision of each cell; see :meth:`NormalReference.finish`."""
         _require_images(self._count)
         mean, factor = self._summarise(self._count, self._sum, self._outer)
@@ -321,7 +331,8 @@ class Gaussian(NormalReference):
         self.mean = mean.T.reshape(-1, *self._size).float()
         energies = [self._left_out(some.double().flatten(1).T) for some in self._some]
         self.start()
-        return torch.stack(energies).float()
+        energy = torch.stack(energies).float()
+        return LeftOut(energy, energy)
 
     @property
     def grid_size(self) -> tuple[int, ...]:
@@ -349,5 +360,5 @@ class Gaussian(NormalReference):
         difference = posterior.mean - self.mean
         rows = difference.flatten(2).permute(2, 0, 1)
         gradient = torch.bmm(rows, self.precision).permute(1, 2, 0).reshape(difference.shape)
-        energy = (difference * gradient).sum(1)
-        return Match(energy.clamp_min(0), gradient, self.mean.expand_as(difference))
+        energy = (difference * gradient).sum(1).clamp_min(0)
+        return Match(energy, gradient, self.mean.expand_as(difference), energy)

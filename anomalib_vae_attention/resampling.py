@@ -40,7 +40,7 @@ def pool_matrix(size: int, kernel_size: int) -> torch.Tensor:
 
 
 def blur_matrix(size: int, sigma: float) -> torch.Tensor:
-    """Return a Gaussian blur of a line of pixels, weights renormalised at the borders, as a matrix.
+    """Return a Gaussian blur of a line of pixels, mirrored at the borders, as a matrix.
 
     Args:
         size: Number of pixels, at least 1.
@@ -52,7 +52,9 @@ def blur_matrix(size: int, sigma: float) -> torch.Tensor:
     if sigma <= 0:
         return torch.eye(size)
     position = torch.arange(size, dtype=torch.float64)
-    weights = torch.exp(-0.5 * ((position[:, None] - position[None]) / sigma) ** 2)
+    images = 2 * size * torch.arange(-int(4 * sigma / size) - 1, int(4 * sigma / size) + 2)[:, None]
+    mirrored = torch.cat([images + position, images - 1 - position])
+    weights = torch.exp(-0.5 * ((position[:, None] - mirrored[:, None]) / sigma) ** 2).sum(0)
     return (weights / weights.sum(1, keepdim=True)).float()
 
 

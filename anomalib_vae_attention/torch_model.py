@@ -9,7 +9,7 @@ from torch import nn
 
 from .attention import energy_attention
 from .backbone import PACKAGED_BACKBONE, Backbone
-from .reference import Exemplars, Gaussian, Match, NormalReference
+from .reference import Exemplars, Gaussian, LeftOut, Match, NormalReference
 from .resampling import apply_separable, blur_matrix, resize_matrix
 from .vae import FeatureGrid, FeatureVAE
 
@@ -32,8 +32,9 @@ class Explanation(NamedTuple):
         counterfactual: The layers as a normal part would have shown them, ``A_hat_l``, of the same shapes.
         attention: Attention map of each layer, of shape ``(B, h_l, w_l)``, in units of energy.
         anomaly_map: Energy and attention together over the energy of normal images, of shape ``(B, H, W)``.
-        score: Image score of shape ``(B,)``: logarithms of the energy's peak and of the mean distance (its root), each
-            standardised by those of normal images, added up; around 0 for a normal image.
+        score: Image score of shape ``(B,)``: logarithms of the peak of the energy to the nearest normal latents and of
+            the mean distance (its root), each standardised by those of normal images, added up; around 0 for a normal
+            image.
     """
 
     match: Match
@@ -214,7 +215,7 @@ class VaeAttentionModel(nn.Module):
             counterfactual,
             attention,
             anomaly_map / (2 * self.energy_scale),
-            ((self._peak_and_mean(match.energy) - self.score_mean) / self.score_std).sum(dim=1),
+            ((self._peak_and_mean(match.nearest) - self.score_mean) / self.score_std).sum(dim=1),
         )
 
     def _peak_and_mean(self, energy: torch.Tensor) -> torch.Tensor:
@@ -244,10 +245,10 @@ class VaeAttentionModel(nn.Module):
             )
             raise ValueError(msg)
 
-    def calibrate(self, energy: torch.Tensor) -> None:
-        """Set the scales from energies of normal images that were left out of the reference, ``(n, h, w)``."""
-        self.energy_scale.copy_(energy.mean().clamp_min(LEAST_ENERGY))
-        scores = self._peak_and_mean(energy)
+    def calibrate(self, normal: LeftOut) -> None:
+        """Set the scales from energies of normal images that were left out of the reference."""
+        self.energy_scale.copy_(normal.energy.mean().clamp_min(LEAST_ENERGY))
+        scores = self._peak_and_mean(normal.nearest)
         self.score_mean.copy_(scores.mean(0))
         deviation = scores.std(0) if len(scores) > 1 else torch.zeros(2)
         self.score_std.copy_(deviation.clamp_min(LEAST_VARIATION))
