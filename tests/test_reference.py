@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_vae_attention import reference
 from anomalib_vae_attention.reference import (
     CALIBRATION_IMAGES,
     Exemplars,
@@ -13,6 +12,7 @@ from anomalib_vae_attention.reference import (
     Match,
     NormalReference,
 )
+from anomalib_vae_attention.reference import exemplars as exemplars_module
 from anomalib_vae_attention.vae import Posterior
 
 
@@ -102,7 +102,7 @@ def test_search_in_parts(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes = []
     multiply = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda query, bank: sizes.append(len(query)) or multiply(query, bank))
-    monkeypatch.setattr(reference, "SEARCH_BYTES", cells * 4 * 7 * (5 + 3 * 9))
+    monkeypatch.setattr(exemplars_module, "SEARCH_BYTES", cells * 4 * 7 * (5 + 3 * 9))
     parts = normal.match(posterior)
     assert max(sizes) == cells
     assert sum(sizes) == 2 * 24, "two products a part"

@@ -1,21 +1,15 @@
-"""Normal references: what the posteriors of normal images look like, and how far another posterior is from them.
-
-Both references answer the same question, for eq. 4 of Liu et al. (CVPR 2020): given the posterior of an image, which
-normal latent does each cell compare with, and how large is the difference over the variance of both?
-"""
+"""The exemplars: the posteriors of the normal images themselves."""
 
 import logging
-from typing import NamedTuple
 
 import torch
-from torch import nn
 
-from .vae import Posterior
+from anomalib_vae_attention.vae import Posterior
+
+from .base import CALIBRATION_IMAGES, LeftOut, Match, NormalReference, require_images
 
 logger = logging.getLogger(__name__)
 
-CALIBRATION_IMAGES = 64
-"""Number of normal images, evenly spaced over those seen, from which the energy of normal data is estimated."""
 RELATIVE_TEMPERATURE = 0.5
 """Temperature of the exemplars' weights, as a share of the mean energy between normal images and their nearest."""
 LEAST_TEMPERATURE = 2.0
@@ -24,80 +18,6 @@ HIDDEN = 1e30
 """What the logits of exemplars that are not to be seen are lowered by: infinity less infinity would be no number."""
 SEARCH_BYTES = 2**23
 """Memory of one part of a search, exemplars and distances in single precision: what a processor's cache holds."""
-
-
-class Match(NamedTuple):
-    """What a normal reference says of a batch of posteriors.
-
-    Attributes:
-        energy: Latent energy ``e``, of shape ``(B, h, w)``, at least 0.
-        gradient: Gradient of ``E = 1/2 sum e`` by the posterior mean, matches held fixed, of shape ``(B, d, h, w)``.
-        latent: The normal latent that each cell was compared with, of shape ``(B, d, h, w)``.
-        nearest: Energy against the nearest latent that the reference knows, of shape ``(B, h, w)``, at least 0: what an
-            image is judged by, where maps use the energy.
-    """
-
-    energy: torch.Tensor
-    gradient: torch.Tensor
-    latent: torch.Tensor
-    nearest: torch.Tensor
-
-
-class LeftOut(NamedTuple):
-    """Energies of normal images, each left out of the reference: what normal images score that were not learnt.
-
-    Attributes:
-        energy: See :class:`Match`, of shape ``(n, h, w)``.
-        nearest: See :class:`Match`, of shape ``(n, h, w)``.
-    """
-
-    energy: torch.Tensor
-    nearest: torch.Tensor
-
-
-class NormalReference(nn.Module):
-    """Base of the normal references: collect posteriors of normal images, then match others against them."""
-
-    def start(self) -> None:
-        """Forget everything and get ready to collect."""
-        raise NotImplementedError
-
-    def update(self, posterior: Posterior) -> None:
-        """Collect the posteriors of a batch of normal images."""
-        raise NotImplementedError
-
-    def finish(self) -> LeftOut:
-        """End the collection.
-
-        Returns:
-            Energies of some of the normal images, each left out of the reference.
-
-        Raises:
-            ValueError: If no image was collected.
-        """
-        raise NotImplementedError
-
-    @property
-    def grid_size(self) -> tuple[int, ...]:
-        """Height and width of the grid that the reference was collected on."""
-        raise NotImplementedError
-
-    def match(self, posterior: Posterior) -> Match:
-        """Match posteriors, mean of shape ``(B, d, h, w)``, against the reference."""
-        raise NotImplementedError
-
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        """Take the buffers' shapes from the checkpoint: they depend on the number and size of the images."""
-        for name, buffer in self._buffers.items():
-            if buffer is not None and prefix + name in state_dict:
-                self._buffers[name] = torch.empty_like(state_dict[prefix + name], device=buffer.device)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def _require_images(count: int) -> None:
-    if count == 0:
-        msg = "There is no normal image to learn from: the training set is empty."
-        raise ValueError(msg)
 
 
 class Exemplars(NormalReference):
@@ -162,7 +82,7 @@ class Exemplars(NormalReference):
         The exemplars are stored relative to their mean at each cell: half precision then holds the differences that
         count, and the expansion of the square below loses no digits.
         """
-        _require_images(len(self._kept))
+        require_images(len(self._kept))
         device = self._variance.device
         self.scale = (2 * self._variance).rsqrt().detach().clone()
         latent_dim, height, width = self._kept[0].shape
@@ -282,83 +202,3 @@ class Exemplars(NormalReference):
         outside = torch.zeros(shape, device=device).masked_fill(beyond.expand(shape), HIDDEN)
         ahead = cell(rows + steps[:, None], columns + steps)
         return ahead, cell(row, column), outside.reshape(height * width, -1)
-
-
-class Gaussian(NormalReference):
-    """A Gaussian summary of the normal posteriors at every cell, from streaming sums: its size is that of no image.
-
-    ``e(p) = (mu - m(p))^T [S(p) + diag(v)]^-1 (mu - m(p))`` with ``S(p) = Cov[mu](p) + diag(v)``, the covariance shrunk
-    towards that of all cells together: about chi-squared with ``d`` degrees of freedom on normal images.
-
-    Args:
-        shrinkage: Weight of the covariance of all cells, from 0 to 1.
-    """
-
-    mean: torch.Tensor
-    precision: torch.Tensor
-
-    def __init__(self, shrinkage: float = 0.1) -> None:
-        super().__init__()
-        self.shrinkage = shrinkage
-        self.register_buffer("mean", torch.zeros(0))
-        self.register_buffer("precision", torch.zeros(0))
-        self.start()
-
-    def start(self) -> None:
-        """Forget everything and get ready to collect."""
-        self._count = 0
-        self._variance = torch.zeros(0)
-        self._sum = self._outer = torch.zeros(0, dtype=torch.float64)
-        self._some: list[torch.Tensor] = []
-
-    def update(self, posterior: Posterior) -> None:
-        """Add the posteriors of a batch of normal images to the sums of each cell."""
-        latent = posterior.mean.detach().double().flatten(2).permute(2, 0, 1)
-        if self._count == 0:
-            self._size = posterior.mean.shape[2:]
-            self._sum, self._outer = torch.zeros_like(latent[:, 0]), torch.zeros_like(latent[:, :1].mT @ latent[:, :1])
-        self._variance = posterior.variance.detach()
-        self._count += latent.shape[1]
-        self._sum += latent.sum(1)
-        self._outer += latent.mT @ latent
-        self._some += list(posterior.mean.detach()[: CALIBRATION_IMAGES - len(self._some)])
-
-    def finish(self) -> LeftOut:
-        """Turn the sums into mean and precision of each cell; see :meth:`NormalReference.finish`."""
-        _require_images(self._count)
-        mean, factor = self._summarise(self._count, self._sum, self._outer)
-        self.precision = torch.cholesky_inverse(factor).float()
-        self.mean = mean.T.reshape(-1, *self._size).float()
-        energies = [self._left_out(some.double().flatten(1).T) for some in self._some]
-        self.start()
-        energy = torch.stack(energies).float()
-        return LeftOut(energy, energy)
-
-    @property
-    def grid_size(self) -> tuple[int, ...]:
-        """Height and width of the grid that the reference was collected on."""
-        return tuple(self.mean.shape[1:])
-
-    def _summarise(self, count: int, total: torch.Tensor, outer: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return each cell's mean ``(h w, d)`` and the Cholesky factor of its covariance ``(h w, d, d)``."""
-        mean = total / count
-        covariance = outer / count - mean[:, :, None] * mean[:, None, :]
-        covariance = torch.lerp(covariance, covariance.mean(0, keepdim=True), self.shrinkage)
-        return mean, torch.linalg.cholesky(covariance + 2 * torch.diag(self._variance.double()))
-
-    def _left_out(self, latent: torch.Tensor) -> torch.Tensor:
-        """Return the energy ``(h, w)`` of a collected image, latents ``(h w, d)``, under the summary of the others."""
-        if self._count == 1:
-            return latent.new_zeros(self._size)
-        outer = self._outer - latent[:, :, None] * latent[:, None, :]
-        mean, factor = self._summarise(self._count - 1, self._sum - latent, outer)
-        difference = torch.linalg.solve_triangular(factor, (latent - mean)[:, :, None], upper=False)
-        return difference.square().sum((1, 2)).view(self._size)
-
-    def match(self, posterior: Posterior) -> Match:
-        """Measure the Mahalanobis distance of every cell; see :meth:`NormalReference.match`."""
-        difference = posterior.mean - self.mean
-        rows = difference.flatten(2).permute(2, 0, 1)
-        gradient = torch.bmm(rows, self.precision).permute(1, 2, 0).reshape(difference.shape)
-        energy = (difference * gradient).sum(1).clamp_min(0)
-        return Match(energy, gradient, self.mean.expand_as(difference), energy)
