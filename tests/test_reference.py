@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from anomalib_vae_attention.reference import (
-    CALIBRATION_IMAGES,
     Exemplars,
     Gaussian,
     LeftOut,
@@ -13,6 +12,7 @@ from anomalib_vae_attention.reference import (
     NormalReference,
 )
 from anomalib_vae_attention.reference import exemplars as exemplars_module
+from anomalib_vae_attention.reference import gaussian as gaussian_module
 from anomalib_vae_attention.vae import Posterior
 
 
@@ -182,13 +182,15 @@ def test_calibration_of_duplicates() -> None:
 
 def test_calibration_takes_images_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of more images than it takes, calibration takes the first, the last, and the rest evenly."""
-    count = 3 * CALIBRATION_IMAGES
+    count = 3 * exemplars_module.CALIBRATION_IMAGES
     normal, taken = Exemplars(), []
     search = normal._search
-    monkeypatch.setattr(normal, "_search", lambda mean, leave_out: taken.append(leave_out) or search(mean, leave_out))
+    monkeypatch.setattr(
+        normal, "_search", lambda mean, leave_out: taken.extend(leave_out.tolist()) or search(mean, leave_out)
+    )
     left_out = collect(normal, torch.randn(count, 2, 2, 2), torch.full((2,), 0.5))
-    assert left_out.energy.shape == (CALIBRATION_IMAGES, 2, 2)
-    assert taken == 2 * torch.linspace(0, count - 1, CALIBRATION_IMAGES).round().int().tolist()
+    assert left_out.energy.shape == (exemplars_module.CALIBRATION_IMAGES, 2, 2)
+    assert taken == 2 * torch.linspace(0, count - 1, exemplars_module.CALIBRATION_IMAGES).round().int().tolist()
 
 
 def test_memory_of_exemplars_is_bounded() -> None:
@@ -249,7 +251,7 @@ def test_gaussian_calibration_leaves_the_image_out(count: int) -> None:
     """Without shrinkage the calibration energies are those of a Gaussian of the other images, within 1 part in N."""
     latents, variance = torch.randn(count, 4, 3, 2) * 2 + 1, torch.rand(4) + 0.1
     energies = collect(Gaussian(shrinkage=0), latents, variance).energy
-    assert energies.shape == (min(count, CALIBRATION_IMAGES), 3, 2)
+    assert energies.shape == (min(count, gaussian_module.CALIBRATION_IMAGES), 3, 2)
     for index, energy in enumerate(energies):
         others = Gaussian(shrinkage=0)
         collect(others, torch.cat([latents[:index], latents[index + 1 :]]), variance)
@@ -279,7 +281,7 @@ def test_memory_of_gaussian_does_not_grow() -> None:
         normal.finish()
         return collecting, sum(buffer.nbytes for buffer in normal.buffers())
 
-    assert sizes(CALIBRATION_IMAGES // 8) == sizes(10 * CALIBRATION_IMAGES)
+    assert sizes(gaussian_module.CALIBRATION_IMAGES // 8) == sizes(10 * gaussian_module.CALIBRATION_IMAGES)
 
 
 def test_gaussian_sums_keep_their_digits() -> None:

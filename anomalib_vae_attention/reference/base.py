@@ -7,9 +7,6 @@ from torch import nn
 
 from anomalib_vae_attention.vae import Posterior
 
-CALIBRATION_IMAGES = 64
-"""Number of normal images, evenly spaced over those seen, from which the energy of normal data is estimated."""
-
 
 class Match(NamedTuple):
     """What a normal reference says of a batch of posteriors.

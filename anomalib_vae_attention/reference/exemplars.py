@@ -6,7 +6,7 @@ import torch
 
 from anomalib_vae_attention.vae import Posterior
 
-from .base import CALIBRATION_IMAGES, LeftOut, Match, NormalReference, require_images
+from .base import LeftOut, Match, NormalReference, require_images
 
 logger = logging.getLogger(__name__)
 
@@ -16,6 +16,10 @@ LEAST_TEMPERATURE = 2.0
 """Least temperature: at 2, weights are the likelihoods under each exemplar's Gaussian. Copies of one image need it."""
 HIDDEN = 1e30
 """What the logits of exemplars that are not to be seen are lowered by: infinity less infinity would be no number."""
+CALIBRATION_IMAGES = 256
+"""Number of normal images, evenly spaced over those seen, from which the energy of normal data is estimated."""
+CALIBRATION_BATCH = 8
+"""Normal images that are left out and matched at a time."""
 SEARCH_BYTES = 2**23
 """Memory of one part of a search, exemplars and distances in single precision: what a processor's cache holds."""
 
@@ -104,7 +108,10 @@ class Exemplars(NormalReference):
 
     def _leave_out(self, chosen: torch.Tensor) -> LeftOut:
         """Match some of the images, each with all others."""
-        matches = [self._search(self._kept[index].to(self.bank.device).float()[None], int(index)) for index in chosen]
+        matches = []
+        for some in chosen.split(CALIBRATION_BATCH):
+            means = torch.stack([self._kept[index] for index in some]).to(self.bank.device).float()
+            matches.append(self._search(means, some.to(self.bank.device)))
         energy, _, nearest = (torch.cat(parts) for parts in zip(*matches, strict=True))
         # A single image of a single cell has nothing left to be compared with.
         return LeftOut(energy, torch.where(nearest < HIDDEN, nearest, 0.0))
@@ -123,7 +130,7 @@ class Exemplars(NormalReference):
         gradient = (posterior.mean - latent) * self.scale.square()[:, None, None]
         return Match(energy, gradient, latent, nearest)
 
-    def _search(self, mean: torch.Tensor, leave_out: int | None = None) -> tuple[torch.Tensor, ...]:
+    def _search(self, mean: torch.Tensor, leave_out: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         """Return the energy ``(B, h, w)``, the match ``(B, d, h, w)`` and the energy to the nearest ``(B, h, w)``.
 
         Every cell's exemplars are read once and compared with the posteriors of all cells around it, because the bank
@@ -148,12 +155,13 @@ class Exemplars(NormalReference):
         nearest = (-self.temperature * greatest[:, 0]).clamp_min(0)
         return energy.T.reshape(batch, height, width), matched, nearest.T.reshape(batch, height, width)
 
-    def _attend(self, query: torch.Tensor, leave_out: int | None = None) -> tuple[torch.Tensor, ...]:
+    def _attend(self, query: torch.Tensor, leave_out: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         """Attend to the exemplars of each query's cell.
 
         Args:
             query: Whitened latents relative to the cell's centre, of shape ``(h w, n, d)``.
-            leave_out: Exemplar to hide; where there is no other, it is hidden from the cell itself only.
+            leave_out: Exemplar to hide from each image, of shape ``(B,)``; where there is no other, it is hidden from
+                the cell itself only.
 
         Returns:
             Greatest logit, of shape ``(h w, n)``; sum of the weights in units of the greatest, of the same shape; and
@@ -170,7 +178,8 @@ class Exemplars(NormalReference):
             bank = self.bank[some].float()
             logit = (torch.bmm(query[some], bank) - self.half_norm[some]) * (2 / self.temperature)
             if leave_out is not None and exemplars > 1:
-                logit[:, :, leave_out] -= HIDDEN
+                rank = torch.arange(count, device=query.device)
+                logit[:, rank, leave_out[rank % len(leave_out)]] -= HIDDEN
             elif leave_out is not None and self.radius:
                 logit[:, count // 2] -= HIDDEN
             greatest = logit.amax(2, keepdim=True)

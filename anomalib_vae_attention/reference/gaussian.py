@@ -4,7 +4,10 @@ import torch
 
 from anomalib_vae_attention.vae import Posterior
 
-from .base import CALIBRATION_IMAGES, LeftOut, Match, NormalReference, require_images
+from .base import LeftOut, Match, NormalReference, require_images
+
+CALIBRATION_IMAGES = 64
+"""Number of normal images, the first ones, from which the energy of normal data is estimated."""
 
 
 class Gaussian(NormalReference):
