@@ -4,32 +4,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import NamedTuple
 
 import pytest
 import torch
-from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
+from support import Fitted, make_engine
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
 from anomalib_vae_attention.dsprites.dataset import DSprites
 
 # Several threads on small images cost more than they save, ten times as much where the processor is shared.
 torch.set_num_threads(1)
-
-
-class Fitted(NamedTuple):
-    """A model after one fit, the engine that fitted it, and its checkpoint."""
-
-    model: VaeAttention
-    engine: Engine
-    checkpoint: Path
-
-
-def make_engine(root: Path, **options: object) -> Engine:
-    """Make anomalib's engine, quiet, writing below a folder."""
-    quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
-    return Engine(default_root_dir=root, **{**quiet, **options})
 
 
 @pytest.fixture(autouse=True)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import Fitted
+from support import Fitted
 
 from anomalib_vae_attention.attention import energy_attention
 from anomalib_vae_attention.torch_model import VaeAttentionModel

@@ -9,7 +9,7 @@ import pytest
 import torch
 from anomalib.data import InferenceBatch
 from anomalib.deploy import OpenVINOInferencer, TorchInferencer
-from conftest import Fitted
+from support import Fitted
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
 

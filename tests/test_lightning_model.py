@@ -12,10 +12,10 @@ import torch
 from anomalib.callbacks import TilerConfigurationCallback
 from anomalib.data import Folder
 from anomalib.data.utils.tiler import Tiler
-from conftest import Fitted, make_engine
 from lightning.pytorch import Callback, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from PIL import Image
+from support import Fitted, make_engine
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention, fitting
 from anomalib_vae_attention.data import drawing

