@@ -34,7 +34,7 @@ class Exemplars(NormalReference):
 
     Args:
         max_exemplars: Most images to keep. Of more, a random sample of that size is kept (reservoir sampling, seeded),
-            so that memory is at most ``2 d h w`` bytes an image: 128 KiB for 64 latents on a 32x32 grid.
+            so that memory is at most ``(2 d + 4) h w`` bytes an image: 132 KiB for 64 latents on a 32x32 grid.
         radius: How many cells away an exemplar may be, 0 or more.
     """
 
