@@ -56,4 +56,6 @@ def test_all_models_have_the_same_pre_processing_and_layers_finest_first(tiny_ro
         assert tuple(model.model.layers) == DEFAULT_LAYERS
         features = model.model.feature_extractor(expected)
         theirs = [features[layer] for layer in DEFAULT_LAYERS]
-        assert all(torch.equal(one, other) for one, other in zip(theirs, models[0](image), strict=True))
+        # Ours runs in another memory order, which rounds otherwise.
+        for one, other in zip(theirs, models[0](image), strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)

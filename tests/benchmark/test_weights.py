@@ -25,7 +25,8 @@ def test_padim_has_the_backbone_that_we_have(hub: Path) -> None:
     with torch.no_grad():
         features = theirs.model.feature_extractor(image)
         for layer, expected in zip(DEFAULT_LAYERS, ours(image), strict=True):
-            assert torch.equal(features[layer], expected)
+            # Ours runs in another memory order, which rounds otherwise.
+            torch.testing.assert_close(features[layer], expected, rtol=1e-4, atol=1e-4)
     weights.write_cache(hub)
     assert len(list(hub.glob("*/snapshots/*/model.safetensors"))) == 1
 
