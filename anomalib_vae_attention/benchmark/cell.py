@@ -19,11 +19,11 @@ from anomalib.models.components import AnomalibModule
 from lightning import seed_everything
 
 from anomalib_vae_attention.backbone import Backbone
+from anomalib_vae_attention.files import read_json, replacing, write_json
 
 from .data import category_datamodule, read_image, test_images
 from .evaluation import examples, score
 from .exporting import ANY_BATCH, export_onnx, export_openvino, folder_bytes
-from .files import read_json, replacing, write_json
 from .models import BareBackbone, build_model
 from .plan import BATCHES, Cell, read_cell
 

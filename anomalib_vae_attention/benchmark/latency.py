@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalib_vae_attention.files import read_json, write_json
+
 from .data import read_image
-from .files import read_json, write_json
 from .plan import read_cell
 from .runtimes import RUNTIMES, NotSupportedError
 

@@ -13,7 +13,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from .files import replacing
+from anomalib_vae_attention.files import replacing
+
 from .plan import BACKBONE
 
 SCORES = {"image_AUROC": "image AUROC", "pixel_AUROC": "pixel AUROC", "pixel_AUPRO": "AUPRO"}

@@ -6,7 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from .files import replacing, write_json
+from anomalib_vae_attention.files import replacing, write_json
+
 from .machine import describe_machine
 from .plan import BACKBONE, Cell
 from .plots import accuracy_plot

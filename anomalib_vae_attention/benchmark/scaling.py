@@ -17,8 +17,9 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, ImageOps
 
+from anomalib_vae_attention.files import replacing
+
 from .comparison import Timing, prepare_weights, run_cells, run_latencies
-from .files import replacing
 from .machine import cores
 from .plan import BACKBONE, Cell, canonical_name, find_category
 from .tables import cells_table, latency_table

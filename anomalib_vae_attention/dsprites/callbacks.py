@@ -1,7 +1,6 @@
 """What a run leaves behind: scores over the steps, scores of the test, and checkpoints that are never half-written."""
 
 import csv
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,8 @@ from typing import Any
 import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
+
+from anomalib_vae_attention.files import replacing, write_json
 
 from .datamodule import DSpritesDataModule
 from .metrics import all_metrics, quick_metrics
@@ -30,13 +31,8 @@ class WholeCheckpoints(TorchCheckpointIO):
         Raises:
             OSError: If it cannot be written; the previous file stays.
         """
-        place = Path(path)
-        part = place.with_name(f".{place.name}.part")
-        try:
-            super().save_checkpoint(checkpoint, part, storage_options)
-            part.replace(place)
-        finally:
-            part.unlink(missing_ok=True)
+        with replacing(Path(path)) as temporary:
+            super().save_checkpoint(checkpoint, temporary, storage_options)
 
 
 class Scores(pl.Callback):
@@ -87,7 +83,7 @@ class Scores(pl.Callback):
         results = {**terms, **all_metrics(_data(trainer), _encoder(pl_module), self.seed)}
         report = {"model": _describe(pl_module), "step": getattr(pl_module, "steps", 0), **results}
         file = Path(trainer.default_root_dir) / TEST_FILE
-        _write_whole(file, json.dumps(report, indent=1) + "\n")
+        write_json(file, report)
         for name, value in results.items():
             print(f"{name:<24} {value:8.4f}")
         print(f"Written to {file}")
@@ -127,18 +123,8 @@ def write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         return
     columns = list(dict.fromkeys(name for row in rows for name in row))
     lines = [columns, *([row.get(name, "") for name in columns] for row in rows)]
-    _write_whole(file, "".join(",".join(map(str, line)) + "\n" for line in lines))
-
-
-def _write_whole(file: Path, text: str) -> None:
-    """Write a text file beside its place and rename it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.part")
-    try:
-        part.write_text(text, encoding="utf-8")
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(file) as temporary:
+        temporary.write_text("".join(",".join(map(str, line)) + "\n" for line in lines), encoding="utf-8")
 
 
 def load_weights(model: pl.LightningModule, checkpoint: Path) -> None:

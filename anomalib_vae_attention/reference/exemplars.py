@@ -125,7 +125,7 @@ class Exemplars(NormalReference):
         return latent * self.scale[:, None, None]
 
     def match(self, posterior: Posterior) -> Match:
-        """Find the nearest exemplar of every cell; see :meth:`NormalReference.match`."""
+        """Mix the exemplars around every cell; see :meth:`NormalReference.match`."""
         energy, latent, nearest = self._search(posterior.mean)
         gradient = (posterior.mean - latent) * self.scale.square()[:, None, None]
         return Match(energy, gradient, latent, nearest)

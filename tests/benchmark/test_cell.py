@@ -9,10 +9,10 @@ import torch
 
 from anomalib_vae_attention.benchmark import cell as module
 from anomalib_vae_attention.benchmark.evaluation import METRICS
-from anomalib_vae_attention.benchmark.files import read_json, write_json
 from anomalib_vae_attention.benchmark.models import build_model, load_model
 from anomalib_vae_attention.benchmark.plan import BACKBONE, Cell
 from anomalib_vae_attention.benchmark.runtimes import eager, to_input
+from anomalib_vae_attention.files import read_json, write_json
 from anomalib_vae_attention.torch_model import DEFAULT_LAYERS
 
 

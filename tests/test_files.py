@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from anomalib_vae_attention.benchmark.files import read_json, replacing, write_json
+from anomalib_vae_attention.files import read_json, replacing, write_json
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:

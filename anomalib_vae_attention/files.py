@@ -1,4 +1,4 @@
-"""Reading and writing results: whole or not at all."""
+"""Reading and writing files: whole or not at all."""
 
 import json
 import os
