@@ -46,6 +46,23 @@ def make_parser() -> argparse.ArgumentParser:
         help="models to compare, see below (default: vae_attention patchcore padim)",
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one fit each; tables show medians (0)")
+    add_backbone_arguments(parser)
+    parser.add_argument("--image_size", type=int, default=256, help="pixels that images are resized to (256)")
+    parser.add_argument(
+        "--runtimes",
+        nargs="*",
+        default=list(RUNTIMES),
+        choices=RUNTIMES,
+        metavar="RUNTIME",
+        help=f"what latencies are measured with, none for no latencies ({' '.join(RUNTIMES)})",
+    )
+    add_timing_arguments(parser)
+    parser.add_argument("--output", type=Path, default=Path("results/benchmark"), help="folder (results/benchmark)")
+    return parser
+
+
+def add_backbone_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments that choose the backbone and its layers, the same for all models."""
     parser.add_argument(
         "--backbone",
         default="tf_efficientnet_lite0",
@@ -57,20 +74,13 @@ def make_parser() -> argparse.ArgumentParser:
         default=["blocks.1", "blocks.2", "blocks.4"],
         help="its layers, for all (blocks.1 blocks.2 blocks.4)",
     )
-    parser.add_argument("--image_size", type=int, default=256, help="pixels that images are resized to (256)")
-    parser.add_argument(
-        "--runtimes",
-        nargs="*",
-        default=list(RUNTIMES),
-        choices=RUNTIMES,
-        metavar="RUNTIME",
-        help=f"what latencies are measured with, none for no latencies ({' '.join(RUNTIMES)})",
-    )
+
+
+def add_timing_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of how latencies are measured; see :class:`.comparison.Timing`."""
     parser.add_argument("--threads", type=int, default=cores(), help="threads for latencies (the number of cores)")
     parser.add_argument("--rounds", type=int, default=20, help="turns of each model, of three timed calls (20)")
     parser.add_argument("--budget", type=float, default=20, help="seconds of calls after which a model is done (20)")
-    parser.add_argument("--output", type=Path, default=Path("results/benchmark"), help="folder (results/benchmark)")
-    return parser
 
 
 def plan(arguments: argparse.Namespace) -> list[Cell]:

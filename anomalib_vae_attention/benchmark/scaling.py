@@ -19,8 +19,8 @@ from PIL import Image, ImageOps
 
 from anomalib_vae_attention.files import replacing
 
+from .command import add_backbone_arguments, add_timing_arguments
 from .comparison import Timing, prepare_weights, run_cells, run_latencies
-from .machine import cores
 from .plan import BACKBONE, Cell, canonical_name, find_category
 from .tables import cells_table, latency_table
 
@@ -89,11 +89,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", nargs="*", type=int, default=[128, 256, 512, 1024], help="image sizes, in pixels")
     parser.add_argument("--images", type=int, default=100, help="training images where sizes are compared (100)")
     parser.add_argument("--runtimes", nargs="+", default=["openvino"], help="runtimes where sizes are compared")
-    parser.add_argument("--threads", type=int, default=cores(), help="threads for latencies (the number of cores)")
-    parser.add_argument("--rounds", type=int, default=20, help="turns of each model, of three timed calls (20)")
-    parser.add_argument("--budget", type=float, default=20, help="seconds of calls after which a model is done (20)")
-    parser.add_argument("--backbone", default="tf_efficientnet_lite0", help="timm model")
-    parser.add_argument("--layers", nargs="+", default=["blocks.1", "blocks.2", "blocks.4"], help="its layers")
+    add_timing_arguments(parser)
+    add_backbone_arguments(parser)
     parser.add_argument("--output", type=Path, default=Path("results/scaling"), help="folder (results/scaling)")
     return parser
 
