@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import Any, Literal, cast
 
 import torch
 from anomalib import LearningType
@@ -13,26 +13,20 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
-from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .backbone import PACKAGED_BACKBONE
+from .embedded_fallback import EmbeddedFallback
 from .fitting import FeatureCache, FeatureMoments, refine
 from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
 from .unreadable import NameUnreadableFiles
 
-if TYPE_CHECKING:
-    from .data import EmbeddedAD
-
 logger = logging.getLogger(__name__)
 
-EMBEDDED_KEY = "vae_attention_trained_on_embedded"
 
-
-class VaeAttention(AnomalibModule):
+class VaeAttention(EmbeddedFallback, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
     """A variational autoencoder explained by gradient attention, which localises defects.
 
     After Liu et al., "Towards Visually Explaining Variational Autoencoders" (CVPR 2020). A VAE over frozen pretrained
@@ -124,8 +118,6 @@ class VaeAttention(AnomalibModule):
             self.pre_processor = self.configure_pre_processor(
                 mean=self.model.backbone.mean, std=self.model.backbone.std
             )
-        self._trained_on_embedded = False
-        self._embedded: EmbeddedAD | None = None
 
     @staticmethod
     def configure_pre_processor(
@@ -170,16 +162,11 @@ class VaeAttention(AnomalibModule):
         """It learns from normal images only."""
         return LearningType.ONE_CLASS
 
-    def setup(self, stage: str) -> None:
-        """Forget the embedded data set before each fit: this one may be on other data."""
-        if stage == "fit":
-            self._embedded = None
-
     def on_train_start(self) -> None:
         """Start collecting features."""
+        super().on_train_start()
         self._moments = FeatureMoments()
         self._cache = FeatureCache(self.cache_features)
-        self._trained_on_embedded = self._embedded is not None
 
     def training_step(self, batch: Batch, *args, **kwargs) -> torch.Tensor:
         """Collect the features of a batch of normal images; fit the model to all of them after the last."""
@@ -259,50 +246,3 @@ class VaeAttention(AnomalibModule):
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
         """Predict scores and anomaly maps of a batch."""
         return self.validation_step(batch, batch_idx, dataloader_idx)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save with the checkpoint whether it knows the embedded data set only."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint[EMBEDDED_KEY] = self._trained_on_embedded
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore from the checkpoint whether it knows the embedded data set only."""
-        super().on_load_checkpoint(checkpoint)
-        self._trained_on_embedded = checkpoint.get(EMBEDDED_KEY, False)
-
-    def train_dataloader(self) -> DataLoader:
-        """Serve the embedded data set, where no other data was given."""
-        return self._embedded_data().train_dataloader()
-
-    def _embedded_data(self) -> "EmbeddedAD":
-        if self._embedded is None:
-            from .data import EmbeddedAD
-
-            self._embedded = EmbeddedAD()
-            self._embedded.prepare_data()
-            self._embedded.setup()
-        return self._embedded
-
-    def val_dataloader(self) -> DataLoader | list:
-        """Serve the embedded data set where the training images are its own, and nothing otherwise."""
-        if self.trainer.state.fn == TrainerFn.FITTING and self._embedded is None:
-            return []
-        return self._evaluation_loader()
-
-    def test_dataloader(self) -> DataLoader:
-        """Serve the embedded data set to a model that was trained on it.
-
-        Raises:
-            ValueError: If it was trained on other data: a score on the embedded data would mean nothing.
-        """
-        return self._evaluation_loader()
-
-    def predict_dataloader(self) -> DataLoader:
-        """Serve the embedded data set to a model that was trained on it; see :meth:`test_dataloader`."""
-        return self._evaluation_loader()
-
-    def _evaluation_loader(self) -> DataLoader:
-        if not self._trained_on_embedded and self._embedded is None:
-            msg = "No data was given, and the model was not trained on the embedded data set: name the data (--data)."
-            raise ValueError(msg)
-        return self._embedded_data().test_dataloader()

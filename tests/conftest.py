@@ -11,6 +11,7 @@ from lightning.pytorch import seed_everything
 from support import Fitted, make_engine
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
+from anomalib_vae_attention.data import drawing
 from anomalib_vae_attention.dsprites.dataset import DSprites
 
 # Several threads on small images cost more than they save, ten times as much where the processor is shared.
@@ -79,3 +80,22 @@ def sprites_root() -> Iterator[Path]:
 def sprites(sprites_root: Path) -> DSprites:
     """Return the drawn dSprites."""
     return DSprites(sprites_root)
+
+
+@pytest.fixture(scope="module")
+def few() -> Iterator[None]:
+    """Draw fifteen images in place of a hundred."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(drawing, "TRAIN_GOOD", 8)
+        patch.setattr(drawing, "TEST_GOOD", 3)
+        patch.setattr(drawing, "TEST_PER_DEFECT", 1)
+        yield
+
+
+@pytest.fixture(scope="module")
+def small_data(few: None, tmp_path_factory: pytest.TempPathFactory) -> EmbeddedAD:  # noqa: ARG001
+    """Draw a small data set, in more than one batch."""
+    datamodule = EmbeddedAD(root=tmp_path_factory.mktemp("small"), train_batch_size=3, eval_batch_size=4)
+    datamodule.prepare_data()
+    datamodule.setup()
+    return datamodule

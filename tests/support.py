@@ -3,9 +3,17 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+import torch
+from anomalib.data import Folder
 from anomalib.engine import Engine
+from PIL import Image
 
-from anomalib_vae_attention import VaeAttention
+from anomalib_vae_attention import EmbeddedAD, VaeAttention
+from anomalib_vae_attention.reference import LeftOut, NormalReference
+from anomalib_vae_attention.vae import Posterior
+
+SIZE = (64, 64)
 
 
 class Fitted(NamedTuple):
@@ -20,3 +28,49 @@ def make_engine(root: Path, **options: object) -> Engine:
     """Make anomalib's engine, quiet, writing below a folder."""
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False, "accelerator": "cpu"}
     return Engine(default_root_dir=root, **{**quiet, **options})
+
+
+def small_model(size: tuple[int, int] = SIZE, **options: object) -> VaeAttention:
+    """Make a model for small images, so that a fit takes a second."""
+    pre_processor = VaeAttention.configure_pre_processor(size)
+    return VaeAttention(**{"pre_processor": pre_processor, "visualizer": False, "latent_dim": 32, **options})
+
+
+def scores(model: VaeAttention, datamodule: EmbeddedAD) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the raw scores and maps of all test images."""
+    model.eval()
+    with torch.no_grad():
+        outputs = [
+            model.model(model.pre_processor(batch.image)) if model.pre_processor else model.model(batch.image)
+            for batch in datamodule.test_dataloader()
+        ]
+    return torch.cat([out.pred_score for out in outputs]), torch.cat([out.anomaly_map for out in outputs])
+
+
+def folder(root: Path, **options: object) -> Folder:
+    """Read a folder of images, ``good`` to train on and ``bad`` to test on."""
+    return Folder(
+        name="given",
+        root=root,
+        normal_dir="good",
+        **{"abnormal_dir": "bad", "num_workers": 0, "train_batch_size": 4, "eval_batch_size": 4, **options},
+    )
+
+
+def write_images(root: Path, good: int = 6, bad: int = 2, mode: str = "RGB", size: tuple[int, int] = (64, 64)) -> None:
+    """Write noise as PNG files of a mode, darker in the good images."""
+    random = np.random.default_rng(0)
+    channels = len(mode) if mode != "L" else 0
+    for name, count, offset in (("good", good, 0), ("bad", bad, 100)):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            pixels = random.integers(offset, offset + 100, (*size, channels) if channels else size, dtype=np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{index}.png")
+
+
+def collect(normal: NormalReference, mean: torch.Tensor, variance: torch.Tensor, batch: int = 3) -> LeftOut:
+    """Build a reference from posteriors, in batches, and return its energies of left-out normal images."""
+    normal.start()
+    for some in mean.split(batch):
+        normal.update(Posterior(some, variance))
+    return normal.finish()

@@ -1,88 +1,19 @@
-"""The anomalib model through anomalib's engine: fit, test, checkpoints, data given or not, tiling, odd images."""
+"""The anomalib model through anomalib's engine: fit, test, checkpoints, tiling, odd images, arguments."""
 
 import logging
-import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import torch
 from anomalib.callbacks import TilerConfigurationCallback
-from anomalib.data import Folder
 from anomalib.data.utils.tiler import Tiler
-from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
-from PIL import Image
-from support import Fitted, make_engine
+from support import SIZE, Fitted, folder, make_engine, scores, small_model, write_images
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention, fitting
-from anomalib_vae_attention.data import drawing
-from anomalib_vae_attention.fitting import FeatureCache, FeatureMoments, refine
-from anomalib_vae_attention.vae import FeatureVAE
-
-if TYPE_CHECKING:
-    from anomalib.engine import Engine
-
-SIZE = (64, 64)
-
-
-@pytest.fixture(scope="module")
-def few() -> Iterator[None]:
-    """Draw fifteen images in place of a hundred."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(drawing, "TRAIN_GOOD", 8)
-        patch.setattr(drawing, "TEST_GOOD", 3)
-        patch.setattr(drawing, "TEST_PER_DEFECT", 1)
-        yield
-
-
-@pytest.fixture(scope="module")
-def small_data(few: None, tmp_path_factory: pytest.TempPathFactory) -> EmbeddedAD:  # noqa: ARG001
-    """Draw a small data set, in more than one batch."""
-    datamodule = EmbeddedAD(root=tmp_path_factory.mktemp("small"), train_batch_size=3, eval_batch_size=4)
-    datamodule.prepare_data()
-    datamodule.setup()
-    return datamodule
-
-
-def small_model(size: tuple[int, int] = SIZE, **options: object) -> VaeAttention:
-    """Make a model for small images, so that a fit takes a second."""
-    pre_processor = VaeAttention.configure_pre_processor(size)
-    return VaeAttention(**{"pre_processor": pre_processor, "visualizer": False, "latent_dim": 32, **options})
-
-
-def scores(model: VaeAttention, datamodule: EmbeddedAD) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the raw scores and maps of all test images."""
-    model.eval()
-    with torch.no_grad():
-        outputs = [
-            model.model(model.pre_processor(batch.image)) if model.pre_processor else model.model(batch.image)
-            for batch in datamodule.test_dataloader()
-        ]
-    return torch.cat([out.pred_score for out in outputs]), torch.cat([out.anomaly_map for out in outputs])
-
-
-def folder(root: Path, **options: object) -> Folder:
-    """Read a folder of images, ``good`` to train on and ``bad`` to test on."""
-    return Folder(
-        name="given",
-        root=root,
-        normal_dir="good",
-        **{"abnormal_dir": "bad", "num_workers": 0, "train_batch_size": 4, "eval_batch_size": 4, **options},
-    )
-
-
-def write_images(root: Path, good: int = 6, bad: int = 2, mode: str = "RGB", size: tuple[int, int] = (64, 64)) -> None:
-    """Write noise as PNG files of a mode, darker in the good images."""
-    random = np.random.default_rng(0)
-    channels = len(mode) if mode != "L" else 0
-    for name, count, offset in (("good", good, 0), ("bad", bad, 100)):
-        (root / name).mkdir(parents=True)
-        for index in range(count):
-            pixels = random.integers(offset, offset + 100, (*size, channels) if channels else size, dtype=np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{index}.png")
 
 
 def test_default_model_finds_the_defects(fitted: Fitted, embedded: EmbeddedAD) -> None:
@@ -185,53 +116,6 @@ def test_cached_features_change_nothing(
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_cache_forgets_what_is_too_much() -> None:
-    """Beyond its limit the cache holds nothing at all, and stays so; a mode it does not have is an error."""
-    cache = FeatureCache("auto")
-    cache.limit = 3 * 4 * 10
-    for size, complete, held in ((10, True, 1), (10, True, 2), (20, False, 0), (1, False, 0)):
-        cache.append(torch.zeros(size))
-        assert cache.complete is complete
-        assert len(list(cache)) == held
-    with pytest.raises(ValueError, match=r"cache_features must be .*'sometimes'"):
-        VaeAttention(cache_features="sometimes", pre_trained=False)
-
-
-def test_moments_are_numpys() -> None:
-    """Mean and covariance from batches are numpy's over all cells, also of features far from 0."""
-    features = torch.randn(7, 5, 4, 3, dtype=torch.float64) + 1e4
-    moments = FeatureMoments()
-    for batch in features.split(3):
-        moments.update(batch)
-    mean, covariance = moments.compute()
-    rows = features.transpose(0, 1).flatten(1).numpy()
-    np.testing.assert_allclose(mean.numpy(), rows.mean(1), rtol=1e-12)
-    np.testing.assert_allclose(covariance.numpy(), np.cov(rows, bias=True), rtol=1e-9, atol=1e-9)
-    with pytest.raises(ValueError, match="training set is empty"):
-        FeatureMoments().compute()
-
-
-@pytest.mark.parametrize("start", ["ppca", "random"])
-@pytest.mark.parametrize("learning_rate", [1e-4, 1e-2, 10.0])
-def test_refinement_is_never_worse(learning_rate: float, start: str) -> None:
-    """The state kept is at least as good as the start, whatever the step size, and it is the state of the VAE."""
-    factor = torch.randn(10, 10, dtype=torch.float64)
-    covariance = factor @ factor.T / 10
-    vae = FeatureVAE(10, 3)
-    if start == "ppca":
-        vae.initialise(covariance)
-    history = refine(vae, covariance, 20, learning_rate)
-    assert len(history) == 22
-    assert history[-1]["loss"] <= history[0]["loss"]
-    assert history[-1]["loss"] == min(terms["loss"] for terms in history)
-    with torch.no_grad():
-        kept = vae.elbo_terms(torch.zeros(10, dtype=torch.float64), covariance)
-    assert float(kept["loss"]) == pytest.approx(history[-1]["loss"], rel=1e-6)
-    assert history[-1]["loss"] == pytest.approx(history[-1]["reconstruction"] + history[-1]["kl"])
-    if start == "random" and learning_rate == pytest.approx(1e-2):
-        assert history[-1]["loss"] < history[0]["loss"] - 0.1
-
-
 def test_an_absurd_learning_rate_harms_nothing(small_data: EmbeddedAD, tmp_path: Path) -> None:
     """Through the engine too, steps that are far too large leave the model as good as with no step."""
     results = []
@@ -257,74 +141,6 @@ def test_metrics_are_logged(small_data: EmbeddedAD, tmp_path: Path) -> None:
     lines = written.read_text().splitlines()
     column = lines[0].split(",").index("elbo_loss")
     assert len([line for line in lines[1:] if line.split(",")[column]]) == 5
-
-
-@pytest.mark.usefixtures("few")
-def test_embedded_data_without_datamodule(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In an empty folder, without data, the model draws its own, and its checkpoint can be tested on it."""
-    monkeypatch.chdir(tmp_path)
-    engine = make_engine(tmp_path / "results")
-    results = engine.train(model=small_model())
-    assert (tmp_path / "datasets" / "EmbeddedAD" / "washer" / "train" / "good").is_dir()
-    assert results[0].keys() >= {"image_AUROC", "pixel_AUROC"}
-    other = make_engine(tmp_path / "other")
-    (tested,) = other.test(model=small_model(), ckpt_path=engine.best_model_path, verbose=False)
-    assert tested == pytest.approx(results[0], abs=1e-6)
-
-
-def test_other_data_is_not_tested_on_embedded_data(
-    small_data: EmbeddedAD,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A model that was trained on other data refuses to be tested without data, from its checkpoint too."""
-    monkeypatch.chdir(tmp_path)
-    engine, model = make_engine(tmp_path / "results"), small_model()
-    engine.fit(model=model, datamodule=small_data)
-    loaders: dict[str, Engine] = {"trained": engine, "fresh": make_engine(tmp_path / "fresh")}
-    for name, runner in loaders.items():
-        with pytest.raises(ValueError, match="No data was given"):
-            runner.test(model=model if name == "trained" else small_model(), ckpt_path=engine.best_model_path)
-    with pytest.raises(ValueError, match="No data was given"):
-        make_engine(tmp_path / "predict").predict(model=small_model(), ckpt_path=engine.best_model_path)
-    assert not (tmp_path / "datasets").exists()
-
-
-@pytest.mark.usefixtures("few")
-def test_training_again_on_other_data(
-    small_data: EmbeddedAD,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A model that knew the embedded data and was then trained on other data is not tested on the embedded data."""
-    monkeypatch.chdir(tmp_path)
-    model = small_model()
-    make_engine(tmp_path / "first").fit(model=model)
-    engine = make_engine(tmp_path / "second")
-    engine.fit(model=model, datamodule=small_data)
-    with pytest.raises(ValueError, match="No data was given"):
-        make_engine(tmp_path / "third").test(model=model)
-
-
-def test_no_validation_on_embedded_data(
-    small_data: EmbeddedAD,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Given images to train on but none to validate on, the model is fitted and not validated on drawn ones."""
-    monkeypatch.chdir(tmp_path)
-    validated = []
-
-    class Watch(Callback):
-        def on_validation_batch_end(self, *_args: object) -> None:
-            validated.append(1)
-
-    model = small_model()
-    engine = make_engine(tmp_path / "results", callbacks=[Watch()])
-    engine.fit(model=model, train_dataloaders=small_data.train_dataloader())
-    assert model.model.is_fitted
-    assert not validated
-    assert not (tmp_path / "datasets").exists()
 
 
 @pytest.mark.parametrize("reference", ["exemplars", "gaussian"])
@@ -383,31 +199,6 @@ def test_images_of_any_kind(mode: str, size: tuple[int, int], tmp_path: Path) ->
     image_scores, maps = scores(model, datamodule)
     assert maps.shape == (8, 1, *SIZE)
     assert image_scores.isfinite().all()
-
-
-@pytest.mark.parametrize("place", ["good/3.png", "bad/1.png"])
-@pytest.mark.parametrize(("kept", "workers"), [(200, 0), (4, 0), (0, 1)])
-def test_an_unreadable_image_is_named(kept: int, workers: int, place: str, tmp_path: Path) -> None:
-    """A file that ends too early is an error that names it, whoever reads it."""
-    write_images(tmp_path / "data")
-    broken = tmp_path / "data" / place
-    broken.write_bytes(broken.read_bytes()[:kept])
-    datamodule = folder(tmp_path / "data", normal_test_dir="good", num_workers=workers)
-    with pytest.raises(OSError, match=re.escape(str(broken))):
-        make_engine(tmp_path / "results").fit(model=small_model(), datamodule=datamodule)
-
-
-def test_an_unreadable_image_to_predict_is_named(small_data: EmbeddedAD, tmp_path: Path) -> None:
-    """So it is where images are only predicted, and readable images are not blamed."""
-    model, engine = small_model(), make_engine(tmp_path)
-    engine.fit(model=model, datamodule=small_data)
-    write_images(tmp_path / "data", good=2)
-    broken = tmp_path / "data" / "good" / "1.png"
-    broken.write_bytes(broken.read_bytes()[:200])
-    with pytest.raises(OSError, match="1 of the images") as error:
-        engine.predict(model=model, data_path=tmp_path / "data" / "good")
-    assert str(broken) in str(error.value)
-    assert "0.png" not in str(error.value)
 
 
 def test_an_image_that_is_not_finite_is_named(tmp_path: Path) -> None:
