@@ -12,7 +12,9 @@ from .base import LeftOut, Match, NormalReference, require_images
 
 logger = logging.getLogger(__name__)
 
-RELATIVE_TEMPERATURE = 0.5
+SEARCH_LATENTS = 32
+"""Latents, the first and most varied, that exemplars are weighted by: reading exemplars is what a search costs."""
+RELATIVE_TEMPERATURE = 0.35
 """Temperature of the exemplars' weights, as a share of the mean energy between normal images and their nearest."""
 LEAST_TEMPERATURE = 2.0
 """Least temperature: at 2, weights are the likelihoods under each exemplar's Gaussian. Copies of one image need it."""
@@ -33,8 +35,9 @@ class Exemplars(NormalReference):
 
     A cell is compared with the exemplars ``mu^n(p)`` of all images at that cell, by the square of eq. 4's mean over its
     variance, ``e_n(p) = sum_i (mu_i(p) - mu_i^n(p))^2 / (v_i + v_i)``. Its match ``mu*`` is their mean, weighted by
-    ``exp(-e_n / T)``, and ``e(p)`` the energy between the two. The match depends smoothly on the image: where two
-    exemplars are equally near, a runtime's last digit does not choose the map.
+    ``exp(-e_n / T)``, ``e_n`` over the first :data:`SEARCH_LATENTS` only, and ``e(p)`` the energy between the two. The
+    match depends smoothly on the image: where two exemplars are equally near, a runtime's last digit does not
+    choose the map. The energy to the nearest takes the other latents from the match.
 
     Few images show little of what is normal at a cell. Where there are fewer than :data:`FEW`, those of the cells
     around it are its exemplars too, as far around as they make up that number.
@@ -102,7 +105,7 @@ class Exemplars(NormalReference):
             total += mean.double()
         self.centre = (total / len(self._kept)).float().to(device)
         self.bank, outside = self._gather()
-        half_norm = 0.5 * torch.stack([cell.float().square().sum(0) for cell in self.bank])
+        half_norm = 0.5 * torch.stack([cell[:SEARCH_LATENTS].float().square().sum(0) for cell in self.bank])
         self.half_norm = half_norm[:, None] + HIDDEN * outside.repeat(1, 1, len(self._kept))
         chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
         nearest = self._leave_out(chosen).nearest
@@ -178,15 +181,18 @@ class Exemplars(NormalReference):
         for start in range(0, cells, part):
             some = slice(start, start + part)
             bank = self.bank[some].float()
-            logit = (torch.bmm(query[some], bank) - self.half_norm[some]) * (2 / self.temperature)
+            logit = torch.bmm(query[some, :, :SEARCH_LATENTS], bank[:, :SEARCH_LATENTS])
+            logit = (logit - self.half_norm[some]) * (2 / self.temperature)
             if leave_out is not None:
                 self._hide(logit, leave_out)
             found.append((torch.bmm(logit.softmax(2), bank.mT), logit.amax(2)))
         # Matches are held fixed in the gradient.
         matched = torch.cat([match for match, _ in found]).detach()
         greatest = torch.cat([logit for _, logit in found])
-        nearest = (query.square().sum(2) - self.temperature * greatest).clamp_min(0)
-        energy = (query - matched).square().sum(2)
+        squared = (query - matched).square()
+        energy = squared.sum(2)
+        nearest = (query[:, :, :SEARCH_LATENTS].square().sum(2) - self.temperature * greatest).clamp_min(0)
+        nearest = nearest + squared[:, :, SEARCH_LATENTS:].sum(2)
         matched = matched.permute(1, 2, 0).reshape(batch, latent_dim, height, width)
         latent = matched / self.scale[:, None, None] + self.centre
         return energy.T.reshape(batch, height, width), latent, nearest.T.reshape(batch, height, width)
