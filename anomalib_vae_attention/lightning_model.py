@@ -45,7 +45,7 @@ class VaeAttention(EmbeddedFallback, AnomalibModule):  # type: ignore[misc]  # a
         layers: Names of the backbone's modules to look at, in the order of computation.
         pre_trained: Whether the backbone has ImageNet weights.
         latent_dim: Number of latents a cell, less than the layers' channels together.
-        max_exemplars: Most training images that ``"exemplars"`` keeps, 132 KiB each at 256x256; of more, a random
+        max_exemplars: Most training images that ``"exemplars"`` keeps, 68 KiB each at 256x256; of more, a random
             sample. Has no effect on ``"gaussian"``.
         cache_features: Whether features are kept in memory between the two passes of the fit: ``True``, ``False``
             (images are read and passed through the backbone twice), or ``"auto"``, up to 1 GiB.

@@ -31,7 +31,7 @@ FEW = 256
 
 
 class Exemplars(NormalReference):
-    """The posteriors of the normal images themselves, kept per cell in half precision.
+    """The posteriors of the normal images themselves, kept per cell with a byte a latent.
 
     A cell is compared with the exemplars ``mu^n(p)`` of all images at that cell, by the square of eq. 4's mean over its
     variance, ``e_n(p) = sum_i (mu_i(p) - mu_i^n(p))^2 / (v_i + v_i)``. Its match ``mu*`` is their mean, weighted by
@@ -44,12 +44,13 @@ class Exemplars(NormalReference):
 
     Args:
         max_exemplars: Most images to keep. Of more, a random sample of that size is kept (reservoir sampling, seeded),
-            so that memory is at most ``(2 d + 4) h w`` bytes an image: 132 KiB for 64 latents on a 32x32 grid, or 33
-            MiB for fewer than :data:`FEW` images.
+            so that memory is at most ``(d + 4) h w`` bytes an image: 68 KiB for 64 latents on a 32x32 grid, or 17 MiB
+            for fewer than :data:`FEW` images.
         radius: How many cells away an exemplar may be, 0 or more; None is as many as make up :data:`FEW`.
     """
 
     bank: torch.Tensor
+    step: torch.Tensor
     half_norm: torch.Tensor
     centre: torch.Tensor
     scale: torch.Tensor
@@ -59,7 +60,8 @@ class Exemplars(NormalReference):
         super().__init__()
         self.max_exemplars = max_exemplars
         self.radius = radius
-        self.register_buffer("bank", torch.zeros(0, dtype=torch.float16))
+        self.register_buffer("bank", torch.zeros(0, dtype=torch.int8))
+        self.register_buffer("step", torch.zeros(0))
         self.register_buffer("half_norm", torch.zeros(0))
         self.register_buffer("centre", torch.zeros(0))
         self.register_buffer("scale", torch.zeros(0))
@@ -94,8 +96,8 @@ class Exemplars(NormalReference):
     def finish(self) -> LeftOut:
         """Build the bank; see :meth:`NormalReference.finish`.
 
-        The exemplars are stored relative to their mean at each cell: half precision then holds the differences that
-        count, and the expansion of the square below loses no digits.
+        The exemplars are stored relative to their mean at each cell: a byte then holds the differences that count, and
+        the expansion of the square below loses no digits.
         """
         require_images(len(self._kept))
         device = self._variance.device
@@ -104,8 +106,9 @@ class Exemplars(NormalReference):
         for mean in self._kept:
             total += mean.double()
         self.centre = (total / len(self._kept)).float().to(device)
-        self.bank, outside = self._gather()
-        half_norm = 0.5 * torch.stack([cell[:SEARCH_LATENTS].float().square().sum(0) for cell in self.bank])
+        self.bank, self.step, outside = self._gather()
+        searched = self.step[:SEARCH_LATENTS, None]
+        half_norm = 0.5 * torch.stack([(cell[:SEARCH_LATENTS] * searched).square().sum(0) for cell in self.bank])
         self.half_norm = half_norm[:, None] + HIDDEN * outside.repeat(1, 1, len(self._kept))
         chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
         nearest = self._leave_out(chosen).nearest
@@ -114,27 +117,35 @@ class Exemplars(NormalReference):
         self.start()
         return left_out
 
-    def _gather(self) -> tuple[torch.Tensor, torch.Tensor]:
+    def _gather(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Put the exemplars of each cell side by side.
 
         Returns:
             Whitened exemplars relative to the cell's mean, of shape ``(h w, d, N k)``, the ``k`` of an image together,
-            in half precision; and 1 for those that would lie outside the image, else 0, of shape ``(h w, 1, k)``.
+            in steps; the step of each latent, of shape ``(d,)``; and 1 for exemplars that would lie outside the image,
+            else 0, of shape ``(h w, 1, k)``.
         """
         count, (latent_dim, height, width) = len(self._kept), self._kept[0].shape
         radius = (math.isqrt(max(1, FEW // count)) - 1) // 2 if self.radius is None else self.radius
-        window = 2 * radius + 1
+        window, device = 2 * radius + 1, self.centre.device
+        centre = self._whiten(self.centre).flatten(1).T[:, :, None]
 
         def around(image: torch.Tensor) -> torch.Tensor:
             windows = F.unfold(image[None], window, padding=radius)
             return windows.view(len(image), window**2, height * width).permute(2, 0, 1)
 
-        device = self.centre.device
-        centre = self._whiten(self.centre).flatten(1).T[:, :, None]
-        bank = torch.empty(height * width, latent_dim, count, window**2, dtype=torch.float16, device=device)
+        def departure(mean: torch.Tensor) -> torch.Tensor:
+            return (around(self._whiten(mean.to(device).float())) - centre) * (1 - outside)
+
+        outside = 1 - around(torch.ones(1, height, width, device=device))
+        greatest = torch.zeros(latent_dim, device=device)
+        for mean in self._kept:
+            greatest = torch.maximum(greatest, departure(mean).abs().amax((0, 2)))
+        step = (greatest / torch.iinfo(torch.int8).max).clamp_min(torch.finfo(torch.float32).tiny)
+        bank = torch.empty(height * width, latent_dim, count, window**2, dtype=torch.int8, device=device)
         for index, mean in enumerate(self._kept):
-            bank[:, :, index] = (around(self._whiten(mean.to(device).float())) - centre).half()
-        return bank.flatten(2), 1 - around(torch.ones(1, height, width, device=device))
+            bank[:, :, index] = (departure(mean) / step[:, None]).round().to(torch.int8)
+        return bank.flatten(2), step, outside
 
     def _leave_out(self, chosen: torch.Tensor) -> LeftOut:
         """Match some of the images, each with all others."""
@@ -180,7 +191,7 @@ class Exemplars(NormalReference):
         found = []
         for start in range(0, cells, part):
             some = slice(start, start + part)
-            bank = self.bank[some].float()
+            bank = self.bank[some].float() * self.step[:, None]
             logit = torch.bmm(query[some, :, :SEARCH_LATENTS], bank[:, :SEARCH_LATENTS])
             logit = (logit - self.half_norm[some]) * (2 / self.temperature)
             if leave_out is not None:
