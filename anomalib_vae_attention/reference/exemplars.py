@@ -24,7 +24,7 @@ CALIBRATION_IMAGES = 256
 """Number of normal images, evenly spaced over those seen, from which the energy of normal data is estimated."""
 CALIBRATION_BATCH = 8
 """Normal images that are left out and matched at a time."""
-SEARCH_BYTES = 2**23
+SEARCH_BYTES = 2**21
 """Memory of one part of a search, exemplars and distances in single precision: what a processor's cache holds."""
 FEW = 256
 """Exemplars of a cell that the cells around it are asked to make up, where there are fewer images."""
@@ -184,14 +184,14 @@ class Exemplars(NormalReference):
         """
         batch, latent_dim, height, width = mean.shape
         cells, exemplars = height * width, self.bank.shape[2]
-        query = self._whiten(mean - self.centre).flatten(2).permute(2, 0, 1)
+        query = self._whiten(mean - self.centre).flatten(2).permute(2, 0, 1).contiguous()
         part = max(1, SEARCH_BYTES // (4 * exemplars * (latent_dim + batch)))
         if torch.compiler.is_compiling():
             part = cells
         found = []
         for start in range(0, cells, part):
             some = slice(start, start + part)
-            bank = self.bank[some].float() * self.step[:, None]
+            bank = self.bank[some].float().mul_(self.step[:, None])
             logit = torch.bmm(query[some, :, :SEARCH_LATENTS], bank[:, :SEARCH_LATENTS])
             logit = (logit - self.half_norm[some]) * (2 / self.temperature)
             if leave_out is not None:
