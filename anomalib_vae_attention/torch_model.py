@@ -165,14 +165,12 @@ class VaeAttentionModel(nn.Module):
         self._image_size = size
         finest = max(layer_sizes)
         for axis, pixels, cells, side in zip("hw", size, self.grid.grid_size, finest, strict=True):
-            blur = blur_matrix(pixels, self.map_sigma)
             self._set_matrix(f"smooth_score_{axis}", blur_matrix(cells, self.score_sigma))
-            self._set_matrix(f"upsample_energy_{axis}", blur @ resize_matrix(cells, pixels))
+            self._set_matrix(f"refine_energy_{axis}", resize_matrix(cells, side))
             for index, layer_size in enumerate(layer_sizes):
                 layer_side = layer_size["hw".index(axis)]
-                density = layer_side / cells
-                upsample = resize_matrix(side, pixels) @ resize_matrix(layer_side, side)
-                self._set_matrix(f"upsample_{index}_{axis}", density * blur @ upsample)
+                self._set_matrix(f"refine_{index}_{axis}", layer_side / cells * resize_matrix(layer_side, side))
+            self._set_matrix(f"upsample_{axis}", blur_matrix(pixels, self.map_sigma) @ resize_matrix(side, pixels))
 
     def _set_matrix(self, name: str, matrix: torch.Tensor) -> None:
         self.register_buffer(name, matrix.to(self.energy_scale.device), persistent=False)
@@ -223,9 +221,11 @@ class VaeAttentionModel(nn.Module):
         counterfactual = self.grid.layers_of(self.vae.decode(match.latent))
         gradients = self.grid.adjoint(self.vae.adjoint(match.gradient))
         attention = energy_attention(activations, counterfactual, gradients)
-        anomaly_map = self._resample("upsample_energy", match.energy)
+        # On the finest layer's grid, so that there is one map to bring to the size of the image.
+        anomaly_map = self._resample("refine_energy", match.energy)
         for index, layer_map in enumerate(attention):
-            anomaly_map = anomaly_map + self._resample(f"upsample_{index}", layer_map)
+            anomaly_map = anomaly_map + self._resample(f"refine_{index}", layer_map)
+        anomaly_map = self._resample("upsample", anomaly_map)
         return Explanation(
             match,
             activations,
@@ -249,8 +249,8 @@ class VaeAttentionModel(nn.Module):
         if not self.is_fitted:
             msg = "The model has not been fitted: run fit or train first, or load a checkpoint (ckpt_path)."
             raise RuntimeError(msg)
-        bad = (~image.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
-        if bad:
+        if not torch.stack(image.aminmax()).isfinite().all():
+            bad = (~image.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
             msg = f"The images at {bad} of the batch have pixels that are not a number or infinite."
             raise ValueError(msg)
 

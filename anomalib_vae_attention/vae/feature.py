@@ -4,13 +4,13 @@ The linear VAE has a known optimum, probabilistic PCA (Tipping and Bishop, "Prob
 Analysis", 1999; Lucas et al., "Don't Blame the ELBO!", NeurIPS 2019), which is where it starts.
 """
 
+import itertools
 import math
 from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
 
 MIN_NOISE = 1e-4
 """Least noise variance, in units of a standardised channel's variance: keeps a covariance without full rank usable."""
@@ -26,6 +26,15 @@ class Posterior(NamedTuple):
 
     mean: torch.Tensor
     variance: torch.Tensor
+
+
+def _at_every_cell(weight: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
+    """Multiply the channels of every cell, ``(B, i, h, w)``, by a 1x1 kernel ``(o, i, 1, 1)``.
+
+    A convolution in all but its cost: what comes before and after are products of rows and columns, whose layout is not
+    that of convolutions.
+    """
+    return (weight[:, :, 0, 0] @ cells.flatten(2)).unflatten(2, cells.shape[2:])
 
 
 class FeatureVAE(nn.Module):
@@ -50,7 +59,8 @@ class FeatureVAE(nn.Module):
                 f"layers together, but is {latent_dim}."
             )
             raise ValueError(msg)
-        self.channels = list(channels)
+        ends = list(itertools.accumulate(channels, initial=0))
+        self._parts = [slice(start, end) for start, end in itertools.pairwise(ends)]
         self.encoder = nn.Conv2d(total, latent_dim, 1)
         self.decoder = nn.Conv2d(latent_dim, total, 1)
         self.log_variance = nn.Parameter(torch.zeros(latent_dim))
@@ -63,18 +73,19 @@ class FeatureVAE(nn.Module):
 
     def posterior(self, features: torch.Tensor) -> Posterior:
         """Encode standardised features of shape ``(B, C, h, w)`` to their posterior."""
-        return Posterior(self.encoder(features), self.log_variance.exp())
+        mean = _at_every_cell(self.encoder.weight, features)
+        bias = cast("torch.Tensor", self.encoder.bias)
+        return Posterior(mean + bias[:, None, None], self.log_variance.exp())
 
     def decode(self, latent: torch.Tensor) -> list[torch.Tensor]:
         """Decode latents of shape ``(B, d, h, w)`` to the mean of ``p(F|z)``, by layer of shape ``(B, C_l, h, w)``."""
-        biases = cast("torch.Tensor", self.decoder.bias).split(self.channels)
-        weights = self.decoder.weight.split(self.channels)
-        return [F.conv2d(latent, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
+        weights, bias = self.decoder.weight, cast("torch.Tensor", self.decoder.bias)
+        return [_at_every_cell(weights[part], latent) + bias[part, None, None] for part in self._parts]
 
     def adjoint(self, gradient: torch.Tensor) -> list[torch.Tensor]:
         """Carry a gradient on the posterior mean ``(B, d, h, w)`` back to the features, by layer ``(B, C_l, h, w)``."""
-        weights = self.encoder.weight.transpose(0, 1).split(self.channels)
-        return [F.conv2d(gradient, weight) for weight in weights]
+        weights = self.encoder.weight.transpose(0, 1)
+        return [_at_every_cell(weights[part], gradient) for part in self._parts]
 
     @torch.no_grad()
     def initialise(self, covariance: torch.Tensor) -> None:

@@ -1,5 +1,6 @@
 """The grid on which the feature VAE sees an image: backbone layers, pooled, resized, stacked and standardised."""
 
+import itertools
 from collections.abc import Sequence
 
 import torch
@@ -32,6 +33,8 @@ class FeatureGrid(nn.Module):
     def __init__(self, channels: Sequence[int], grid_stride: int = 8, pool_size: int = 3) -> None:
         super().__init__()
         self.channels = list(channels)
+        ends = list(itertools.accumulate(channels, initial=0))
+        self._parts = [slice(start, end) for start, end in itertools.pairwise(ends)]
         self.grid_stride = grid_stride
         self.pool_size = pool_size
         self.register_buffer("mean", torch.zeros(sum(channels)))
@@ -117,9 +120,9 @@ class FeatureGrid(nn.Module):
             Gradient on each layer, of shape ``(B, C_l, h_l, w_l)``.
         """
         out = []
-        for index, (gradient, std) in enumerate(zip(gradients, self.std.split(self.channels), strict=True)):
+        for index, (gradient, part) in enumerate(zip(gradients, self._parts, strict=True)):
             rows, columns = self._matrices("to_grid", index)
-            out.append(apply_separable(rows.T, gradient / std[:, None, None], columns.T))
+            out.append(apply_separable(rows.T, gradient / self.std[part, None, None], columns.T))
         return out
 
     def layers_of(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -131,9 +134,9 @@ class FeatureGrid(nn.Module):
         Returns:
             Activations ``A_hat_l`` of shape ``(B, C_l, h_l, w_l)``; fine detail, lost in pooling, is not restored.
         """
-        statistics = zip(self.mean.split(self.channels), self.std.split(self.channels), strict=True)
         out = []
-        for index, (part, (mean, std)) in enumerate(zip(features, statistics, strict=True)):
+        for index, (feature, part) in enumerate(zip(features, self._parts, strict=True)):
             rows, columns = self._matrices("from_grid", index)
-            out.append(apply_separable(rows, part * std[:, None, None] + mean[:, None, None], columns))
+            raw = feature * self.std[part, None, None] + self.mean[part, None, None]
+            out.append(apply_separable(rows, raw, columns))
         return out
