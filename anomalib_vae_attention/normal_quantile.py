@@ -44,6 +44,41 @@ def share_above(count: int, rate: float) -> float:
     return max(0.0, ((count + 1) * rate - 1 + 1e-9) / count)
 
 
+def images_needed(rate: float) -> int:
+    """Return the least number of calibration images with which a false-positive rate can be kept for certain."""
+    return math.ceil(1 / rate - 1 - 1e-9)
+
+
+def image_threshold(scores: torch.Tensor, rate: float) -> float:
+    """Return the threshold that at most a share of new normal images exceeds.
+
+    Args:
+        scores: Scores of the calibration images, of shape ``(n,)``, ``n`` at least 1.
+        rate: Requested false-positive rate, in ``(0, 1)``.
+    """
+    above = math.floor(len(scores) * share_above(len(scores), rate))
+    return float(scores.sort(descending=True).values[above])
+
+
+def pixel_levels(anomaly_map: torch.Tensor) -> torch.Tensor:
+    """Count the pixels of anomaly maps, of any shape and in ``[0, 1]``, at each level: shape ``(LEVELS + 1,)``."""
+    level = (anomaly_map.detach().float().flatten() * LEVELS).ceil().long()
+    return torch.bincount(level, minlength=LEVELS + 1).cpu()
+
+
+def pixel_threshold(levels: torch.Tensor, count: int, rate: float) -> float:
+    """Return the threshold that at most a share of the pixels of new normal images exceeds.
+
+    Args:
+        levels: Number of the calibration images' pixels at each level (see :func:`pixel_levels`).
+        count: Number of calibration images: their pixels are not independent draws, the images are.
+        rate: Requested false-positive rate, in ``(0, 1)``.
+    """
+    above = math.floor(int(levels.sum()) * share_above(count, rate))
+    higher = levels.sum() - levels.cumsum(0)
+    return int((higher <= above).nonzero()[0]) / LEVELS
+
+
 class NormalQuantile(PostProcessor):
     """Post-processor with thresholds for a target false-positive rate, from normal images alone.
 
@@ -130,9 +165,8 @@ class NormalQuantile(PostProcessor):
                 msg = "NormalQuantile needs scores and anomaly maps in [0, 1], as those of vae_attention."
                 raise ValueError(msg)
         self._scores += pred_score.flatten().tolist()
-        level = (anomaly_map.detach().float().flatten() * LEVELS).ceil().long()
-        counts = torch.bincount(level, minlength=LEVELS + 1).cpu()
-        self._pixels = self._pixels + counts if len(self._pixels) else counts
+        levels = pixel_levels(anomaly_map)
+        self._pixels = self._pixels + levels if len(self._pixels) else levels
 
     def compute(self) -> None:
         """Set the thresholds from the normal images of all processes, and forget these.
@@ -148,13 +182,9 @@ class NormalQuantile(PostProcessor):
             where = "were held out of the training set" if self.held_out else "are in the validation set"
             msg = f"NormalQuantile needs normal images to set its thresholds from, but none {where}."
             raise ValueError(msg)
-        above = math.floor(count * share_above(count, self.false_positive_rate))
-        self._set("image", float(scores.sort(descending=True).values[above]))
-        pixels = torch.stack([part for _, part in gathered if len(part)]).sum(0)
-        above = math.floor(int(pixels.sum()) * share_above(count, self.pixel_false_positive_rate))
-        # The number of pixels above each level, so that the first level with few enough is the threshold.
-        higher = pixels.sum() - pixels.cumsum(0)
-        self._set("pixel", int((higher <= above).nonzero()[0]) / LEVELS)
+        self._set("image", image_threshold(scores, self.false_positive_rate))
+        levels = torch.stack([part for _, part in gathered if len(part)]).sum(0)
+        self._set("pixel", pixel_threshold(levels, count, self.pixel_false_positive_rate))
         logger.info(
             "Thresholds for false-positive rates of %g (images) and %g (pixels) from %d normal images: %.5f and %.5f "
             "of the raw scores, 0.5 of those reported.",
@@ -165,7 +195,7 @@ class NormalQuantile(PostProcessor):
             float(self._pixel_threshold),
         )
         rarest = min(self.false_positive_rate, self.pixel_false_positive_rate)
-        needed = math.ceil(1 / rarest - 1 - 1e-9)
+        needed = images_needed(rarest)
         if count < needed:
             logger.warning(
                 "A false-positive rate of %g takes %d normal images that were not learnt from, but there are %d: their "
