@@ -22,13 +22,14 @@ from .distributed import Anchor, OwnImages, agree_on_folder, gather, interleave,
 from .embedded_fallback import EmbeddedFallback
 from .fitting import FeatureCache, FeatureMoments, refine
 from .normal_quantile import HeldOut, NormalQuantile
+from .persistence import WholeExport, write_whole_checkpoints
 from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
 from .unreadable import NameUnreadableFiles
 
 logger = logging.getLogger(__name__)
 
 
-class VaeAttention(EmbeddedFallback, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
+class VaeAttention(EmbeddedFallback, WholeExport, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
     """A variational autoencoder explained by gradient attention, which localises defects.
 
     After Liu et al., "Towards Visually Explaining Variational Autoencoders" (CVPR 2020). A VAE over frozen pretrained
@@ -176,9 +177,10 @@ class VaeAttention(EmbeddedFallback, AnomalibModule):  # type: ignore[misc]  # a
         return LearningType.ONE_CLASS
 
     def setup(self, stage: str) -> None:
-        """Get ready for several processes: they merge what they learn themselves, and share no gradients."""
+        """Get ready for several processes, which merge what they learn themselves, and for whole checkpoints."""
         super().setup(stage)
         agree_on_folder(self.trainer)
+        write_whole_checkpoints(self.trainer)
         self._anchor = Anchor() if stage == "fit" and self.trainer.world_size > 1 else None
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
