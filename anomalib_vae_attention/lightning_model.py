@@ -17,19 +17,20 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
+from .arguments import require_choice, require_positive, require_texts, require_whole
 from .backbone import PACKAGED_BACKBONE
 from .distributed import Anchor, OwnImages, agree_on_folder, gather, interleave, share, world_size
 from .embedded_fallback import EmbeddedFallback
 from .fitting import FeatureCache, FeatureMoments, refine
 from .normal_quantile import HeldOut, NormalQuantile
-from .persistence import WholeExport, write_whole_checkpoints
+from .persistence import WholeFiles, use_whole_checkpoints
 from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
 from .unreadable import NameUnreadableFiles
 
 logger = logging.getLogger(__name__)
 
 
-class VaeAttention(EmbeddedFallback, WholeExport, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
+class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
     """A variational autoencoder explained by gradient attention, which localises defects.
 
     After Liu et al., "Towards Visually Explaining Variational Autoencoders" (CVPR 2020). A VAE over frozen pretrained
@@ -98,13 +99,14 @@ class VaeAttention(EmbeddedFallback, WholeExport, AnomalibModule):  # type: igno
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        for name, value, choices in (("vae", vae, ["feature"]), ("attention", attention, ["energy"])):
-            if value not in choices:
-                msg = f"{name} must be one of {choices}, but is {value!r}."
-                raise ValueError(msg)
-        if elbo_steps < 0:
-            msg = f"elbo_steps must be 0 or more, but is {elbo_steps}."
-            raise ValueError(msg)
+        require_choice("vae", vae, ["feature"])
+        require_choice("attention", attention, ["energy"])
+        require_texts("backbone", [backbone])
+        require_texts("layers", [layers] if isinstance(layers, str) else layers)
+        require_whole("latent_dim", latent_dim, least=1)
+        require_whole("max_exemplars", max_exemplars, least=1)
+        require_whole("elbo_steps", elbo_steps, least=0)
+        require_positive("learning_rate", learning_rate)
         FeatureCache(cache_features)
         self._chose_post_processor = post_processor is not True
         self.cache_features = cache_features
@@ -149,7 +151,15 @@ class VaeAttention(EmbeddedFallback, WholeExport, AnomalibModule):  # type: igno
         return PostProcessor()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the post-processor that the checkpoint was made with, unless another was asked for."""
+        """Take the post-processor that the checkpoint was made with, unless another was asked for.
+
+        Raises:
+            ValueError: If a value of the model's state is not a number.
+        """
+        for name, tensor in checkpoint["state_dict"].items():
+            if name.startswith("model.") and isinstance(tensor, torch.Tensor) and not tensor.isfinite().all():
+                msg = f"The checkpoint has values in {name} that are not a number or infinite: it cannot be used."
+                raise ValueError(msg)
         config = checkpoint.get("anomalib_post_processor_config") or {}
         if NormalQuantile.is_configured_by(config) and not self._chose_post_processor:
             default, self.post_processor = self.post_processor, NormalQuantile()
@@ -180,7 +190,7 @@ class VaeAttention(EmbeddedFallback, WholeExport, AnomalibModule):  # type: igno
         """Get ready for several processes, which merge what they learn themselves, and for whole checkpoints."""
         super().setup(stage)
         agree_on_folder(self.trainer)
-        write_whole_checkpoints(self.trainer)
+        use_whole_checkpoints(self.trainer)
         self._anchor = Anchor() if stage == "fit" and self.trainer.world_size > 1 else None
         self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 

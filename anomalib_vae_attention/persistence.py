@@ -1,6 +1,9 @@
 """Checkpoints and exported models that are there whole or not at all, whenever a process is killed."""
 
+import struct
 import tempfile
+import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,19 +30,58 @@ class WholeCheckpointIO(AnomalibCheckpointIO):
         with replacing(Path(path)) as temporary:
             super().save_checkpoint(checkpoint, temporary, storage_options)
 
+    def load_checkpoint(self, path: str | Path, *args, **kwargs) -> dict[str, Any]:
+        """Read a checkpoint, unless it is damaged; see :func:`require_undamaged`."""
+        require_undamaged(path)
+        return super().load_checkpoint(path, *args, **kwargs)
 
-def write_whole_checkpoints(trainer: Trainer) -> None:
-    """Let a trainer write its checkpoints with :class:`WholeCheckpointIO`, unless the user has chosen another way."""
+
+def use_whole_checkpoints(trainer: Trainer) -> None:
+    """Let a trainer write and read with :class:`WholeCheckpointIO`, unless the user has chosen another way."""
     current = trainer.strategy.checkpoint_io
     if type(current) is AnomalibCheckpointIO:
         trainer.strategy.checkpoint_io = WholeCheckpointIO(current.extra_safe_globals)
 
 
-class WholeExport(LightningModule):
-    """Exports of an anomalib model that replace earlier ones when they are complete.
+def require_undamaged(path: str | Path) -> None:
+    """Compare a checkpoint with the checksums in it, which torch writes but does not look at when it loads.
+
+    Args:
+        path: The file; one in a remote place is not looked at.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is not a checkpoint, or not all of one, or has changed since it was written.
+    """
+    if "://" in str(path):
+        return
+    advice = "Use another copy, or train again."
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, struct.error) as error:
+        msg = f"{path} is not a checkpoint, or not all of one ({error}). {advice}"
+        raise ValueError(msg) from error
+    if damaged:
+        msg = f"{path} has changed since it was written: the checksum of {damaged} is wrong. {advice}"
+        raise ValueError(msg)
+
+
+class WholeFiles(LightningModule):
+    """An anomalib model whose exports replace earlier ones when they are complete, and which loads no damaged file.
 
     To be inherited from before :class:`AnomalibModule`, whose methods do the work.
     """
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args, **kwargs) -> Any:  # type: ignore[override]  # noqa: ANN401
+        """Load a model; see :meth:`anomalib.models.components.AnomalibModule.load_from_checkpoint`.
+
+        Raises:
+            ValueError: If the file is damaged; see :func:`require_undamaged`.
+        """
+        require_undamaged(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def to_torch(self, export_root: Path | str, *args, **kwargs) -> Path:
         """Export to PyTorch; see :meth:`anomalib.models.components.base.ExportMixin.to_torch`."""

@@ -121,6 +121,14 @@ class Exemplars(NormalReference):
         """Height and width of the grid that the reference was collected on."""
         return tuple(self.centre.shape[1:])
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes that the buffers should have; see :meth:`NormalReference.shapes`."""
+        latent_dim, height, width = self.centre.shape
+        cells, count = height * width, self.bank.shape[-1]
+        bank, half_norm = (cells, latent_dim, count), (cells, 1, count)
+        centre = (latent_dim, height, width)
+        return {"bank": bank, "half_norm": half_norm, "centre": centre, "scale": (latent_dim,), "temperature": ()}
+
     def _whiten(self, latent: torch.Tensor) -> torch.Tensor:
         return latent * self.scale[:, None, None]
 

@@ -65,6 +65,11 @@ class Gaussian(NormalReference):
         """Height and width of the grid that the reference was collected on."""
         return tuple(self.mean.shape[1:])
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes that the buffers should have; see :meth:`NormalReference.shapes`."""
+        latent_dim, height, width = self.mean.shape
+        return {"mean": (latent_dim, height, width), "precision": (height * width, latent_dim, latent_dim)}
+
     def _summarise(self, count: int, total: torch.Tensor, outer: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return each cell's mean ``(h w, d)`` and the Cholesky factor of its covariance ``(h w, d, d)``."""
         mean = total / count

@@ -1,9 +1,10 @@
 """Interruption: ``python -m anomalib_vae_attention.reliability.interruption``.
 
-Draws data, fits, and exports to PyTorch in a process that is killed (SIGKILL) at a random moment, many times over in
-one folder. After each kill every checkpoint and export is loaded and every drawn image read; states must be those of a
-run that nobody interrupted, to the last bit. At the end the run is done again, undisturbed, on what the kills left.
-The folder for temporary files can be put on another disk (``--temporary``), where a move is a copy.
+Draws data, fits, and exports to PyTorch in a process that is killed (SIGKILL) at a random moment of one of these steps,
+each in its turn, many times over in one folder. After each kill every checkpoint and export is loaded and every drawn
+image read; states must be those of a run that nobody interrupted, to the last bit. At the end the run is done again,
+undisturbed, on what the kills left. The folder for temporary files can be put on another disk (``--temporary``), where
+a move is a copy.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import torch
 from anomalib.deploy import TorchInferencer
@@ -27,10 +29,11 @@ from PIL import Image
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
 from anomalib_vae_attention.files import write_json
 
-STEPS = ("drawing", "fitting", "exporting", "done")
+STEPS = ("drawing", "fitting", "exporting")
+POLL_SECONDS = 0.001
 
 
-def run(root: Path, step: "multiprocessing.sharedctypes.Synchronized[int] | None" = None) -> None:
+def run(root: Path, step: Any = None) -> None:  # noqa: ANN401
     """Draw, fit and export, in folders below a root.
 
     Args:
@@ -59,7 +62,6 @@ def run(root: Path, step: "multiprocessing.sharedctypes.Synchronized[int] | None
     engine.fit(model=model, datamodule=datamodule)
     say("exporting")
     model.to_torch(root / "export")
-    say("done")
 
 
 def check(root: Path, expected: dict[str, torch.Tensor], files: set[Path], known: set[Path]) -> Counter:
@@ -105,17 +107,40 @@ def _compare(state: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], 
         raise AssertionError(msg)
 
 
-def interrupt(root: Path, seconds: float | None) -> str:
-    """Run in a process of its own, kill it after a time if one is given, and say in which of :data:`STEPS` it was."""
-    context = multiprocessing.get_context("fork")
-    step = context.Value("i", 0)
-    process = context.Process(target=run, args=(root, step))
-    process.start()
+def interrupt(root: Path, step: str, seconds: float) -> str:
+    """Run in a process of its own, and kill it some time after a step has begun.
+
+    Returns:
+        The step in which it was killed, or ``"done"``.
+    """
+    process, reached = _start(root)
+    while process.is_alive() and reached.value < STEPS.index(step):
+        time.sleep(POLL_SECONDS)
     process.join(seconds)
-    if process.is_alive() and process.pid is not None:
-        os.kill(process.pid, signal.SIGKILL)
+    if not process.is_alive():
+        return "done"
+    os.kill(process.pid or 0, signal.SIGKILL)
     process.join()
-    return STEPS[step.value]
+    return STEPS[reached.value]
+
+
+def measure(root: Path) -> dict[str, float]:
+    """Run in a process of its own, undisturbed, and return the seconds that each of :data:`STEPS` takes."""
+    process, reached = _start(root)
+    began: dict[str, float] = {}
+    while process.is_alive():
+        began.setdefault(STEPS[reached.value], time.monotonic())
+        time.sleep(POLL_SECONDS)
+    ends = [*list(began.values())[1:], time.monotonic()]
+    return {step: end - start for (step, start), end in zip(began.items(), ends, strict=True)}
+
+
+def _start(root: Path) -> tuple[multiprocessing.context.ForkProcess, Any]:
+    context = multiprocessing.get_context("fork")
+    reached = context.Value("i", 0)
+    process = context.Process(target=run, args=(root, reached))
+    process.start()
+    return process, reached
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -144,9 +169,7 @@ def main(arguments: list[str] | None = None) -> int:
     (checkpoint,) = whole.rglob("*.ckpt")
     expected = VaeAttention.load_from_checkpoint(checkpoint).state_dict()
     # Again, because the first run has loaded what those to be killed start with.
-    started = time.monotonic()
-    interrupt(parsed.output / "timed", seconds=None)
-    duration = time.monotonic() - started
+    seconds = measure(parsed.output / "timed")
     files = {file.relative_to(whole) for file in (whole / "data" / "washer").rglob("*.png")}
     moments = random.Random(parsed.seed)  # noqa: S311 - nothing secret
     killed: Counter = Counter()
@@ -154,17 +177,17 @@ def main(arguments: list[str] | None = None) -> int:
     known: set[Path] = set()
     root = parsed.output / "interrupted"
     for number in range(parsed.times):
-        if number % 3 == 0:
-            # Data is drawn again, too.
+        step = STEPS[number % len(STEPS)]
+        if step == "drawing":
             shutil.rmtree(root / "data", ignore_errors=True)
-        killed[interrupt(root, moments.uniform(0, 1.1 * duration))] += 1
+        killed[interrupt(root, step, moments.uniform(0, seconds[step]))] += 1
         checked += check(root, expected, files, known)
         print(f"{number + 1} of {parsed.times}: killed while {dict(killed)}, whole: {dict(checked)}", flush=True)
     run(root)
     check(root, expected, files, set())
     others = [file for file in root.rglob("*") if file.is_file() and file.suffix not in {".ckpt", ".pt", ".png"}]
     left = sorted(str(file.relative_to(root)) for file in others)
-    result = {"killed_while": killed, "found_whole": checked, "seconds_undisturbed": duration, "other_files": left}
+    result = {"killed_while": killed, "found_whole": checked, "seconds_undisturbed": seconds, "other_files": left}
     write_json(parsed.output / "interruption.json", result)
     print(f"The run after all interruptions gives the same state. Other files left: {left or 'none'}")
     return 0
