@@ -187,8 +187,15 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
         return LearningType.ONE_CLASS
 
     def setup(self, stage: str) -> None:
-        """Get ready for several processes, which merge what they learn themselves, and for whole checkpoints."""
+        """Get ready for several processes, which merge what they learn themselves, and for whole checkpoints.
+
+        Raises:
+            ValueError: If the trainer's precision is too low.
+        """
         super().setup(stage)
+        if self.trainer.precision in {"16-true", "bf16-true"}:
+            msg = f"precision={self.trainer.precision!r} is too low for this model: use '32-true' or a mixed one."
+            raise ValueError(msg)
         agree_on_folder(self.trainer)
         use_whole_checkpoints(self.trainer)
         self._anchor = Anchor() if stage == "fit" and self.trainer.world_size > 1 else None
@@ -207,7 +214,7 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
     def training_step(self, batch: Batch, *args, **kwargs) -> torch.Tensor:
         """Collect the features of a batch of normal images; fit the model to all of them after the last."""
         del args, kwargs
-        with torch.no_grad():
+        with torch.no_grad(), self._full_precision():
             image = self._finite(batch)
             features = self.model(image)
             learnt, held_out = self._divide(image, batch)
@@ -217,9 +224,14 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
             if self._held_out:
                 self._held_out.keep(image[held_out])
         if self.trainer.is_last_batch:
-            self._fit()
+            with self._full_precision():
+                self._fit()
         # Lightning saves a checkpoint only after it has counted a step, and counts none without a loss.
         return self._anchor() if self._anchor else torch.zeros((), requires_grad=True, device=self.device)
+
+    def _full_precision(self) -> torch.autocast:
+        """Compute in the precision of the weights: mixed precision would drop digits that maps consist of."""
+        return torch.autocast(self.device.type, enabled=False)
 
     def _divide(self, image: torch.Tensor, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401
         """Say which images of a batch are learnt from and which are held out; of repeated ones, neither is true."""
@@ -284,16 +296,15 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
             if isinstance(self.pre_processor, PreProcessor):
                 self.pre_processor.on_train_batch_start(self.trainer, self, batch, index)
             learnt, _ = self._divide(batch.image, batch)
-            yield self.model(batch.image)[learnt]
+            yield self.model(self._finite(batch))[learnt]
 
-    @staticmethod
-    def _finite(batch: Any) -> torch.Tensor:  # noqa: ANN401
-        """Return the images of a batch.
+    def _finite(self, batch: Any) -> torch.Tensor:  # noqa: ANN401
+        """Return the images of a batch, in the precision of the weights.
 
         Raises:
             ValueError: If one has pixels that are not finite, naming its file.
         """
-        image: torch.Tensor = batch.image
+        image: torch.Tensor = batch.image.to(self.model.energy_scale.dtype)
         bad = (~image.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
         if bad:
             names = [batch.image_path[index] for index in bad] if batch.image_path else bad
@@ -304,7 +315,8 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
     def validation_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
         """Predict scores and anomaly maps of a batch."""
         del args, kwargs
-        return batch.update(**self.model(self._finite(batch))._asdict())
+        with self._full_precision():
+            return batch.update(**self.model(self._finite(batch))._asdict())
 
     def test_step(self, batch: Batch, batch_idx: int, *args, **kwargs) -> STEP_OUTPUT:
         """Predict scores and anomaly maps of a batch."""

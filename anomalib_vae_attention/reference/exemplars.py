@@ -183,7 +183,7 @@ class Exemplars(NormalReference):
         found = []
         for start in range(0, cells, part):
             some = slice(start, start + part)
-            bank = self.bank[some].float()
+            bank = self.bank[some].to(query.dtype)
             logit = (torch.bmm(query[some], bank) - self.half_norm[some]) * (2 / self.temperature)
             if leave_out is not None and exemplars > 1:
                 rank = torch.arange(count, device=query.device)

@@ -90,6 +90,6 @@ class Gaussian(NormalReference):
         """Measure the Mahalanobis distance of every cell; see :meth:`NormalReference.match`."""
         difference = posterior.mean - self.mean
         rows = difference.flatten(2).permute(2, 0, 1)
-        gradient = torch.bmm(rows, self.precision).permute(1, 2, 0).reshape(difference.shape)
+        gradient = torch.bmm(rows, self.precision.to(rows.dtype)).permute(1, 2, 0).reshape(difference.shape)
         energy = (difference * gradient).sum(1).clamp_min(0)
-        return Match(energy, gradient, self.mean.expand_as(difference), energy)
+        return Match(energy, gradient, self.mean.to(rows.dtype).expand_as(difference), energy)
