@@ -14,6 +14,8 @@ from anomalib_vae_attention.reference import LeftOut, NormalReference
 from anomalib_vae_attention.vae import Posterior
 
 SIZE = (64, 64)
+CHOICES = [{"reference": "exemplars"}, {"reference": "gaussian"}]
+"""Arguments of the model that go through the whole matrix of tests, the default first; a new choice is a new line."""
 
 
 class Fitted(NamedTuple):
