@@ -5,7 +5,6 @@ engine, on drawn images; and looks at the memory of the process after each.
 """
 
 import argparse
-import gc
 import logging
 import os
 import tempfile
@@ -48,7 +47,6 @@ def repeat(name: str, times: int, action: Callable[[], object]) -> dict[str, flo
     memory, started = [], time.monotonic()
     for index in range(times):
         action()
-        gc.collect()
         memory.append(resident_mib())
         if (index + 1) % (times // 10) == 0:
             print(f"{name}: {index + 1} of {times}, {memory[-1]:.1f} MiB", flush=True)
