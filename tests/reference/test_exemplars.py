@@ -21,9 +21,11 @@ def mix(
 ) -> tuple[float, torch.Tensor, float]:
     """Mix exemplars for one latent, in float64; return energy, mixture and the energy to the nearest."""
     here, scale, stacked = here.double(), 1 / (2 * variance.double()), torch.stack(others).double()
-    energies = ((here - stacked).square() * scale).sum(1)
+    searched = exemplars_module.SEARCH_LATENTS
+    energies = ((here - stacked).square() * scale)[:, :searched].sum(1)
     mixed = (-energies / temperature).softmax(0) @ stacked
-    return float(((here - mixed).square() * scale).sum()), mixed, float(energies.min())
+    squared = (here - mixed).square() * scale
+    return float(squared.sum()), mixed, float(energies.min() + squared[searched:].sum())
 
 
 def match_all(query: torch.Tensor, exemplars: torch.Tensor, variance: torch.Tensor, normal: Exemplars) -> Match:
@@ -43,8 +45,12 @@ def match_all(query: torch.Tensor, exemplars: torch.Tensor, variance: torch.Tens
 @pytest.mark.parametrize("radius", [0, 1, 2])
 @pytest.mark.parametrize("size", [(1, 1), (1, 4), (5, 3)])
 @pytest.mark.parametrize("images", [1, 2, 4])
-def test_match_is_the_weighted_mean_of_the_exemplars(images: int, size: tuple[int, int], radius: int) -> None:
+@pytest.mark.parametrize("searched", [2, 32])
+def test_match_is_the_weighted_mean_of_the_exemplars(
+    images: int, size: tuple[int, int], radius: int, searched: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Energies and matches are those of a plain search, at borders too; latents and their mean are exact in half."""
+    monkeypatch.setattr(exemplars_module, "SEARCH_LATENTS", searched)
     latents = torch.randint(-40, 40, (images, 3, *size)).float()
     query = torch.randint(-40, 40, (3, 3, *size)).float() + 0.25
     variance = torch.tensor([0.5, 0.125, 2.0])
@@ -56,11 +62,25 @@ def test_match_is_the_weighted_mean_of_the_exemplars(images: int, size: tuple[in
     torch.testing.assert_close(match.latent, expected.latent, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize(("images", "radius"), [(1, 7), (5, 3), (28, 1), (29, 0), (209, 0), (400, 0)])
+def test_few_images_are_helped_by_the_cells_around(images: int, radius: int) -> None:
+    """Where there are few images, a cell has the exemplars around it too, as many as make up 256 but no more."""
+    latents, variance = torch.randn(images, 2, 3, 4), torch.full((2,), 0.5)
+    normal, expected = Exemplars(), Exemplars(radius=radius)
+    collect(normal, latents, variance)
+    collect(expected, latents, variance)
+    assert normal.bank.shape[2] == images * (2 * radius + 1) ** 2
+    assert torch.equal(normal.bank, expected.bank)
+    posterior = Posterior(torch.randn(2, 2, 3, 4), variance)
+    for ours, theirs in zip(normal.match(posterior), expected.match(posterior), strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_half_precision_costs_little() -> None:
     """On latents that half precision rounds, energies differ from those of exact exemplars by less than 1 in 100."""
     latents, query = torch.randn(6, 8, 4, 5) + 3, torch.randn(2, 8, 4, 5) + 3
     variance = torch.rand(8) + 0.05
-    normal = Exemplars()
+    normal = Exemplars(radius=1)
     collect(normal, latents, variance)
     match, expected = normal.match(Posterior(query, variance)), match_all(query, latents, variance, normal)
     torch.testing.assert_close(match.energy.double(), expected.energy, rtol=1e-2, atol=1e-3)
@@ -84,14 +104,14 @@ def test_each_image_of_a_batch_on_its_own() -> None:
 def test_search_in_parts(cells: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A search of some cells at a time gives what all cells at once give."""
     variance = torch.rand(5) + 0.1
-    normal = Exemplars()
+    normal = Exemplars(radius=1)
     collect(normal, torch.randn(7, 5, 4, 6), variance)
     posterior = Posterior(torch.randn(3, 5, 4, 6), variance)
     whole = normal.match(posterior)
     sizes = []
     multiply = torch.bmm
     monkeypatch.setattr(torch, "bmm", lambda query, bank: sizes.append(len(query)) or multiply(query, bank))
-    monkeypatch.setattr(exemplars_module, "SEARCH_BYTES", cells * 4 * 7 * (5 + 3 * 9))
+    monkeypatch.setattr(exemplars_module, "SEARCH_BYTES", cells * 4 * 7 * 9 * (5 + 3))
     parts = normal.match(posterior)
     assert max(sizes) == cells
     assert sum(sizes) == 2 * 24, "two products a part"
@@ -134,13 +154,13 @@ def test_calibration_leaves_the_image_out(radius: int) -> None:
         torch.testing.assert_close(left_out.energy[index].double(), expected.energy[0], rtol=1e-4, atol=1e-3)
         torch.testing.assert_close(left_out.nearest[index].double(), expected.nearest[0], rtol=1e-4, atol=1e-2)
     assert left_out.energy.shape == left_out.nearest.shape == (4, 3, 4)
-    assert float(normal.temperature) == pytest.approx(0.5 * float(left_out.nearest.mean()))
+    assert float(normal.temperature) == pytest.approx(0.35 * float(left_out.nearest.mean()))
 
 
 def test_calibration_of_one_image() -> None:
     """The only image is compared with itself, each cell with those around it but not with itself."""
     latents, variance = torch.randint(-40, 40, (1, 3, 3, 4)).float(), torch.full((3,), 0.5)
-    normal = Exemplars()
+    normal = Exemplars(radius=1)
     (energy,), _ = collect(normal, latents, variance)
     for row, column in np.ndindex(3, 4):
         around = [
@@ -186,7 +206,7 @@ def test_memory_of_exemplars_is_bounded() -> None:
     """Of more images than max_exemplars a sample of that size is kept, in half precision, the same in every run."""
     variance = torch.full((8,), 0.5)
     latents = torch.randint(-30, 30, (200, 8, 2, 3)).float()
-    normal = Exemplars(max_exemplars=16)
+    normal = Exemplars(max_exemplars=16, radius=0)
     left_out = collect(normal, latents, variance, batch=32)
     assert normal.bank.shape == (6, 8, 16)
     assert normal.bank.nbytes == 2 * 16 * 8 * 2 * 3
@@ -194,7 +214,7 @@ def test_memory_of_exemplars_is_bounded() -> None:
     kept = normal.match(Posterior(latents, variance)).nearest.amax((1, 2)) < 1e-2
     assert int(kept.sum()) == 16
     assert kept[16:].sum() > 5, "a sample of all images, not the first ones"
-    again = Exemplars(max_exemplars=16)
+    again = Exemplars(max_exemplars=16, radius=0)
     collect(again, latents, variance, batch=7)
     assert torch.equal(again.bank, normal.bank)
     collect(normal, latents, variance)
