@@ -229,6 +229,18 @@ def test_command_line(name: str) -> None:
     assert cli.model.post_processor.false_positive_rate == pytest.approx(0.05)
 
 
+def test_config_file(tmp_path: Path) -> None:
+    """The lines that configs/folder.yaml has as a comment work."""
+    lines = (Path(__file__).parents[1] / "configs" / "folder.yaml").read_text().splitlines()
+    start = next(index for index, line in enumerate(lines) if line.strip() == "# post_processor:")
+    lines[start : start + 3] = [line.replace("# ", "", 1) for line in lines[start : start + 3]]
+    file = tmp_path / "folder.yaml"
+    file.write_text("\n".join(lines))
+    cli = AnomalibCLI(["fit", "--config", str(file), "--model.init_args.pre_trained", "false"], run=False)
+    assert isinstance(cli.model.post_processor, NormalQuantile)
+    assert cli.model.post_processor.held_out == pytest.approx(0.2)
+
+
 def test_get_model() -> None:
     """anomalib's get_model takes it as an argument."""
     model = get_model("vae_attention", post_processor=NormalQuantile(0.02), pre_trained=False)

@@ -5,6 +5,7 @@ engine, on drawn images; and looks at the memory of the process after each.
 """
 
 import argparse
+import gc
 import logging
 import os
 import tempfile
@@ -96,6 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
                 limit_val_batches=0,
             )
             engine.fit(model=model, train_dataloaders=datamodule.train_dataloader())
+            # Trainer and model refer to each other; Python frees such circles when it sees fit, not at once.
+            gc.collect()
             return model
 
         datamodule.setup()
