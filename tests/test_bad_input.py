@@ -158,7 +158,7 @@ ARGUMENTS = {
 }
 
 
-@settings(max_examples=100, **CASES)
+@settings(max_examples=90, **CASES)
 @given(arguments=st.fixed_dictionaries({}, optional=ARGUMENTS), order=st.randoms(use_true_random=False))
 def test_arguments(arguments: dict, order: object) -> None:
     """Arguments of any kind make a model that can be fitted, or an error that names one of them."""
@@ -191,7 +191,7 @@ def is_the_same(loaded: VaeAttention, small: Fitted) -> None:
         assert torch.equal(loaded.state_dict()[name], tensor) or tensor.isnan().all(), name
 
 
-@settings(max_examples=40, **CASES)
+@settings(max_examples=30, **CASES)
 @given(
     place=st.floats(0, 1),
     damage=st.sampled_from(["cut", "flip", "zero", "append"]),
@@ -230,7 +230,7 @@ STATE = st.sampled_from([
 ])
 
 
-@settings(max_examples=40, **CASES)
+@settings(max_examples=25, **CASES)
 @given(name=STATE, change=st.sampled_from(["missing", "one less", "one more axis", "scalar", "nan", "inf", "text"]))
 def test_changed_checkpoints(name: str, change: str, small: Fitted) -> None:
     """A checkpoint with a tensor that is missing, misshapen or no number is an error that names it."""
@@ -355,7 +355,7 @@ def test_folders(entries: dict[str, str], small: Fitted) -> None:
             assert all(batch.pred_score.isfinite().all() for batch in batches)
 
 
-@settings(max_examples=20, **CASES)
+@settings(max_examples=15, **CASES)
 @given(
     good=st.integers(0, 3),
     bad=st.integers(0, 2),

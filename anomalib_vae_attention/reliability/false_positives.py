@@ -170,7 +170,7 @@ def tabulate(splits: list[Calibrated], rates: list[float]) -> pd.DataFrame:
 
     Returns:
         A row a level (image, pixel), source of the threshold, part of :data:`GOOD` and rate: number of images that the
-        threshold is from, whether the rate is certain with so many, achieved rate on average over splits, its least
+        threshold is from, whether a rate takes no more than that, achieved rate on average over splits, its least
         and greatest, number of different images, and an interval of 95 % for as many.
     """
     rows = []
@@ -194,7 +194,7 @@ def tabulate(splits: list[Calibrated], rates: list[float]) -> pd.DataFrame:
                     "threshold from": f"{len(scores)} {source}",
                     "tested on": f"{different} {part}",
                     "requested": rate,
-                    "certain": len(scores) >= images_needed(rate),
+                    "enough images": len(scores) >= images_needed(rate),
                     "achieved": mean,
                     "low": low,
                     "high": high,
