@@ -10,11 +10,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .data import EmbeddedAD
     from .lightning_model import VaeAttention
+    from .normal_quantile import NormalQuantile
     from .torch_model import VaeAttentionModel
 
-__all__ = ["EmbeddedAD", "VaeAttention", "VaeAttentionModel"]
+__all__ = ["EmbeddedAD", "NormalQuantile", "VaeAttention", "VaeAttentionModel"]
 
-_HOMES = {"EmbeddedAD": ".data", "VaeAttention": ".lightning_model", "VaeAttentionModel": ".torch_model"}
+_HOMES = {
+    "EmbeddedAD": ".data",
+    "NormalQuantile": ".normal_quantile",
+    "VaeAttention": ".lightning_model",
+    "VaeAttentionModel": ".torch_model",
+}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401

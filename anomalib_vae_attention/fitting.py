@@ -16,7 +16,7 @@ class FeatureMoments:
 
     def __init__(self) -> None:
         self.count = 0
-        self._sum = self._outer = torch.zeros(0, dtype=torch.float64)
+        self._sum = self._outer = self._shift = torch.zeros(0, dtype=torch.float64)
 
     def update(self, features: torch.Tensor) -> None:
         """Add features of shape ``(B, C, h, w)`` to the sums."""
@@ -28,6 +28,21 @@ class FeatureMoments:
         self.count += rows.shape[1]
         self._sum += rows.sum(1)
         self._outer += rows @ rows.T
+
+    def sums(self) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return count, sum, outer products and the shift that both are relative to, on the CPU."""
+        return self.count, self._sum.cpu(), self._outer.cpu(), self._shift.cpu()
+
+    def add(self, count: int, total: torch.Tensor, outer: torch.Tensor, shift: torch.Tensor) -> None:
+        """Add the sums of another share of the images, as :meth:`sums` returns them, on the device of the result."""
+        if self.count == 0:
+            self.count, self._sum, self._outer, self._shift = count, total, outer, shift
+        elif count:
+            moved = shift - self._shift
+            cross = moved[:, None] * total
+            self._outer = self._outer + outer + cross + cross.T + count * moved[:, None] * moved
+            self._sum = self._sum + total + count * moved
+            self.count += count
 
     def compute(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the mean ``(C,)`` and the covariance ``(C, C)``, float64.

@@ -12,7 +12,8 @@ module               extension
                      ``get_model({"class_path": "anomalib_vae_attention.VaeAttention"})`` through
 ``anomalib.data``    ``EmbeddedAD`` as an attribute, imported on first use, for ``get_datamodule``
 ``anomalib.cli.cli`` class names on the command line and in config files see both classes, and
-                     ``vae_attention`` stands for ``VaeAttention``
+                     ``vae_attention`` stands for ``VaeAttention``, ``normal_quantile`` for
+                     ``NormalQuantile``
 ==================== ==================================================================================
 
 Everything that relies on internals of anomalib, and of jsonargparse behind its command line, is in this file. What a
@@ -36,6 +37,8 @@ PACKAGE = __name__.partition(".")[0]
 MODEL_NAME = "vae_attention"
 MODEL_CLASS = "VaeAttention"
 DATA_CLASS = "EmbeddedAD"
+SNAKE_CASE = {MODEL_NAME: MODEL_CLASS, "normal_quantile": "NormalQuantile"}
+"""Names that the command line and config files take for a class, besides its own."""
 
 _MARK = "_extended_by_vae_attention"
 
@@ -206,15 +209,15 @@ def _importing_first(*class_names: str) -> Callable[[Callable], Callable]:
 
 
 def _knowing_snake_case(resolve: Callable) -> Callable:
-    """Wrap jsonargparse's resolution of class names: the model's name, unknown to it, stands for its class."""
+    """Wrap jsonargparse's resolution of class names: a snake-case name, unknown to it, stands for its class."""
 
     def call(cls: Any, name: str, *args, **kwargs) -> str:  # noqa: ANN401
         class_path = resolve(cls, name, *args, **kwargs)
-        if name != MODEL_NAME or class_path != MODEL_NAME:
+        if name not in SNAKE_CASE or class_path != name:
             return class_path
-        model_path = resolve(cls, MODEL_CLASS, *args, **kwargs)
-        # Unresolved where something else than a model is wanted; the error message then names what was typed.
-        return class_path if model_path == MODEL_CLASS else model_path
+        found = resolve(cls, SNAKE_CASE[name], *args, **kwargs)
+        # Unresolved where a class of another kind is wanted; the error message then names what was typed.
+        return class_path if found == SNAKE_CASE[name] else found
 
     return call
 

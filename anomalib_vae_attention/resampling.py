@@ -19,8 +19,8 @@ def resize_matrix(size_in: int, size_out: int) -> torch.Tensor:
         Weights of shape ``(size_out, size_in)``; each row sums to 1.
     """
     if size_in == size_out:
-        return torch.eye(size_in)
-    identity = torch.eye(size_in)[None, None]
+        return torch.eye(size_in, dtype=torch.float32)
+    identity = torch.eye(size_in, dtype=torch.float32)[None, None]
     return F.interpolate(identity, size=(size_out, size_in), mode="bilinear", antialias=True)[0, 0]
 
 
@@ -34,7 +34,7 @@ def pool_matrix(size: int, kernel_size: int) -> torch.Tensor:
     Returns:
         Weights of shape ``(size, size)``; each row sums to 1.
     """
-    identity = torch.eye(size)[None, None]
+    identity = torch.eye(size, dtype=torch.float32)[None, None]
     padding = (kernel_size // 2, 0)
     return F.avg_pool2d(identity, (kernel_size, 1), 1, padding, count_include_pad=False)[0, 0]
 
@@ -50,7 +50,7 @@ def blur_matrix(size: int, sigma: float) -> torch.Tensor:
         Weights of shape ``(size, size)``; each row sums to 1.
     """
     if sigma <= 0:
-        return torch.eye(size)
+        return torch.eye(size, dtype=torch.float32)
     position = torch.arange(size, dtype=torch.float64)
     images = 2 * size * torch.arange(-int(4 * sigma / size) - 1, int(4 * sigma / size) + 2)[:, None]
     mirrored = torch.cat([images + position, images - 1 - position])

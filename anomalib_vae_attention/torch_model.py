@@ -173,10 +173,11 @@ class VaeAttentionModel(nn.Module):
             self._set_matrix(f"upsample_{axis}", blur_matrix(pixels, self.map_sigma) @ resize_matrix(side, pixels))
 
     def _set_matrix(self, name: str, matrix: torch.Tensor) -> None:
-        self.register_buffer(name, matrix.to(self.energy_scale.device), persistent=False)
+        self.register_buffer(name, matrix.to(self.energy_scale), persistent=False)
 
     def _resample(self, name: str, image: torch.Tensor) -> torch.Tensor:
-        return apply_separable(self.get_buffer(f"{name}_h"), image, self.get_buffer(f"{name}_w"))
+        rows, columns = self.get_buffer(f"{name}_h"), self.get_buffer(f"{name}_w")
+        return apply_separable(rows, image.to(rows.dtype), columns)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | InferenceBatch:
         """Compute raw grid features in training mode, and scores and anomaly maps in evaluation mode.

@@ -1,9 +1,12 @@
-"""Naming the image files that cannot be read: the error of the image library does not say which one it was."""
+"""Naming the image files that cannot be read, or would be read wrongly without a word."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -37,8 +40,53 @@ def unreadable_files(loaders: list[DataLoader]) -> dict[Path, str]:
     return reasons
 
 
+def require_eight_bits(files: Iterable[str | Path]) -> None:
+    """Refuse images of more than 8 bits a channel, of which anomalib's reader makes plain white or black ones.
+
+    Args:
+        files: Image files, which can be read. Only the headers are, unless there are more than 8 bits.
+
+    Raises:
+        ValueError: If there are levels beyond [0, 255], or fractions, naming the file.
+    """
+    for file in files:
+        # What became of the file since it was read is of no concern here.
+        with contextlib.suppress(OSError), Image.open(file) as image:
+            if not image.mode.startswith(("I", "F")):
+                continue
+            levels = np.asarray(image)
+            if image.mode.startswith("F") or levels.min() < 0 or levels.max() > 255:
+                msg = (
+                    f"{file} has levels from {levels.min()} to {levels.max()} (Pillow's mode {image.mode}), of which "
+                    "anomalib reads none beyond 0 to 255 and no fractions: convert the images to 8 bits a channel, all "
+                    "by the same scale."
+                )
+                raise ValueError(msg)
+
+
 class NameUnreadableFiles(pl.Callback):
-    """When a run ends because an image cannot be read, look which files are at fault and say so in the error."""
+    """Make errors name the image files that are at fault.
+
+    When a run ends because an image cannot be read, look which files it was and say so in the error; end it when an
+    image would be read wrongly (see :func:`require_eight_bits`).
+    """
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *args: Any) -> None:  # noqa: ANN401
+        """Refuse images of more than 8 bits a channel."""
+        del trainer, pl_module, args
+        require_eight_bits(getattr(batch, "image_path", None) or ())
+
+    def on_validation_batch_start(self, *args: Any) -> None:  # noqa: ANN401
+        """Refuse images of more than 8 bits a channel."""
+        self.on_train_batch_start(*args)
+
+    def on_test_batch_start(self, *args: Any) -> None:  # noqa: ANN401
+        """Refuse images of more than 8 bits a channel."""
+        self.on_train_batch_start(*args)
+
+    def on_predict_batch_start(self, *args: Any) -> None:  # noqa: ANN401
+        """Refuse images of more than 8 bits a channel."""
+        self.on_train_batch_start(*args)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Put the names of the unreadable files before the message of an error that names none."""

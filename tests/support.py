@@ -10,10 +10,12 @@ from anomalib.engine import Engine
 from PIL import Image
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
-from anomalib_vae_attention.reference import LeftOut, NormalReference
+from anomalib_vae_attention.reference import Exemplars, LeftOut, NormalReference
 from anomalib_vae_attention.vae import Posterior
 
 SIZE = (64, 64)
+CHOICES = [{"reference": "exemplars"}, {"reference": "gaussian"}]
+"""Arguments of the model that go through the whole matrix of tests, the default first; a new choice is a new line."""
 
 
 class Fitted(NamedTuple):
@@ -74,3 +76,10 @@ def collect(normal: NormalReference, mean: torch.Tensor, variance: torch.Tensor,
     for some in mean.split(batch):
         normal.update(Posterior(some, variance))
     return normal.finish()
+
+
+def exemplars_of(images: int) -> int:
+    """Return how many exemplars a cell of the default reference has after so many images."""
+    reference = Exemplars()
+    collect(reference, torch.randn(images, 2, 8, 8), torch.ones(2))
+    return reference.bank.shape[2]

@@ -68,12 +68,26 @@ class NormalReference(nn.Module):
         """Match posteriors, mean of shape ``(B, d, h, w)``, against the reference."""
         raise NotImplementedError
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes that the buffers should have, going by the one that says the size of the grid."""
+        raise NotImplementedError
+
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         """Take the buffers' shapes from the checkpoint: they depend on the number and size of the images."""
         for name, buffer in self._buffers.items():
-            if buffer is not None and prefix + name in state_dict:
-                self._buffers[name] = torch.empty_like(state_dict[prefix + name], device=buffer.device)
+            loaded = state_dict.get(prefix + name)
+            if buffer is not None and isinstance(loaded, torch.Tensor):
+                self._buffers[name] = torch.empty_like(loaded, device=buffer.device)
         super()._load_from_state_dict(state_dict, prefix, *args)
+        errors: list[str] = args[-1]
+        given = {name: tuple(buffer.shape) for name, buffer in self._buffers.items() if buffer is not None}
+        try:
+            expected = self.shapes()
+        except (IndexError, ValueError):
+            expected = {}
+        if given != expected and any(buffer.numel() for buffer in self.buffers()):
+            misfits = {prefix + name: shape for name, shape in given.items() if shape != expected.get(name)}
+            errors.append(f"the shapes of the normal reference do not fit together: {misfits}.")
 
 
 def require_images(count: int) -> None:

@@ -162,6 +162,22 @@ class Exemplars(NormalReference):
         """Height and width of the grid that the reference was collected on."""
         return tuple(self.centre.shape[1:])
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes that the buffers should have; see :meth:`NormalReference.shapes`."""
+        latent_dim, height, width = self.centre.shape
+        cells, count = height * width, self.bank.shape[-1]
+        bank, half_norm = (cells, latent_dim, count), (cells, 1, count)
+        centre = (latent_dim, height, width)
+        vector = (latent_dim,)
+        return {
+            "bank": bank,
+            "step": vector,
+            "half_norm": half_norm,
+            "centre": centre,
+            "scale": vector,
+            "temperature": (),
+        }
+
     def _whiten(self, latent: torch.Tensor) -> torch.Tensor:
         return latent * self.scale[:, None, None]
 
@@ -191,7 +207,7 @@ class Exemplars(NormalReference):
         found = []
         for start in range(0, cells, part):
             some = slice(start, start + part)
-            bank = self.bank[some].float().mul_(self.step[:, None])
+            bank = self.bank[some].to(query.dtype).mul_(self.step[:, None])
             logit = torch.bmm(query[some, :, :SEARCH_LATENTS], bank[:, :SEARCH_LATENTS])
             logit = (logit - self.half_norm[some]) * (2 / self.temperature)
             if leave_out is not None:

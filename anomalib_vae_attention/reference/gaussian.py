@@ -65,6 +65,11 @@ class Gaussian(NormalReference):
         """Height and width of the grid that the reference was collected on."""
         return tuple(self.mean.shape[1:])
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shapes that the buffers should have; see :meth:`NormalReference.shapes`."""
+        latent_dim, height, width = self.mean.shape
+        return {"mean": (latent_dim, height, width), "precision": (height * width, latent_dim, latent_dim)}
+
     def _summarise(self, count: int, total: torch.Tensor, outer: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return each cell's mean ``(h w, d)`` and the Cholesky factor of its covariance ``(h w, d, d)``."""
         mean = total / count
@@ -85,6 +90,6 @@ class Gaussian(NormalReference):
         """Measure the Mahalanobis distance of every cell; see :meth:`NormalReference.match`."""
         difference = posterior.mean - self.mean
         rows = difference.flatten(2).permute(2, 0, 1).contiguous()
-        gradient = torch.bmm(rows, self.precision).permute(1, 2, 0).reshape(difference.shape)
+        gradient = torch.bmm(rows, self.precision.to(rows.dtype)).permute(1, 2, 0).reshape(difference.shape)
         energy = (difference * gradient).sum(1).clamp_min(0)
-        return Match(energy, gradient, self.mean.expand_as(difference), energy)
+        return Match(energy, gradient, self.mean.to(rows.dtype).expand_as(difference), energy)

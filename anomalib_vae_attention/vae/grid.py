@@ -62,7 +62,7 @@ class FeatureGrid(nn.Module):
         self.sizes = list(sizes)
 
     def _set_matrix(self, name: str, matrix: torch.Tensor) -> None:
-        self.register_buffer(name, matrix.to(self.mean.device), persistent=False)
+        self.register_buffer(name, matrix.to(self.mean), persistent=False)
 
     def _matrices(self, kind: str, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.get_buffer(f"{kind}_{layer}_h"), self.get_buffer(f"{kind}_{layer}_w")

@@ -1,0 +1,1 @@
+"""Measurements of what is relied on in production: false-positive rates, interruptions, memory over time."""
