@@ -1,0 +1,106 @@
+"""The fit of the feature VAE: one pass over the normal images, closed form, refinement, normal reference."""
+
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import torch
+from anomalib.pre_processing import PreProcessor
+
+from .fitting import FeatureCache, FeatureMoments, refine
+
+if TYPE_CHECKING:
+    from .lightning_model import VaeAttention
+    from .torch_model import VaeAttentionModel
+
+logger = logging.getLogger(__name__)
+
+
+class ClosedFormFit:
+    """How the model of ``vae="feature"`` learns: see :class:`VaeAttention` for the arguments.
+
+    Args:
+        cache_features: Whether features are kept in memory between the two passes of the fit.
+        elbo_steps: Gradient steps on the ELBO after the probabilistic PCA start, 0 or more.
+        learning_rate: Step size of these steps.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self, cache_features: bool | Literal["auto"], elbo_steps: int, learning_rate: float) -> None:
+        if elbo_steps < 0:
+            msg = f"elbo_steps must be 0 or more, but is {elbo_steps}."
+            raise ValueError(msg)
+        FeatureCache(cache_features)
+        self.cache_features = cache_features
+        self.elbo_steps = elbo_steps
+        self.learning_rate = learning_rate
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """One pass over the training images, then validation."""
+        return {"max_epochs": 1, "num_sanity_val_steps": 0, "val_check_interval": 1.0, "gradient_clip_val": 0}
+
+    @staticmethod
+    def optimizer(model: torch.nn.Module) -> None:
+        """Return no optimiser: the refinement of the ELBO has its own."""
+        del model
+
+    def start(self) -> None:
+        """Start collecting features."""
+        self._moments = FeatureMoments()
+        self._cache = FeatureCache(self.cache_features)
+
+    def step(self, module: "VaeAttention", image: torch.Tensor) -> torch.Tensor:
+        """Collect the features of a batch of normal images; fit the model to all of them after the last."""
+        with torch.no_grad():
+            features = module.model(image)
+            self._moments.update(features)
+            self._cache.append(features)
+        if module.trainer.is_last_batch:
+            self._fit(module, cast("VaeAttentionModel", module.model))
+        # Lightning saves a checkpoint only after it has counted a step, and counts none without a loss.
+        return torch.zeros((), requires_grad=True, device=module.device)
+
+    def end_step(self, module: "VaeAttention") -> None:
+        """Do nothing more."""
+
+    def _fit(self, module: "VaeAttention", model: "VaeAttentionModel") -> None:
+        covariance = model.grid.fit(*self._moments.compute())
+        model.vae.initialise(covariance)
+        history = refine(model.vae, covariance, self.elbo_steps, self.learning_rate)
+        for step, terms in enumerate(history[:-1]):
+            for experiment in module.loggers:
+                experiment.log_metrics({f"elbo_{name}": value for name, value in terms.items()}, step=step)
+        start, end = history[0], history[-1]
+        module.log_dict({f"train_{name}": value for name, value in end.items()}, prog_bar=True)
+        logger.info(
+            "Negative ELBO of the normal images: %.3f nats a cell at the probabilistic PCA start, %.3f after %d steps.",
+            start["loss"],
+            end["loss"],
+            self.elbo_steps,
+        )
+        with torch.no_grad():
+            self._fit_reference(module, model)
+
+    def _fit_reference(self, module: "VaeAttention", model: "VaeAttentionModel") -> None:
+        reference = model.reference
+        reference.start()
+        images = 0
+        for features in self._cache if self._cache.complete else self._stream(module):
+            reference.update(model.vae.posterior(model.grid.standardise(features)))
+            images += len(features)
+        model.calibrate(reference.finish())
+        size = sum(buffer.nbytes for buffer in reference.buffers()) / 2**20
+        logger.info("Normal reference: %d images, %.1f MiB.", images, size)
+        del self._cache, self._moments
+
+    def _stream(self, module: "VaeAttention") -> Iterator[torch.Tensor]:
+        """Read the training images and compute their features again."""
+        logger.info("The features are not kept in memory (cache_features=%s): reading again.", self.cache_features)
+        for index, loaded in enumerate(module.trainer.train_dataloader or ()):
+            batch = module.transfer_batch_to_device(loaded, module.device, 0)
+            if isinstance(module.pre_processor, PreProcessor):
+                module.pre_processor.on_train_batch_start(module.trainer, module, batch, index)
+            yield module.model(batch.image)
