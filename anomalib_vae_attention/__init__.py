@@ -8,13 +8,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .data import EmbeddedAD
+    from .data import EmbeddedAD, OneClassMNIST
+    from .image_model import ImageVaeModel
     from .lightning_model import VaeAttention
     from .torch_model import VaeAttentionModel
 
-__all__ = ["EmbeddedAD", "VaeAttention", "VaeAttentionModel"]
+__all__ = ["EmbeddedAD", "ImageVaeModel", "OneClassMNIST", "VaeAttention", "VaeAttentionModel"]
 
-_HOMES = {"EmbeddedAD": ".data", "VaeAttention": ".lightning_model", "VaeAttentionModel": ".torch_model"}
+_HOMES = {
+    "EmbeddedAD": ".data",
+    "ImageVaeModel": ".image_model",
+    "OneClassMNIST": ".data",
+    "VaeAttention": ".lightning_model",
+    "VaeAttentionModel": ".torch_model",
+}
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
