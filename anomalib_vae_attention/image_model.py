@@ -17,6 +17,8 @@ from .vae.network import Trace
 
 ATTENTIONS = ("energy", "latent", "mean", "normal_difference", "reconstruction", "elbo_gradient")
 """How maps are made of an image VAE; the last two, without attention, are what it is to be compared with."""
+WITHOUT_LAYERS = ("reconstruction", "elbo_gradient")
+"""Those of them that look at no layer."""
 LEAST_ENERGY = 1.0
 """Least energy of normal images: that of latents one standard deviation apart."""
 CALIBRATION_IMAGES = 16
@@ -25,16 +27,23 @@ PARALLEL_PIXELS = 2**20
 """Pixels, images times scores, whose gradients are carried back at a time: more take memory, and longer."""
 
 
+Explained = tuple[torch.Tensor, torch.Tensor]
+"""Maps of shape ``(B, H, W)`` and image scores of shape ``(B,)``, each greater where more anomalous."""
+
+
 class Encoded(NamedTuple):
     """What the encoder makes of images.
 
     Attributes:
         posterior: The posterior.
         trace: Activations by name, from the first attention layer on.
+        jacobian: Gradients of all means and log variances by the layers, ``(B, 2 d, C, h, w)`` each, where several
+            attentions share them.
     """
 
     posterior: LatentPosterior
     trace: Trace
+    jacobian: Trace | None = None
 
 
 class ImageVaeModel(nn.Module):
@@ -219,7 +228,7 @@ class ImageVaeModel(nn.Module):
         image: torch.Tensor,
         attention: str | None = None,
         layers: Sequence[str] | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+    ) -> Explained:
         """Compute anomaly maps and image scores in their own units.
 
         Args:
@@ -240,6 +249,43 @@ class ImageVaeModel(nn.Module):
         parts = [explain(part, layers) for part in self._split(image, scores_of_latents)]
         maps, scores = zip(*parts, strict=True)
         return torch.cat(maps), torch.cat(scores)
+
+    @torch.no_grad()
+    def explain_all(
+        self,
+        image: torch.Tensor,
+        layers: Sequence[str],
+        attentions: Sequence[str] = ATTENTIONS,
+    ) -> dict[tuple[str, str], Explained]:
+        """Do :meth:`explain` for each attention and layer, the gradients shared by all.
+
+        Args:
+            image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
+            layers: Names of the encoder's layers.
+            attentions: Some of :data:`ATTENTIONS`.
+
+        Returns:
+            Maps ``(B, H, W)`` and scores ``(B,)`` by attention and layer; of what looks at no layer, by attention and
+            an empty name.
+
+        Raises:
+            ValueError: If there is no such attention or layer.
+        """
+        names = dict(zip(layers, self.find_layers(layers), strict=True))
+        found: dict[tuple[str, str], list[Explained]] = {}
+        for part in self._split(image, 2 * self.latent_dim):
+            encoded = self._encode(part, list(names.values()))
+            jacobian = self._by_latents(encoded, list(names.values()), range(2 * self.latent_dim))
+            encoded = encoded._replace(jacobian=jacobian)
+            for attention in attentions:
+                explain = getattr(self, f"_{self._known(attention)}")
+                for layer in [""] if attention in WITHOUT_LAYERS else layers:
+                    chosen = [names[layer]] if layer else []
+                    found.setdefault((attention, layer), []).append(explain(part, chosen, encoded))
+        return {
+            key: (torch.cat([maps for maps, _ in parts]), torch.cat([scores for _, scores in parts]))
+            for key, parts in found.items()
+        }
 
     def _split(self, image: torch.Tensor, scores: int) -> Sequence[torch.Tensor]:
         """Split images into parts whose gradients fit in memory; an export takes all at once."""
@@ -273,7 +319,13 @@ class ImageVaeModel(nn.Module):
         parameters = torch.eye(2 * self.latent_dim, device=encoded.posterior.mean.device)[list(latents)]
         # The length of a tensor would fix the number of images in an export; its shape does not.
         seeds = parameters.expand(encoded.posterior.mean.shape[0], -1, -1)
-        return self.vae.adjoint(seeds, encoded.trace, layers)
+        return self._adjoint(seeds, encoded, layers)
+
+    def _adjoint(self, seeds: torch.Tensor, encoded: Encoded, layers: Sequence[str]) -> Trace:
+        """Carry gradients by the posterior's parameters back to layers."""
+        if encoded.jacobian is None:
+            return self.vae.adjoint(seeds, encoded.trace, layers)
+        return {name: torch.einsum("bpk,bk...->bp...", seeds, encoded.jacobian[name]) for name in layers}
 
     @torch.no_grad()
     def latent_maps(
@@ -321,22 +373,24 @@ class ImageVaeModel(nn.Module):
         variance = self.normal_variance + posterior.log_variance.exp()
         return (posterior.mean - self.normal_mean) * variance.rsqrt()
 
-    def _latent(self, image: torch.Tensor, layers: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        encoded = self._encode(image, layers)
+    def _latent(self, image: torch.Tensor, layers: Sequence[str], encoded: Encoded | None = None) -> Explained:
+        encoded = encoded or self._encode(image, layers)
         gradients = self._by_latents(encoded, layers, range(self.latent_dim))
         maps = self._average(latent_attention(encoded.trace[name], gradients[name]).mean(1) for name in layers)
         return maps, maps.amax((-2, -1))
 
-    def _mean(self, image: torch.Tensor, layers: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        encoded = self._encode(image, layers)
+    def _mean(self, image: torch.Tensor, layers: Sequence[str], encoded: Encoded | None = None) -> Explained:
+        encoded = encoded or self._encode(image, layers)
         mean = torch.ones_like(encoded.posterior.mean)
         seed = torch.cat([mean, torch.zeros_like(mean)], dim=1)[:, None]
-        gradients = self.vae.adjoint(seed, encoded.trace, layers)
+        gradients = self._adjoint(seed, encoded, layers)
         maps = self._average(mean_attention(encoded.trace[name], gradients[name][:, 0]) for name in layers)
         return maps, maps.amax((-2, -1))
 
-    def _normal_difference(self, image: torch.Tensor, layers: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        encoded = self._encode(image, layers)
+    def _normal_difference(
+        self, image: torch.Tensor, layers: Sequence[str], encoded: Encoded | None = None
+    ) -> Explained:
+        encoded = encoded or self._encode(image, layers)
         gradients = self._by_latents(encoded, layers, range(2 * self.latent_dim))
         own = encoded.posterior.log_variance.exp()
         slope = 0.5 * self.noise * (own * (self.normal_variance + own).rsqrt())[:, None]
@@ -353,13 +407,13 @@ class ImageVaeModel(nn.Module):
         """Match posteriors with the normal reference: a grid of one cell, variances those of an average image."""
         return self.reference.match(Posterior(posterior.mean[:, :, None, None], self.average_variance))
 
-    def _energy(self, image: torch.Tensor, layers: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
-        encoded = self._encode(image, layers)
+    def _energy(self, image: torch.Tensor, layers: Sequence[str], encoded: Encoded | None = None) -> Explained:
+        encoded = encoded or self._encode(image, layers)
         match = self.match(encoded.posterior)
         normal = self._encode(self.vae.decode(match.latent[:, :, 0, 0]), layers)
         gradient = match.gradient[:, :, 0, 0]
         seed = torch.cat([gradient, torch.zeros_like(gradient)], dim=1)[:, None]
-        gradients = self.vae.adjoint(seed, encoded.trace, layers)
+        gradients = self._adjoint(seed, encoded, layers)
         maps = energy_attention(
             [encoded.trace[name] for name in layers],
             [normal.trace[name] for name in layers],
@@ -367,11 +421,11 @@ class ImageVaeModel(nn.Module):
         )
         return self._average(maps), match.nearest[:, 0, 0]
 
-    def _reconstruction(self, image: torch.Tensor, _layers: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _reconstruction(self, image: torch.Tensor, *_context: object) -> Explained:
         residual = (image - self.vae.decode(self.vae.posterior(image).mean)).square().mean(1)
         return residual, residual.mean((-2, -1))
 
-    def _elbo_gradient(self, image: torch.Tensor, _layers: Sequence[str]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _elbo_gradient(self, image: torch.Tensor, *_context: object) -> Explained:
         terms = self.vae.elbo_terms(image)
         return self.vae.elbo_gradient(image).abs().sum(1), terms["reconstruction"] + terms["kl"]
 
