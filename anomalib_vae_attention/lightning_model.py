@@ -1,5 +1,6 @@
 """The anomalib model ``vae_attention``: wiring of the torch models to Lightning and anomalib, no maths."""
 
+import logging
 from collections.abc import Sequence
 from typing import Any, Literal, cast
 
@@ -24,6 +25,8 @@ from .image_model import ATTENTIONS, ImageVaeModel
 from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
 from .unreadable import NameUnreadableFiles
 from .vae.image import IMAGE_VAES
+
+logger = logging.getLogger(__name__)
 
 FEATURE_DEFAULTS = {"latent_dim": 64, "learning_rate": 1e-4}
 """What stands for ``None`` with ``vae="feature"``."""
@@ -201,6 +204,18 @@ class VaeAttention(EmbeddedFallback, AnomalibModule):  # type: ignore[misc]  # a
     def configure_post_processor() -> PostProcessor:
         """Create anomalib's default post-processor."""
         return PostProcessor()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Say so where the thresholds of a checkpoint belong to another attention than this model's."""
+        super().on_load_checkpoint(checkpoint)
+        trained = checkpoint.get("hyper_parameters", {}).get("attention")
+        if trained is not None and trained != self.hparams["attention"]:
+            logger.warning(
+                "The checkpoint was validated with attention=%r: its thresholds and normalisation do not fit "
+                "attention=%r until it is validated with that (engine.validate), and metrics after them mean nothing.",
+                trained,
+                self.hparams["attention"],
+            )
 
     def configure_callbacks(self) -> list[Callback]:
         """Add to anomalib's callbacks the one that names unreadable image files."""
