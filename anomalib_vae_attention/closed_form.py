@@ -52,6 +52,9 @@ class ClosedFormFit:
         self._moments = FeatureMoments()
         self._cache = FeatureCache(self.cache_features)
 
+    def start_epoch(self, module: "VaeAttention") -> None:
+        """Do nothing: there is one epoch."""
+
     def step(self, module: "VaeAttention", image: torch.Tensor) -> torch.Tensor:
         """Collect the features of a batch of normal images; fit the model to all of them after the last."""
         with torch.no_grad():

@@ -51,6 +51,12 @@ class GradientFit:
     def start(self) -> None:
         """Do nothing yet."""
 
+    @staticmethod
+    def start_epoch(module: "VaeAttention") -> None:
+        """Have the last epoch validated, however rarely others are: what is not validated is not saved."""
+        if module.trainer.current_epoch + 1 == module.trainer.max_epochs:
+            module.trainer.check_val_every_n_epoch = 1
+
     def kl_weight_at(self, step: int) -> float:
         """Return the weight of the KL divergence after a number of optimiser steps."""
         return self.kl_weight * (min(1.0, (step + 1) / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0)

@@ -21,7 +21,8 @@ from .backbone import PACKAGED_BACKBONE
 from .closed_form import ClosedFormFit
 from .embedded_fallback import EmbeddedFallback
 from .gradient_descent import GradientFit
-from .image_model import ATTENTIONS, ImageVaeModel
+from .image_maps import ATTENTIONS
+from .image_model import ImageVaeModel
 from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
 from .unreadable import NameUnreadableFiles
 from .vae.image import IMAGE_VAES
@@ -239,6 +240,11 @@ class VaeAttention(EmbeddedFallback, AnomalibModule):  # type: ignore[misc]  # a
         """Get ready to fit."""
         super().on_train_start()
         self.fit_procedure.start()
+
+    def on_train_epoch_start(self) -> None:
+        """Get ready for an epoch."""
+        super().on_train_epoch_start()
+        self.fit_procedure.start_epoch(self)
 
     def training_step(self, batch: Batch, *args, **kwargs) -> torch.Tensor:
         """Learn from a batch of normal images; see :class:`ClosedFormFit` and :class:`GradientFit`."""

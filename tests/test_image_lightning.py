@@ -19,7 +19,8 @@ from torchvision.transforms.v2 import ColorJitter
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
 from anomalib_vae_attention.gradient_descent import GradientFit
-from anomalib_vae_attention.image_model import ATTENTIONS, ImageVaeModel
+from anomalib_vae_attention.image_maps import ATTENTIONS
+from anomalib_vae_attention.image_model import ImageVaeModel
 
 SMALL = {
     "resnet18": {"vae": "resnet18", "input_size": (32, 32), "latent_dim": 4},

@@ -8,7 +8,8 @@ from captum.attr import LayerGradCam
 from sklearn.metrics import roc_auc_score
 
 from anomalib_vae_attention.attention import latent_attention
-from anomalib_vae_attention.image_model import ATTENTIONS, ImageVaeModel
+from anomalib_vae_attention.image_maps import ATTENTIONS
+from anomalib_vae_attention.image_model import ImageVaeModel
 from anomalib_vae_attention.vae.image import ImageVAE
 
 SMALL = {

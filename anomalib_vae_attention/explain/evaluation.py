@@ -17,7 +17,8 @@ from sklearn.metrics import roc_auc_score
 from tqdm import tqdm
 
 from anomalib_vae_attention.files import replacing
-from anomalib_vae_attention.image_model import ATTENTIONS, ImageVaeModel
+from anomalib_vae_attention.image_maps import ATTENTIONS
+from anomalib_vae_attention.image_model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
 
 from .data import read_datamodule
