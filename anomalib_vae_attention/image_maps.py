@@ -208,6 +208,8 @@ class ImageMaps(nn.Module):
 
     def _by_latents(self, encoded: Encoded, layers: Sequence[str], latents: Sequence[int]) -> Trace:
         """Return the gradients of parameters of the posterior, means first, by layers, ``(B, P, C, h, w)`` each."""
+        if encoded.jacobian is not None:
+            return {name: encoded.jacobian[name][:, list(latents)] for name in layers}
         parameters = torch.eye(2 * self.latent_dim, device=encoded.posterior.mean.device)[list(latents)]
         # The length of a tensor would fix the number of images in an export; its shape does not.
         seeds = parameters.expand(encoded.posterior.mean.shape[0], -1, -1)
