@@ -1,5 +1,6 @@
 """The model of vae_attention as a torch module: image in, ``InferenceBatch`` out, no autograd at inference."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -33,8 +34,8 @@ class Explanation(NamedTuple):
         attention: Attention map of each layer, of shape ``(B, h_l, w_l)``, in units of energy.
         anomaly_map: Energy and attention together over the energy of normal images, of shape ``(B, H, W)``.
         score: Image score of shape ``(B,)``: logarithms of the peak of the energy to the nearest normal latents and of
-            the mean distance (its root), each standardised by those of normal images, added up; around 0 for a normal
-            image.
+            the mean distance (its root), each standardised by those of normal images, and of these the greater
+            (:func:`either`); around 0 for a normal image.
     """
 
     match: Match
@@ -58,6 +59,22 @@ def to_unit_interval(ratio: torch.Tensor) -> torch.Tensor:
     """
     compressed = ratio.abs().log1p()
     return 0.5 * (1 + ratio.sign() * compressed / (1 + compressed))
+
+
+def either(evidence: torch.Tensor) -> torch.Tensor:
+    """Combine two kinds of evidence, of which either alone is enough: a smooth maximum.
+
+    A sum lets the scatter of one hide the other, which is why Tippett ("The Methods of Statistics", 1931) judges
+    several tests by the one that says most.
+
+    Args:
+        evidence: Standardised evidence, of shape ``(B, 2)``.
+
+    Returns:
+        ``log((exp(x_1) + exp(x_2)) / 2)``, of shape ``(B,)``; it does not overflow.
+    """
+    first, second = evidence[:, 0], evidence[:, 1]
+    return torch.maximum(first, second) + (-(first - second).abs()).exp().log1p() - math.log(2)
 
 
 class VaeAttentionModel(nn.Module):
@@ -110,7 +127,7 @@ class VaeAttentionModel(nn.Module):
         self.backbone = Backbone(backbone, layers, pre_trained)
         self.grid = FeatureGrid(self.backbone.channels, grid_stride)
         # No graph is to be built at inference, where callers such as anomalib's TorchInferencer allow gradients.
-        self.vae = FeatureVAE(sum(self.backbone.channels), latent_dim).requires_grad_(requires_grad=False)
+        self.vae = FeatureVAE(self.backbone.channels, latent_dim).requires_grad_(requires_grad=False)
         self.reference: NormalReference = references[reference]()
         self.map_sigma = map_sigma
         self.score_sigma = score_sigma
@@ -215,7 +232,7 @@ class VaeAttentionModel(nn.Module):
             counterfactual,
             attention,
             anomaly_map / (2 * self.energy_scale),
-            ((self._peak_and_mean(match.nearest) - self.score_mean) / self.score_std).sum(dim=1),
+            either((self._peak_and_mean(match.nearest) - self.score_mean) / self.score_std),
         )
 
     def _peak_and_mean(self, energy: torch.Tensor) -> torch.Tensor:

@@ -41,7 +41,7 @@ def test_refinement_is_never_worse(learning_rate: float, start: str) -> None:
     """The state kept is at least as good as the start, whatever the step size, and it is the state of the VAE."""
     factor = torch.randn(10, 10, dtype=torch.float64)
     covariance = factor @ factor.T / 10
-    vae = FeatureVAE(10, 3)
+    vae = FeatureVAE([10], 3)
     if start == "ppca":
         vae.initialise(covariance)
     history = refine(vae, covariance, 20, learning_rate)

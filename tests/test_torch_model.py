@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.fitting import FeatureMoments
-from anomalib_vae_attention.torch_model import VaeAttentionModel, to_unit_interval
+from anomalib_vae_attention.torch_model import VaeAttentionModel, either, to_unit_interval
 
 
 def fit(model: VaeAttentionModel, images: torch.Tensor) -> VaeAttentionModel:
@@ -64,6 +64,15 @@ def test_unit_interval_of_some_numbers() -> None:
     extreme = to_unit_interval(torch.tensor([-3e38, -1e30, -1e-30, 0, 1e-30, 1e-6, 1e30, 3e38]))
     assert (extreme.diff() >= 0).all()
     assert 0 < extreme[0] < extreme[-1] < 1
+
+
+def test_either_of_two() -> None:
+    """Evidence is combined as torch's own logaddexp does it, less log 2, and without an overflow."""
+    evidence = 30 * torch.randn(1000, 2)
+    expected = torch.logaddexp(*evidence.unbind(1)) - torch.tensor(2).log()
+    torch.testing.assert_close(either(evidence), expected)
+    large = either(torch.tensor([[0.0, 0.0], [1e4, -1e4], [-1e30, 1e30]]))
+    torch.testing.assert_close(large, torch.tensor([0, 1e4 - 0.6931, 1e30]))
 
 
 @pytest.mark.parametrize("reference", ["exemplars", "gaussian"])

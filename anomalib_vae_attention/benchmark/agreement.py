@@ -65,20 +65,22 @@ def compare(expected: Iterable[Prediction], found: Iterable[Prediction]) -> dict
         found: Predictions of the other, of the same images.
 
     Returns:
-        Greatest difference of scores and of maps, numbers of images whose label and whose mask differ, and the share of
-        mask pixels that do.
+        Greatest difference of scores and of maps, numbers of images whose label and whose mask differ, the number of
+        mask pixels that do, and how far at most the map is from the threshold (.5, by anomalib's normalisation) there.
     """
-    rows = []
+    rows, margins = [], [0.0]
     for ours, theirs in zip(expected, found, strict=True):
         flat = [{name: prediction[name].reshape(-1).astype(float) for name in NAMES} for prediction in (ours, theirs)]
         rows.append({name: np.abs(flat[0][name] - flat[1][name]) for name in NAMES})
-    masks = np.array([row["pred_mask"].mean() for row in rows])
+        margins.extend(np.abs(flat[0]["anomaly_map"] - 0.5)[rows[-1]["pred_mask"] > 0])
+    masks = np.array([row["pred_mask"].sum() for row in rows])
     return {
         "score_difference": float(max(row["pred_score"].max() for row in rows)),
         "map_difference": float(max(row["anomaly_map"].max() for row in rows)),
         "labels_differ": float(sum(row["pred_label"].any() for row in rows)),
         "masks_differ": float((masks > 0).sum()),
-        "mask_pixels_differ": float(masks.mean()),
+        "mask_pixels_differ": float(masks.sum()),
+        "distance_from_threshold": float(max(margins)),
     }
 
 

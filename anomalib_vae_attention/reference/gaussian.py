@@ -84,7 +84,7 @@ class Gaussian(NormalReference):
     def match(self, posterior: Posterior) -> Match:
         """Measure the Mahalanobis distance of every cell; see :meth:`NormalReference.match`."""
         difference = posterior.mean - self.mean
-        rows = difference.flatten(2).permute(2, 0, 1)
+        rows = difference.flatten(2).permute(2, 0, 1).contiguous()
         gradient = torch.bmm(rows, self.precision).permute(1, 2, 0).reshape(difference.shape)
         energy = (difference * gradient).sum(1).clamp_min(0)
         return Match(energy, gradient, self.mean.expand_as(difference), energy)

@@ -5,6 +5,7 @@ Analysis", 1999; Lucas et al., "Don't Blame the ELBO!", NeurIPS 2019), which is 
 """
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, cast
 
 import torch
@@ -30,24 +31,28 @@ class Posterior(NamedTuple):
 class FeatureVAE(nn.Module):
     """A linear VAE on standardised features: ``p(F|z) = N(W z + c, s^2)``, ``q(z|F) = N(V F + b, diag(v))``.
 
+    Features go in stacked and come out by layer: runtimes copy what is split, so each layer has a product of its own.
+
     Args:
-        channels: Number of feature channels ``C``.
+        channels: Number of feature channels ``C_l`` of each layer, ``C`` together.
         latent_dim: Number of latents ``d`` a cell, from 1 to ``C - 1``.
 
     Raises:
         ValueError: If ``latent_dim`` is out of range.
     """
 
-    def __init__(self, channels: int, latent_dim: int) -> None:
+    def __init__(self, channels: Sequence[int], latent_dim: int) -> None:
         super().__init__()
-        if not 1 <= latent_dim < channels:
+        total = sum(channels)
+        if not 1 <= latent_dim < total:
             msg = (
-                f"latent_dim must be from 1 to {channels - 1}, one less than the {channels} channels of the chosen "
+                f"latent_dim must be from 1 to {total - 1}, one less than the {total} channels of the chosen "
                 f"layers together, but is {latent_dim}."
             )
             raise ValueError(msg)
-        self.encoder = nn.Conv2d(channels, latent_dim, 1)
-        self.decoder = nn.Conv2d(latent_dim, channels, 1)
+        self.channels = list(channels)
+        self.encoder = nn.Conv2d(total, latent_dim, 1)
+        self.decoder = nn.Conv2d(latent_dim, total, 1)
         self.log_variance = nn.Parameter(torch.zeros(latent_dim))
         self.log_noise = nn.Parameter(torch.zeros(()))
 
@@ -60,13 +65,16 @@ class FeatureVAE(nn.Module):
         """Encode standardised features of shape ``(B, C, h, w)`` to their posterior."""
         return Posterior(self.encoder(features), self.log_variance.exp())
 
-    def decode(self, latent: torch.Tensor) -> torch.Tensor:
-        """Decode latents of shape ``(B, d, h, w)`` to the mean of ``p(F|z)``, of shape ``(B, C, h, w)``."""
-        return self.decoder(latent)
+    def decode(self, latent: torch.Tensor) -> list[torch.Tensor]:
+        """Decode latents of shape ``(B, d, h, w)`` to the mean of ``p(F|z)``, by layer of shape ``(B, C_l, h, w)``."""
+        biases = cast("torch.Tensor", self.decoder.bias).split(self.channels)
+        weights = self.decoder.weight.split(self.channels)
+        return [F.conv2d(latent, weight, bias) for weight, bias in zip(weights, biases, strict=True)]
 
-    def adjoint(self, gradient: torch.Tensor) -> torch.Tensor:
-        """Carry a gradient on the posterior mean ``(B, d, h, w)`` back to the features ``(B, C, h, w)``."""
-        return F.conv_transpose2d(gradient, self.encoder.weight)
+    def adjoint(self, gradient: torch.Tensor) -> list[torch.Tensor]:
+        """Carry a gradient on the posterior mean ``(B, d, h, w)`` back to the features, by layer ``(B, C_l, h, w)``."""
+        weights = self.encoder.weight.transpose(0, 1).split(self.channels)
+        return [F.conv2d(gradient, weight) for weight in weights]
 
     @torch.no_grad()
     def initialise(self, covariance: torch.Tensor) -> None:

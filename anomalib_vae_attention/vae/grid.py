@@ -1,6 +1,5 @@
 """The grid on which the feature VAE sees an image: backbone layers, pooled, resized, stacked and standardised."""
 
-import itertools
 from collections.abc import Sequence
 
 import torch
@@ -65,11 +64,6 @@ class FeatureGrid(nn.Module):
     def _matrices(self, kind: str, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
         return self.get_buffer(f"{kind}_{layer}_h"), self.get_buffer(f"{kind}_{layer}_w")
 
-    def _layers(self, features: torch.Tensor) -> list[torch.Tensor]:
-        """Take features apart by layer; runtimes make views of slices, but copies of a split."""
-        ends = list(itertools.accumulate(self.channels, initial=0))
-        return [features[:, start:end] for start, end in itertools.pairwise(ends)]
-
     def stack(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
         """Pool, resize and stack the layers, without standardising them.
 
@@ -113,33 +107,33 @@ class FeatureGrid(nn.Module):
         """Map layers ``A_l`` of shape ``(B, C_l, h_l, w_l)`` to standardised features ``F`` of ``(B, C, h, w)``."""
         return self.standardise(self.stack(layers))
 
-    def adjoint(self, gradient: torch.Tensor) -> list[torch.Tensor]:
+    def adjoint(self, gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Carry a gradient on the features back to the layers (vector-Jacobian product of ``forward``).
 
         Args:
-            gradient: Gradient on the standardised features, of shape ``(B, C, h, w)``.
+            gradients: Gradient on each layer's standardised features, of shape ``(B, C_l, h, w)``.
 
         Returns:
             Gradient on each layer, of shape ``(B, C_l, h_l, w_l)``.
         """
         out = []
-        for index, part in enumerate(self._layers(gradient / self.std[:, None, None])):
+        for index, (gradient, std) in enumerate(zip(gradients, self.std.split(self.channels), strict=True)):
             rows, columns = self._matrices("to_grid", index)
-            out.append(apply_separable(rows.T, part, columns.T))
+            out.append(apply_separable(rows.T, gradient / std[:, None, None], columns.T))
         return out
 
-    def layers_of(self, features: torch.Tensor) -> list[torch.Tensor]:
+    def layers_of(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Undo the standardisation and resize each layer's channels to that layer's own resolution.
 
         Args:
-            features: Standardised features, of shape ``(B, C, h, w)``.
+            features: Standardised features by layer, of shape ``(B, C_l, h, w)``.
 
         Returns:
             Activations ``A_hat_l`` of shape ``(B, C_l, h_l, w_l)``; fine detail, lost in pooling, is not restored.
         """
-        raw = features * self.std[:, None, None] + self.mean[:, None, None]
+        statistics = zip(self.mean.split(self.channels), self.std.split(self.channels), strict=True)
         out = []
-        for index, part in enumerate(self._layers(raw)):
+        for index, (part, (mean, std)) in enumerate(zip(features, statistics, strict=True)):
             rows, columns = self._matrices("from_grid", index)
-            out.append(apply_separable(rows, part, columns))
+            out.append(apply_separable(rows, part * std[:, None, None] + mean[:, None, None], columns))
         return out

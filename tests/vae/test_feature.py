@@ -22,7 +22,7 @@ def make_rows(count: int = 3000, channels: int = CHANNELS) -> torch.Tensor:
 
 def make_vae(covariance: torch.Tensor, latents: int = LATENTS) -> FeatureVAE:
     """Make a float64 VAE at its probabilistic PCA start."""
-    vae = FeatureVAE(len(covariance), latents).double()
+    vae = FeatureVAE([len(covariance)], latents).double()
     vae.initialise(covariance)
     return vae
 
@@ -33,21 +33,36 @@ def as_cells(rows: torch.Tensor) -> torch.Tensor:
 
 
 @settings(max_examples=20, deadline=None, derandomize=True)
-@given(st.integers(2, 20), st.integers(1, 9), st.integers(1, 9), st.data())
-def test_adjoint_is_the_gradient(channels: int, height: int, width: int, data: st.DataObject) -> None:
-    """The closed-form adjoint of the encoder is autograd's vector-Jacobian product."""
-    vae = FeatureVAE(channels, data.draw(st.integers(1, channels - 1)))
-    features = torch.randn(2, channels, height, width, requires_grad=True)
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=3).filter(lambda channels: sum(channels) > 1),
+    st.integers(1, 9),
+    st.integers(1, 9),
+    st.data(),
+)
+def test_adjoint_is_the_gradient(channels: list[int], height: int, width: int, data: st.DataObject) -> None:
+    """The closed-form adjoint of the encoder, all layers together, is autograd's vector-Jacobian product."""
+    vae = FeatureVAE(channels, data.draw(st.integers(1, sum(channels) - 1)))
+    features = torch.randn(2, sum(channels), height, width, requires_grad=True)
     mean = vae.posterior(features).mean
     weight = torch.randn_like(mean)
     (expected,) = torch.autograd.grad(mean, features, weight)
-    assert (vae.adjoint(weight) - expected).norm() <= 1e-5 * expected.norm()
+    ours = vae.adjoint(weight)
+    assert [len(part[0]) for part in ours] == channels
+    assert (torch.cat(ours, 1) - expected).norm() <= 1e-5 * expected.norm()
+
+
+def test_decoding_by_layer() -> None:
+    """The layers that are decoded are those of one product with the whole decoder."""
+    vae, latent = FeatureVAE([3, 1, 4], 2), torch.randn(2, 2, 5, 4)
+    layers = vae.decode(latent)
+    assert [layer.shape[1] for layer in layers] == [3, 1, 4]
+    torch.testing.assert_close(torch.cat(layers, 1), vae.decoder(latent))
 
 
 def test_elbo_is_the_average_over_cells() -> None:
     """The ELBO from moments equals the average over cells of the ELBO of each, expectations over q by quadrature."""
     rows = make_rows(500) + torch.randn(CHANNELS, dtype=torch.float64)
-    vae = FeatureVAE(CHANNELS, LATENTS).double()
+    vae = FeatureVAE([CHANNELS], LATENTS).double()
     with torch.no_grad():
         vae.log_variance.uniform_(-1, 1)
         vae.log_noise.fill_(-0.7)
@@ -59,7 +74,7 @@ def test_elbo_is_the_average_over_cells() -> None:
     points = torch.cat([torch.diag(step), -torch.diag(step)])
     log_likelihood = torch.zeros(len(rows), dtype=torch.float64)
     for point in points:
-        decoded = vae.decode(posterior.mean + point.view(1, -1, 1, 1))
+        (decoded,) = vae.decode(posterior.mean + point.view(1, -1, 1, 1))
         density = torch.distributions.Normal(decoded, noise.sqrt()).log_prob(as_cells(rows))
         log_likelihood += density.sum(1).flatten() / len(points)
     q = torch.distributions.Normal(posterior.mean, posterior.variance.sqrt().view(1, -1, 1, 1))
@@ -141,7 +156,7 @@ def test_posterior_is_bayes_rule() -> None:
 def test_latent_dim_out_of_range(latent_dim: int) -> None:
     """A number of latents that there cannot be is an error that names it and its range."""
     with pytest.raises(ValueError, match=rf"latent_dim must be from 1 to {CHANNELS - 1}.*but is {latent_dim}\b"):
-        FeatureVAE(CHANNELS, latent_dim)
+        FeatureVAE([CHANNELS], latent_dim)
 
 
 @pytest.mark.parametrize("latent_dim", [1, CHANNELS - 1])
@@ -156,7 +171,7 @@ def test_covariance_without_full_rank_stays_finite(rank: int) -> None:
     """Fewer directions than latents, none at all too, give finite parameters, a finite ELBO and its gradient."""
     factor = torch.randn(CHANNELS, rank, dtype=torch.float64)
     covariance = factor @ factor.T
-    vae = FeatureVAE(CHANNELS, LATENTS)
+    vae = FeatureVAE([CHANNELS], LATENTS)
     vae.initialise(covariance)
     assert all(parameter.isfinite().all() for parameter in vae.parameters())
     loss = vae.elbo_terms(torch.zeros(CHANNELS, dtype=torch.float64), covariance)["loss"]

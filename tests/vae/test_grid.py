@@ -32,7 +32,7 @@ def test_adjoint_is_the_gradient(image_size: tuple[int, int], first: tuple[int, 
     features = grid(layers)
     weight = torch.randn_like(features)
     expected = torch.autograd.grad(features, layers, weight)
-    for ours, theirs in zip(grid.adjoint(weight), expected, strict=True):
+    for ours, theirs in zip(grid.adjoint(weight.split([3, 2], 1)), expected, strict=True):
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
 
 
@@ -83,7 +83,7 @@ def test_layers_of_undoes_the_standardisation() -> None:
     grid = make_grid((48, 64), sizes, [3, 2])
     values = [torch.randn(2, channels, 1, 1) for channels in (3, 2)]
     layers = [value.expand(-1, -1, *size) for value, size in zip(values, sizes, strict=True)]
-    for back, layer in zip(grid.layers_of(grid(layers)), layers, strict=True):
+    for back, layer in zip(grid.layers_of(grid(layers).split([3, 2], 1)), layers, strict=True):
         torch.testing.assert_close(back, layer, rtol=1e-5, atol=1e-5)
 
 
