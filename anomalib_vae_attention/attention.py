@@ -49,3 +49,43 @@ def latent_attention(activations: torch.Tensor, gradients: torch.Tensor) -> torc
         A map a latent, of shape ``(B, P, h, w)``, not negative.
     """
     return torch.einsum("bpc,bchw->bphw", gradients.mean((-2, -1)), activations).relu()
+
+
+def mean_attention(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+    """Say what the sum of the posterior means looks at, both signs: the authors' released anomaly attention.
+
+    ``s = sum_i mu_i``, ``M = |sum_k alpha_k A_k|`` with ``alpha`` as in eq. 1. Their code also divides the gradient by
+    its root mean square over the whole batch, which would make the map of an image depend on its neighbours: left out.
+
+    Args:
+        activations: A layer's ``A``, of shape ``(B, C, h, w)``.
+        gradients: Gradient of ``s`` by ``A``, of shape ``(B, C, h, w)``.
+
+    Returns:
+        A map an image, of shape ``(B, h, w)``, not negative.
+    """
+    return torch.einsum("bc,bchw->bhw", gradients.mean((-2, -1)), activations).abs()
+
+
+def normal_difference_attention(
+    activations: torch.Tensor,
+    by_mean: torch.Tensor,
+    by_log_variance: torch.Tensor,
+    slope: torch.Tensor,
+) -> torch.Tensor:
+    """Say what the normal difference distribution looks at: Liu et al., eq. 4 in place of z in eq. 1-2.
+
+    ``u_i = m_i - mu_i + sqrt(v_i + sigma_i^2) eps_i``, with ``m`` and ``v`` of normal data, ``mu`` and ``sigma`` of the
+    image. Its gradient is ``-d mu_i / dA + slope_i d log sigma_i^2 / dA``: the normal mean has dropped out of it.
+
+    Args:
+        activations: A layer's ``A``, of shape ``(B, C, h, w)``.
+        by_mean: Gradient of each ``mu_i`` by ``A``, of shape ``(B, d, C, h, w)``.
+        by_log_variance: Gradient of each ``log sigma_i^2`` by ``A``, of the same shape.
+        slope: Derivative of each sample's ``u_i`` by ``log sigma_i^2``, of shape ``(B, S, d)``.
+
+    Returns:
+        A map a latent, the mean over ``S`` samples, of shape ``(B, d, h, w)``, not negative.
+    """
+    alpha = slope[..., None] * by_log_variance.mean((-2, -1))[:, None] - by_mean.mean((-2, -1))[:, None]
+    return torch.einsum("bsdc,bchw->bsdhw", alpha, activations).relu().mean(1)

@@ -1,7 +1,7 @@
-"""The anomalib model ``vae_attention``: wiring of the torch model to Lightning and anomalib, no maths."""
+"""The anomalib model ``vae_attention``: wiring of the torch models to Lightning and anomalib, no maths."""
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
@@ -19,15 +19,24 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .arguments import require_choice, require_positive, require_texts, require_whole
 from .backbone import PACKAGED_BACKBONE
-from .distributed import Anchor, OwnImages, agree_on_folder, gather, interleave, share, world_size
+from .closed_form import ClosedFormFit
+from .distributed import Anchor, agree_on_folder
 from .embedded_fallback import EmbeddedFallback
-from .fitting import FeatureCache, FeatureMoments, refine
-from .normal_quantile import HeldOut, NormalQuantile
+from .gradient_descent import GradientFit
+from .image_maps import ATTENTIONS
+from .image_model import ImageVaeModel
+from .normal_quantile import NormalQuantile
 from .persistence import WholeFiles, use_whole_checkpoints
 from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
 from .unreadable import NameUnreadableFiles
+from .vae.image import IMAGE_VAES
 
 logger = logging.getLogger(__name__)
+
+FEATURE_DEFAULTS = {"latent_dim": 64, "learning_rate": 1e-4}
+"""What stands for ``None`` with ``vae="feature"``."""
+IMAGE_DEFAULTS = {"latent_dim": 32, "learning_rate": 1e-3}
+"""What stands for ``None`` with an image VAE."""
 
 
 class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
@@ -38,24 +47,44 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
     image are compared with those of normal images, and the gradient of the difference says where it comes from. One
     pass over the training images fits it. Without a datamodule it uses the embedded data set (:class:`EmbeddedAD`).
 
+    The paper's own VAEs of whole images and its own attention maps are there as well (``vae="resnet18"``, ``"conv"``;
+    :class:`ImageVaeModel` defines their maps and scores). They are trained for as many epochs as the trainer is told.
+
     Args:
-        vae: The variational autoencoder. ``"feature"``: spatial latents over pretrained features.
+        vae: The variational autoencoder. ``"feature"``: spatial latents over pretrained features; ``"resnet18"``:
+            ResNet-18 from scratch; ``"conv"``: a small convolutional network. The latter two are image VAEs, with one
+            vector of latents an image.
         attention: How maps are made. ``"energy"``: gradient of the latent energy times the departure from the
-            counterfactual normal image.
+            counterfactual normal image. Image VAEs only: ``"latent"`` (eq. 1-3), ``"mean"`` (the released recipe),
+            ``"normal_difference"`` (eq. 4), and the baselines ``"reconstruction"`` and ``"elbo_gradient"``.
         reference: What normal posteriors look like. ``"exemplars"``: the posteriors of the training images themselves;
             ``"gaussian"``: a Gaussian a cell, whose size does not grow with the number of images.
         backbone: Name of a timm model. The default's weights are installed with this package; those of others are
             downloaded by timm.
         layers: Names of the backbone's modules to look at, in the order of computation.
         pre_trained: Whether the backbone has ImageNet weights.
-        latent_dim: Number of latents a cell, less than the layers' channels together.
-        max_exemplars: Most training images that ``"exemplars"`` keeps, 68 KiB each at 256x256; of more, a random
-            sample. Has no effect on ``"gaussian"``.
+        latent_dim: Number of latents: a cell with ``"feature"``, less than the layers' channels together (64 for
+            ``None``); an image with image VAEs (32 for ``None``).
+        max_exemplars: Most training images that ``"exemplars"`` keeps, 68 KiB each at 256x256 with ``"feature"``; of
+            more, a random sample. Has no effect on ``"gaussian"``.
         cache_features: Whether features are kept in memory between the two passes of the fit: ``True``, ``False``
             (images are read and passed through the backbone twice), or ``"auto"``, up to 1 GiB.
         elbo_steps: Gradient steps on the ELBO after the probabilistic PCA start, 0 or more.
-        learning_rate: Step size of these steps (Adam).
-        pre_processor: Pre-processor, or whether to use the default: resize to 256x256, the backbone's normalisation.
+        learning_rate: Step size of Adam: of these steps (1e-4 for ``None``), or of an image VAE's (1e-3).
+        input_size: Height and width to which the default pre-processor resizes images: for ``None`` 256x256, and
+            28x28 with ``"conv"``. Image VAEs take images of this size only.
+        attention_layers: Layers of an image VAE's encoder that attention looks at; maps of several are averaged. For
+            ``None`` ``layer2.1.conv1`` of ``"resnet18"`` and ``conv2`` of ``"conv"``.
+        channels: Channels of an image VAE's images: 1 (grey; for ``None`` with ``"conv"``) or 3.
+        likelihood: Likelihood of an image VAE: ``"gaussian"`` (for ``None`` with ``"resnet18"``) or ``"bernoulli"``.
+        kl_weight: Weight of the KL divergence in an image VAE's loss.
+        kl_warmup_steps: Optimiser steps over which that weight rises linearly from 0.
+        widths: Channels of each convolution of ``"conv"``.
+        hidden_dim: Width of the hidden layer of ``"conv"``.
+        samples: Number of samples in ``"normal_difference"``.
+        seed: Seed of these samples.
+        pre_processor: Pre-processor, or whether to use the default: resize to ``input_size``; with ``"feature"`` the
+            backbone's normalisation, too.
         post_processor: Post-processor, or whether to use anomalib's default, whose thresholds need defective images.
             :class:`NormalQuantile` sets them for a target false-positive rate from normal images alone.
         evaluator: Evaluator, or whether to use anomalib's default.
@@ -73,21 +102,33 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
         >>> engine.train(model=VaeAttention(), datamodule=MVTecAD(category="bottle"))  # doctest: +SKIP
     """
 
-    model: VaeAttentionModel
+    model: VaeAttentionModel | ImageVaeModel
 
     def __init__(
         self,
-        vae: Literal["feature"] = "feature",
-        attention: Literal["energy"] = "energy",
+        vae: Literal["feature", "resnet18", "conv"] = "feature",
+        attention: Literal[
+            "energy", "latent", "mean", "normal_difference", "reconstruction", "elbo_gradient"
+        ] = "energy",
         reference: Literal["exemplars", "gaussian"] = "exemplars",
         backbone: str = PACKAGED_BACKBONE,
         layers: Sequence[str] = DEFAULT_LAYERS,
         pre_trained: bool = True,
-        latent_dim: int = 64,
+        latent_dim: int | None = None,
         max_exemplars: int = 2000,
         cache_features: bool | Literal["auto"] = "auto",
         elbo_steps: int = 20,
-        learning_rate: float = 1e-4,
+        learning_rate: float | None = None,
+        input_size: Sequence[int] | None = None,
+        attention_layers: Sequence[str] | None = None,
+        channels: Literal[1, 3] | None = None,
+        likelihood: Literal["gaussian", "bernoulli"] | None = None,
+        kl_weight: float = 1.0,
+        kl_warmup_steps: int = 0,
+        widths: Sequence[int] = (64, 128),
+        hidden_dim: int = 1024,
+        samples: int = 8,
+        seed: int = 0,
         pre_processor: nn.Module | bool = True,
         post_processor: nn.Module | bool = True,
         evaluator: Evaluator | bool = True,
@@ -99,32 +140,56 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
             evaluator=evaluator,
             visualizer=visualizer,
         )
-        require_choice("vae", vae, ["feature"])
-        require_choice("attention", attention, ["energy"])
+        require_choice("vae", vae, ["feature", *IMAGE_VAES])
+        require_choice("attention", attention, list(ATTENTIONS))
         require_texts("backbone", [backbone])
         require_texts("layers", [layers] if isinstance(layers, str) else layers)
+        defaults = FEATURE_DEFAULTS if vae == "feature" else IMAGE_DEFAULTS
+        latent_dim = int(defaults["latent_dim"]) if latent_dim is None else latent_dim
+        learning_rate = defaults["learning_rate"] if learning_rate is None else learning_rate
         require_whole("latent_dim", latent_dim, least=1)
         require_whole("max_exemplars", max_exemplars, least=1)
-        require_whole("elbo_steps", elbo_steps, least=0)
         require_positive("learning_rate", learning_rate)
-        FeatureCache(cache_features)
         self._chose_post_processor = post_processor is not True
-        self.cache_features = cache_features
-        self.elbo_steps = elbo_steps
-        self.learning_rate = learning_rate
-        self.model = VaeAttentionModel(
-            backbone=backbone,
-            layers=layers,
-            pre_trained=pre_trained,
-            latent_dim=latent_dim,
-            reference=reference,
-            max_exemplars=max_exemplars,
-        )
-        self.hparams["layers"] = list(self.model.backbone.layers)
-        if pre_processor is True:
-            self.pre_processor = self.configure_pre_processor(
-                mean=self.model.backbone.mean, std=self.model.backbone.std
+        self.fit_procedure: ClosedFormFit | GradientFit
+        if vae == "feature":
+            _require_energy(attention)
+            self.fit_procedure = ClosedFormFit(cache_features, elbo_steps, learning_rate)
+            self.model = VaeAttentionModel(
+                backbone=backbone,
+                layers=layers,
+                pre_trained=pre_trained,
+                latent_dim=latent_dim,
+                reference=reference,
+                max_exemplars=max_exemplars,
             )
+            self.hparams["layers"] = list(self.model.backbone.layers)
+        else:
+            self.fit_procedure = GradientFit(learning_rate, kl_weight, kl_warmup_steps)
+            self.model = ImageVaeModel(
+                vae=vae,
+                attention=attention,
+                attention_layers=attention_layers,
+                latent_dim=latent_dim,
+                input_size=input_size,
+                channels=channels,
+                likelihood=likelihood,
+                widths=widths,
+                hidden_dim=hidden_dim,
+                reference=reference,
+                max_exemplars=max_exemplars,
+                samples=samples,
+                seed=seed,
+            )
+        self.hparams.update({"latent_dim": latent_dim, "learning_rate": learning_rate})
+        if pre_processor is True:
+            self.pre_processor = self._default_pre_processor(input_size)
+
+    def _default_pre_processor(self, input_size: Sequence[int] | None) -> PreProcessor:
+        if isinstance(self.model, ImageVaeModel):
+            return PreProcessor(Resize(list(self.model.input_size), antialias=True))
+        size = None if input_size is None else (input_size[0], input_size[1])
+        return self.configure_pre_processor(size, mean=self.model.backbone.mean, std=self.model.backbone.std)
 
     @staticmethod
     def configure_pre_processor(
@@ -153,6 +218,8 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the post-processor that the checkpoint was made with, unless another was asked for.
 
+        Says so where the thresholds of the checkpoint belong to another attention than this model's.
+
         Raises:
             ValueError: If a value of the model's state is not a number.
         """
@@ -166,20 +233,27 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
             callbacks: list[Callback] = getattr(self._trainer, "callbacks", [])
             callbacks[:] = [self.post_processor if callback is default else callback for callback in callbacks]
         super().on_load_checkpoint(checkpoint)
+        trained = checkpoint.get("hyper_parameters", {}).get("attention")
+        if trained is not None and trained != self.hparams["attention"]:
+            logger.warning(
+                "The checkpoint was validated with attention=%r: its thresholds and normalisation do not fit "
+                "attention=%r until it is validated with that (engine.validate), and metrics after them mean nothing.",
+                trained,
+                self.hparams["attention"],
+            )
 
     def configure_callbacks(self) -> list[Callback]:
         """Add to anomalib's callbacks the one that names unreadable image files."""
         return [*cast("list[Callback]", super().configure_callbacks()), NameUnreadableFiles()]
 
-    @staticmethod
-    def configure_optimizers() -> None:
-        """Return no optimiser: the refinement of the ELBO has its own."""
-        return
+    def configure_optimizers(self) -> torch.optim.Optimizer | None:
+        """Return Adam for an image VAE, and none for ``vae="feature"``: its refinement has its own."""
+        return self.fit_procedure.optimizer(self.model)
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
-        """One pass over the training images, then validation."""
-        return {"max_epochs": 1, "num_sanity_val_steps": 0, "val_check_interval": 1.0, "gradient_clip_val": 0}
+        """Arguments of the trainer that the way of fitting asks for."""
+        return self.fit_procedure.trainer_arguments
 
     @property
     def learning_type(self) -> LearningType:
@@ -198,113 +272,42 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
             raise ValueError(msg)
         agree_on_folder(self.trainer)
         use_whole_checkpoints(self.trainer)
-        self._anchor = Anchor() if stage == "fit" and self.trainer.world_size > 1 else None
-        self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
+        self.anchor: Anchor | None = None
+        if isinstance(self.model, VaeAttentionModel) and self.trainer.world_size > 1:
+            self.anchor = Anchor() if stage == "fit" else None
+            self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
 
     def on_train_start(self) -> None:
-        """Start collecting features."""
+        """Get ready to fit."""
         super().on_train_start()
-        self._moments = FeatureMoments()
-        self._cache = FeatureCache(self.cache_features)
-        self._own = OwnImages(self.trainer.train_dataloader)
-        self._held_out = None
-        if isinstance(self.post_processor, NormalQuantile) and self.post_processor.held_out:
-            self._held_out = HeldOut(self.trainer.train_dataloader, self.post_processor.held_out)
+        self.fit_procedure.start(self)
+
+    def on_train_epoch_start(self) -> None:
+        """Get ready for an epoch."""
+        super().on_train_epoch_start()
+        self.fit_procedure.start_epoch(self)
 
     def training_step(self, batch: Batch, *args, **kwargs) -> torch.Tensor:
-        """Collect the features of a batch of normal images; fit the model to all of them after the last."""
+        """Learn from a batch of normal images; see :class:`ClosedFormFit` and :class:`GradientFit`."""
         del args, kwargs
-        with torch.no_grad(), self._full_precision():
-            image = self._finite(batch)
-            features = self.model(image)
-            learnt, held_out = self._divide(image, batch)
-            if learnt.any():
-                self._moments.update(features[learnt])
-                self._cache.append(features[learnt])
-            if self._held_out:
-                self._held_out.keep(image[held_out])
-        if self.trainer.is_last_batch:
-            with self._full_precision():
-                self._fit()
-        # Lightning saves a checkpoint only after it has counted a step, and counts none without a loss.
-        return self._anchor() if self._anchor else torch.zeros((), requires_grad=True, device=self.device)
+        return self.fit_procedure.step(self, batch)
 
-    def _full_precision(self) -> torch.autocast:
+    def on_train_batch_end(self, *args, **kwargs) -> None:
+        """Finish the epoch after its last batch, before validation."""
+        super().on_train_batch_end(*args, **kwargs)
+        self.fit_procedure.end_step(self)
+
+    def full_precision(self) -> torch.autocast:
         """Compute in the precision of the weights: mixed precision would drop digits that maps consist of."""
         return torch.autocast(self.device.type, enabled=False)
 
-    def _divide(self, image: torch.Tensor, batch: Any) -> tuple[torch.Tensor, torch.Tensor]:  # noqa: ANN401
-        """Say which images of a batch are learnt from and which are held out; of repeated ones, neither is true."""
-        own = torch.arange(len(image)) < self._own.among(len(image))
-        learnt = self._held_out.remaining(batch.image_path) if self._held_out else torch.ones_like(own)
-        return own & learnt, own & ~learnt
-
-    def _fit(self) -> None:
-        if world_size() > 1:
-            parts, self._moments = gather(self._moments.sums()), FeatureMoments()
-            for count, *sums in parts:
-                self._moments.add(count, *(tensor.to(self.device) for tensor in sums))
-        covariance = self.model.grid.fit(*self._moments.compute())
-        self.model.vae.initialise(covariance)
-        history = refine(self.model.vae, covariance, self.elbo_steps, self.learning_rate)
-        share(self.model.grid)
-        share(self.model.vae)
-        for step, terms in enumerate(history[:-1]):
-            for experiment in self.loggers:
-                experiment.log_metrics({f"elbo_{name}": value for name, value in terms.items()}, step=step)
-        start, end = history[0], history[-1]
-        self.log_dict({f"train_{name}": value for name, value in end.items()}, prog_bar=True)
-        logger.info(
-            "Negative ELBO of the normal images: %.3f nats a cell at the probabilistic PCA start, %.3f after %d steps.",
-            start["loss"],
-            end["loss"],
-            self.elbo_steps,
-        )
-        with torch.no_grad():
-            self._fit_reference()
-            if self._held_out:
-                self._set_thresholds(self._held_out)
-        del self._cache, self._moments, self._held_out
-
-    def _fit_reference(self) -> None:
-        reference = self.model.reference
-        reference.start()
-        images = 0
-        for features in interleave(self._cache if self._cache.complete else self._stream()):
-            reference.update(self.model.vae.posterior(self.model.grid.standardise(features)))
-            images += len(features)
-        self.model.calibrate(reference.finish())
-        size = sum(buffer.nbytes for buffer in reference.buffers()) / 2**20
-        logger.info("Normal reference: %d images, %.1f MiB.", images, size)
-
-    def _set_thresholds(self, held_out: HeldOut) -> None:
-        """Score the images that were held out, as new images are scored, and set the thresholds from them."""
-        post_processor = cast("NormalQuantile", self.post_processor)
-        self.model.eval()
-        for images in held_out.batches():
-            prediction = self.model(images.to(self.device))
-            post_processor.update(prediction.pred_score, prediction.anomaly_map)
-        self.model.train()
-        post_processor.compute()
-
-    def _stream(self) -> Iterator[torch.Tensor]:
-        """Read the training images and compute their features again."""
-        logger.info("The features are not kept in memory (cache_features=%s): reading again.", self.cache_features)
-        self._own = OwnImages(self.trainer.train_dataloader)
-        for index, loaded in enumerate(self.trainer.train_dataloader or ()):
-            batch = self.transfer_batch_to_device(loaded, self.device, 0)
-            if isinstance(self.pre_processor, PreProcessor):
-                self.pre_processor.on_train_batch_start(self.trainer, self, batch, index)
-            learnt, _ = self._divide(batch.image, batch)
-            yield self.model(self._finite(batch))[learnt]
-
-    def _finite(self, batch: Any) -> torch.Tensor:  # noqa: ANN401
+    def finite(self, batch: Any) -> torch.Tensor:  # noqa: ANN401
         """Return the images of a batch, in the precision of the weights.
 
         Raises:
             ValueError: If one has pixels that are not finite, naming its file.
         """
-        image: torch.Tensor = batch.image.to(self.model.energy_scale.dtype)
+        image: torch.Tensor = batch.image.to(next(self.model.parameters()).dtype)
         bad = (~image.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
         if bad:
             names = [batch.image_path[index] for index in bad] if batch.image_path else bad
@@ -315,8 +318,8 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
     def validation_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
         """Predict scores and anomaly maps of a batch."""
         del args, kwargs
-        with self._full_precision():
-            return batch.update(**self.model(self._finite(batch))._asdict())
+        with self.full_precision():
+            return batch.update(**self.model(self.finite(batch))._asdict())
 
     def test_step(self, batch: Batch, batch_idx: int, *args, **kwargs) -> STEP_OUTPUT:
         """Predict scores and anomaly maps of a batch."""
@@ -325,3 +328,11 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
     def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
         """Predict scores and anomaly maps of a batch."""
         return self.validation_step(batch, batch_idx, dataloader_idx)
+
+
+def _require_energy(attention: str) -> None:
+    """Raise a ``ValueError`` if the feature VAE does not know an attention."""
+    if attention != "energy":
+        others = " or ".join(f"vae={name!r}" for name in IMAGE_VAES)
+        msg = f"attention={attention!r} is for image VAEs ({others}); vae='feature' has attention='energy'."
+        raise ValueError(msg)

@@ -10,8 +10,8 @@ module               extension
 ``anomalib.models``  ``VaeAttention`` and ``vae_attention`` as attributes, imported on first use;
                      ``list_models`` and ``get_model`` see the class; ``ALLOWED_MODULES`` lets
                      ``get_model({"class_path": "anomalib_vae_attention.VaeAttention"})`` through
-``anomalib.data``    ``EmbeddedAD`` as an attribute, imported on first use, for ``get_datamodule``
-``anomalib.cli.cli`` class names on the command line and in config files see both classes, and
+``anomalib.data``    the datamodules as attributes, imported on first use, for ``get_datamodule``
+``anomalib.cli.cli`` class names on the command line and in config files see all these classes, and
                      ``vae_attention`` stands for ``VaeAttention``, ``normal_quantile`` for
                      ``NormalQuantile``
 ==================== ==================================================================================
@@ -36,7 +36,7 @@ from typing import Any
 PACKAGE = __name__.partition(".")[0]
 MODEL_NAME = "vae_attention"
 MODEL_CLASS = "VaeAttention"
-DATA_CLASS = "EmbeddedAD"
+DATA_CLASSES = ("EmbeddedAD", "OneClassMNIST")
 SNAKE_CASE = {MODEL_NAME: MODEL_CLASS, "normal_quantile": "NormalQuantile"}
 """Names that the command line and config files take for a class, besides its own."""
 
@@ -89,10 +89,10 @@ def _extend_models(namespace: dict[str, Any]) -> None:
         _warn(f"no set ALLOWED_MODULES in anomalib.models: get_model() will not take '{PACKAGE}.{MODEL_CLASS}'")
 
 
-@_fault_is_warning(f"anomalib.data could not be extended with {DATA_CLASS}")
+@_fault_is_warning(f"anomalib.data could not be extended with {', '.join(DATA_CLASSES)}")
 def _extend_data(namespace: dict[str, Any]) -> None:
     """Extend ``anomalib.data``, where ``get_datamodule`` takes a class name for an attribute."""
-    _add_lazy_attributes(namespace, {DATA_CLASS: DATA_CLASS})
+    _add_lazy_attributes(namespace, {name: name for name in DATA_CLASSES})
 
 
 @_fault_is_warning(f"the command line could not be extended with {MODEL_NAME}")
@@ -103,7 +103,7 @@ def _extend_command_line(_namespace: dict[str, Any]) -> None:
     line keeps its jsonargparse untouched.
     """
     type_hints = vars(import_module("jsonargparse._typehints"))
-    _wrap(type_hints, "get_all_subclass_paths", _importing_first(MODEL_CLASS, DATA_CLASS))
+    _wrap(type_hints, "get_all_subclass_paths", _importing_first(MODEL_CLASS, *DATA_CLASSES))
     _wrap(type_hints, "resolve_class_path_by_name", _knowing_snake_case)
 
 

@@ -169,9 +169,9 @@ def test_arguments(arguments: dict, order: object) -> None:
     with clear_error(ValueError, TypeError, names="|".join([*chosen, "Passed object"])):
         model = VaeAttention(pre_trained=False, visualizer=False, **chosen)
         assert 1 <= model.model.vae.latent_dim < sum(model.model.backbone.channels)
-        assert model.elbo_steps >= 0
-        assert model.learning_rate > 0
-        assert isinstance(model.elbo_steps, int)
+        assert model.fit_procedure.elbo_steps >= 0
+        assert model.fit_procedure.learning_rate > 0
+        assert isinstance(model.fit_procedure.elbo_steps, int)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from support import SIZE, Fitted, folder, make_engine, scores, small_model, write_images
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention, fitting
+from anomalib_vae_attention.closed_form import ClosedFormFit
 
 
 def test_default_model_finds_the_defects(fitted: Fitted, embedded: EmbeddedAD) -> None:
@@ -89,13 +90,13 @@ def test_cached_features_change_nothing(
 ) -> None:
     """Features kept, read again, or kept until there are too many give the same scores and maps."""
     streamed = []
-    stream = VaeAttention._stream
+    stream = ClosedFormFit._stream
 
-    def count(model: VaeAttention) -> Iterator[torch.Tensor]:
-        streamed.append(model)
-        return stream(model)
+    def count(fit: ClosedFormFit, module: VaeAttention) -> Iterator[torch.Tensor]:
+        streamed.append(module)
+        return stream(fit, module)
 
-    monkeypatch.setattr(VaeAttention, "_stream", count)
+    monkeypatch.setattr(ClosedFormFit, "_stream", count)
 
     def run(mode: bool | str, name: str) -> tuple[torch.Tensor, torch.Tensor]:
         seed_everything(0)
@@ -216,8 +217,8 @@ def test_an_image_that_is_not_finite_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"vae": "pixel"}, r"vae must be one of \['feature'\]"),
-        ({"attention": "grad"}, r"attention must be one of \['energy'\]"),
+        ({"vae": "pixel"}, r"vae must be one of \['feature', 'resnet18', 'conv'\]"),
+        ({"attention": "grad"}, r"attention must be one of \['energy', 'latent'"),
         ({"reference": "mean"}, r"reference must be one of"),
         ({"elbo_steps": -1}, r"elbo_steps must be 0 or more"),
         ({"max_exemplars": 0}, r"max_exemplars must be at least 1"),

@@ -1,5 +1,6 @@
-"""The embedded data set: a small data set in the layout of MVTec AD that the package draws itself."""
+"""The datamodules: the embedded data set, which the package draws itself, and one-class MNIST."""
 
 from .embedded import EmbeddedAD
+from .mnist import OneClassMNIST
 
-__all__ = ["EmbeddedAD"]
+__all__ = ["EmbeddedAD", "OneClassMNIST"]

@@ -11,7 +11,7 @@ import logging
 import random
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pandas as pd
 import torch
@@ -26,7 +26,7 @@ from anomalib_vae_attention.benchmark.machine import describe_machine
 from anomalib_vae_attention.files import replacing, write_json
 from anomalib_vae_attention.normal_quantile import image_threshold, images_needed, pixel_levels, pixel_threshold
 from anomalib_vae_attention.reference import LeftOut
-from anomalib_vae_attention.torch_model import to_unit_interval
+from anomalib_vae_attention.torch_model import VaeAttentionModel, either, to_unit_interval
 
 logger = logging.getLogger(__name__)
 
@@ -69,12 +69,13 @@ class RecordedModel(VaeAttention):
     def setup(self, stage: str) -> None:
         """Look at the calibration of the model's scales."""
         super().setup(stage)
-        model, calibrate = self.model, self.model.calibrate
+        model = cast("VaeAttentionModel", self.model)
+        calibrate = model.calibrate
 
         def recording(normal: LeftOut) -> None:
             calibrate(normal)
             peak_and_mean = model._peak_and_mean(normal.nearest)  # noqa: SLF001 - a measurement, not a use
-            self.left_out = to_unit_interval(((peak_and_mean - model.score_mean) / model.score_std).sum(1))
+            self.left_out = to_unit_interval(either((peak_and_mean - model.score_mean) / model.score_std))
 
         if stage == "fit":
             vars(model)["calibrate"] = recording

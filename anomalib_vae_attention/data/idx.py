@@ -1,0 +1,88 @@
+"""MNIST's IDX files, packed or not, in a folder of their own or as torchvision lays them out."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from torchvision.datasets import MNIST
+
+PREFIX = {"train": "train", "test": "t10k"}
+SHAPE = (28, 28)
+
+
+def find_idx(root: Path, name: str) -> Path:
+    """Find an IDX file.
+
+    Args:
+        root: Folder of the files, or of torchvision's ``MNIST/raw``.
+        name: File name, without ``.gz``.
+
+    Returns:
+        The file, packed or not.
+
+    Raises:
+        FileNotFoundError: If it is not there; the message says what to do.
+    """
+    for folder in (root, root / "raw", root / "MNIST" / "raw"):
+        for file in (folder / name, folder / f"{name}.gz"):
+            if file.is_file():
+                return file
+    msg = f"root={str(root)!r}: there is no {name}[.gz] in it; name the folder of MNIST's files, or set download=true."
+    raise FileNotFoundError(msg)
+
+
+def read_idx(file: Path) -> NDArray[np.uint8]:
+    """Read an IDX file of bytes.
+
+    Args:
+        file: The file; packed if its name ends in ``.gz``.
+
+    Returns:
+        Array of the shape that the file says.
+
+    Raises:
+        ValueError: If it is no IDX file of bytes, or cut short.
+    """
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    except (EOFError, gzip.BadGzipFile) as error:
+        msg = f"{file} cannot be unpacked: {error}"
+        raise ValueError(msg) from error
+    dimensions = content[3] if content[:3] == b"\0\0\x08" else 0
+    start = 4 + 4 * dimensions
+    shape = np.frombuffer(content[4:start], ">u4").tolist()
+    if not dimensions or len(content) != start + int(np.prod(shape)):
+        msg = f"{file} is no IDX file of bytes, or is cut short."
+        raise ValueError(msg)
+    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def read_mnist(root: Path, split: str, download: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read a split of MNIST.
+
+    Args:
+        root: Folder of the IDX files.
+        split: ``"train"`` or ``"test"``.
+        download: Whether torchvision may download them where they are missing.
+
+    Returns:
+        Images of shape ``(N, 28, 28)``, 0 black, and digits of shape ``(N,)``.
+
+    Raises:
+        FileNotFoundError: If the files are not there.
+        ValueError: If they are not MNIST's.
+    """
+    names = [f"{PREFIX[split]}-images-idx3-ubyte", f"{PREFIX[split]}-labels-idx1-ubyte"]
+    try:
+        files = [find_idx(root, name) for name in names]
+    except FileNotFoundError:
+        if not download:
+            raise
+        MNIST(root, download=True)
+        files = [find_idx(root, name) for name in names]
+    images, digits = (read_idx(file) for file in files)
+    if images.shape[1:] != SHAPE or digits.shape != images.shape[:1]:
+        msg = f"{files[0]} and {files[1]} are not MNIST's: they hold arrays of {images.shape} and {digits.shape}."
+        raise ValueError(msg)
+    return images, digits

@@ -1,0 +1,190 @@
+"""One-class MNIST: a digit is normal, others are not; or strokes that do not belong to it, with their masks."""
+
+import errno
+import logging
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import numpy as np
+from anomalib.data import Folder
+from anomalib.data.utils import ValSplitMode
+from anomalib.utils.path import resolve_dataset_root
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.transforms.v2 import Transform
+
+from .idx import SHAPE, read_mnist
+
+logger = logging.getLogger(__name__)
+
+ABNORMAL = ("digits", "strokes")
+STROKE_RADIUS = 1.1
+"""Half the width of a stroke in pixels."""
+STROKE_LENGTHS = (8.0, 14.0)
+"""Least and greatest length of a stroke in pixels."""
+LEAST_CHANGE = 64
+"""Grey levels by which a stroke must have brightened a pixel that counts as defect."""
+LEAST_PIXELS = 12
+"""Least number of such pixels; a stroke that hides behind the digit is drawn again."""
+
+
+def add_stroke(image: NDArray[np.uint8], random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Add a straight white stroke to a digit.
+
+    Args:
+        image: Digit of shape ``(28, 28)``, 0 black.
+        random: Source of the stroke's place, direction and length.
+
+    Returns:
+        The digit with the stroke, and the mask of the pixels that it brightened by a quarter of the range or more, 255
+        there and 0 elsewhere.
+    """
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    while True:
+        middle = random.uniform(7, 21, 2)
+        angle, half = random.uniform(0, np.pi), random.uniform(*STROKE_LENGTHS) / 2
+        direction = np.array([np.sin(angle), np.cos(angle)])
+        along = (rows - middle[0]) * direction[0] + (columns - middle[1]) * direction[1]
+        nearest = np.clip(along, -half, half)
+        distance = np.hypot(rows - middle[0] - nearest * direction[0], columns - middle[1] - nearest * direction[1])
+        stroke = 255 * np.clip(STROKE_RADIUS + 0.5 - distance, 0, 1)
+        drawn = np.maximum(image, stroke.round().astype(np.uint8))
+        changed = drawn.astype(int) - image >= LEAST_CHANGE
+        if changed.sum() >= LEAST_PIXELS:
+            return drawn, changed.astype(np.uint8) * 255
+
+
+class OneClassMNIST(Folder):
+    """MNIST with one digit for normal; the images are written as PNG files on first use, for anomalib reads files.
+
+    It learns from the digit's training images. It is tested on the digit's test images, which are normal, against
+    test images of other digits (an image-level task, as Liu et al.'s figures), or against the same test images with a
+    stroke added (``abnormal="strokes"``: with masks, so that localisation can be measured).
+
+    The validation set is the test set (``ValSplitMode.SAME_AS_TEST``), as in ``MVTecAD``: thresholds and the F1 scores
+    that depend on them are tuned on the test images.
+
+    Args:
+        root: Folder of MNIST's four IDX files, packed or not; torchvision's layout will do. It is only read.
+        normal_digit: The digit to learn, 0 to 9.
+        abnormal_digits: Digits to tell from it; without effect on strokes. Defaults to all others.
+        abnormal: ``"digits"`` or ``"strokes"``.
+        image_root: Folder to write PNG files to.
+        download: Whether torchvision may download the IDX files to ``root`` where they are missing.
+        train_batch_size: Images in a batch for training.
+        eval_batch_size: Images in a batch for validation, testing and prediction.
+        num_workers: Worker processes of each dataloader.
+        train_augmentations: Augmentations of the training images.
+        augmentations: Augmentations wherever none are given for the stage.
+        val_split_mode: How to make the validation set.
+        val_split_ratio: Share of the images for validation, in ``(0, 1)``, for split modes that take one.
+        seed: Seed of the random splits; strokes never depend on it.
+
+    Raises:
+        ValueError: If there is no such digit or kind of anomaly.
+    """
+
+    def __init__(
+        self,
+        root: Path | str = "./datasets/MNIST",
+        normal_digit: int = 1,
+        abnormal_digits: Sequence[int] | None = None,
+        abnormal: Literal["digits", "strokes"] = "digits",
+        image_root: Path | str | None = "./datasets/OneClassMNIST",
+        download: bool = False,
+        train_batch_size: int = 128,
+        eval_batch_size: int = 128,
+        num_workers: int = 0,
+        train_augmentations: Transform | None = None,
+        augmentations: Transform | None = None,
+        val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
+        val_split_ratio: float = 0.5,
+        seed: int | None = None,
+    ) -> None:
+        if abnormal not in ABNORMAL:
+            msg = f"abnormal must be one of {list(ABNORMAL)}, but is {abnormal!r}."
+            raise ValueError(msg)
+        others = [digit for digit in range(10) if digit != normal_digit]
+        digits = others if abnormal_digits is None else list(abnormal_digits)
+        if normal_digit not in range(10) or not digits or not set(digits) <= set(others):
+            msg = (
+                f"normal_digit={normal_digit} must be a digit, and abnormal_digits={digits} digits other than it, at "
+                "least one."
+            )
+            raise ValueError(msg)
+        self.idx_root, self.download = Path(root), download
+        self.normal_digit, self.abnormal = normal_digit, abnormal
+        self.image_root = resolve_dataset_root(image_root, "OneClassMNIST")
+        normal, test = f"train/{normal_digit}", f"test/{normal_digit}"
+        bad = [f"test/{digit}" for digit in digits] if abnormal == "digits" else [f"strokes/{normal_digit}"]
+        masks = [f"masks/{normal_digit}"] if abnormal == "strokes" else []
+        self.folders = [normal, test, *bad, *masks]
+        super().__init__(
+            name=f"mnist_{normal_digit}_{abnormal}",
+            root=self.image_root,
+            normal_dir=normal,
+            normal_test_dir=test,
+            abnormal_dir=bad,
+            mask_dir=masks or None,
+            train_batch_size=train_batch_size,
+            eval_batch_size=eval_batch_size,
+            num_workers=num_workers,
+            train_augmentations=train_augmentations,
+            augmentations=augmentations,
+            val_split_mode=val_split_mode,
+            val_split_ratio=val_split_ratio,
+            seed=seed,
+        )
+
+    def prepare_data(self) -> None:
+        """Write the folders of PNG files that are missing.
+
+        Raises:
+            FileNotFoundError: If the IDX files are not there, and may not be downloaded.
+            OSError: If ``image_root`` cannot be written.
+        """
+        missing = [folder for folder in self.folders if not (self.image_root / folder).is_dir()]
+        if not missing:
+            return
+        logger.info("Writing %s of MNIST as PNG files to %s", ", ".join(missing), self.image_root.resolve())
+        for folder in missing:
+            files = list(self._images_of(folder))
+            try:
+                self._write(self.image_root / folder, files)
+            except OSError as error:
+                reason = error.strerror or str(error)
+                msg = f"image_root={str(self.image_root)!r} cannot be written ({reason}); name a folder that can."
+                raise OSError(error.errno or errno.EIO, msg) from error
+
+    def _images_of(self, folder: str) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+        """Make the images of a folder, each with its number in the split for a name."""
+        kind, digit = folder.split("/")
+        images, digits = read_mnist(self.idx_root, "train" if kind == "train" else "test", self.download)
+        for number in np.flatnonzero(digits == int(digit)):
+            image = images[number]
+            if kind in {"strokes", "masks"}:
+                drawn, mask = add_stroke(image, np.random.default_rng(int(number)))
+                image = drawn if kind == "strokes" else mask
+            yield f"{number:05d}.png", image
+
+    @staticmethod
+    def _write(folder: Path, files: list[tuple[str, NDArray[np.uint8]]]) -> None:
+        """Write a folder whole or not at all; another process may have been quicker."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True) as temporary:
+            written = Path(temporary, "written")
+            written.mkdir()
+            for name, image in files:
+                Image.fromarray(image).save(written / name)
+            try:
+                written.rename(folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+
+    def _setup(self, _stage: str | None = None) -> None:
+        """Create the datasets, and write their files first if ``prepare_data`` has not been called."""
+        self.prepare_data()
+        super()._setup(_stage)

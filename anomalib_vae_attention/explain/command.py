@@ -1,0 +1,164 @@
+"""The command ``vae-attention explain``: what each latent of a trained model looks at, image by image."""
+
+import argparse
+import base64
+import shlex
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any, cast
+
+import jinja2
+from tqdm import tqdm
+
+from anomalib_vae_attention.benchmark.plots import jpeg
+from anomalib_vae_attention.files import replacing
+from anomalib_vae_attention.image_model import ImageVaeModel
+from anomalib_vae_attention.lightning_model import VaeAttention
+
+from .data import Sample, find_samples, read_sample
+from .explainers import Picture, count_latents, explain_image, parse_latents
+from .pictures import Tile, find_scales, tiles_of, write_picture
+
+TEMPLATE = Path(__file__).with_name("page.html.j2")
+DISTANCES = {
+    True: "the mean of the normal difference distribution (eq. 4) over its standard deviation",
+    False: "the root of the latent's part in the energy, averaged over the cells",
+}
+EPILOG = """
+--data is a folder of images (in MVTec AD's layout: its test images; the label of an image is the name of its folder) or
+a config, whose test images are taken. Each image becomes a PNG file, and all of them one page, index.html, which needs
+no other file and no network.
+
+examples:
+  vae-attention explain --ckpt_path model.ckpt --data datasets/MVTecAD/bottle
+  vae-attention explain --ckpt_path model.ckpt --data configs/paper/mnist_1.yaml --latents 3,7 data.init_args.root=DIR
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="vae-attention explain",
+        description="Show what each latent of a trained model looks at, as pictures and one page.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of vae_attention")
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER_OR_CONFIG")
+    parser.add_argument(
+        "--latents", default="top8", help="top8: those furthest from normal, as many as you say; all; or 3,7 (top8)"
+    )
+    parser.add_argument("--limit", type=int, default=20, help="most images of each label, evenly spaced (20)")
+    parser.add_argument("--output", type=Path, default=Path("results/explain"), help="folder (results/explain)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="of a config, such as data.init_args.root=DIR"
+    )
+    return parser
+
+
+def describe(module: VaeAttention) -> str:
+    """Describe a model in a line."""
+    kept = {name: module.hparams.get(name) for name in ("vae", "attention", "latent_dim")}
+    if isinstance(module.model, ImageVaeModel):
+        kept["attention_layers"] = ", ".join(module.model.attention_layers)
+    return "vae_attention " + " ".join(f"{name}={value}" for name, value in kept.items())
+
+
+def write_page(
+    file: Path,
+    module: VaeAttention,
+    shown: list[tuple[Sample, Picture, list[Tile]]],
+    command: str,
+) -> None:
+    """Write the page.
+
+    Args:
+        file: HTML file to write.
+        module: The model.
+        shown: Images, what the model says of them, and their tiles.
+        command: The command that made it.
+    """
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    images: list[dict[str, Any]] = []
+    for sample, picture, tiles in shown:
+        inlined = [
+            {
+                "caption": tile.caption,
+                "source": f"data:image/jpeg;base64,{base64.b64encode(jpeg(tile.pixels)).decode()}",
+            }
+            for tile in tiles
+        ]
+        first = len(tiles) - len(picture.latents.number)
+        images.append({
+            "name": f"{sample.label}/{sample.path.name}",
+            "label": sample.label,
+            "score": picture.score,
+            "groups": [inlined[:first], inlined[first:]],
+        })
+    content = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+        model=describe(module),
+        distance=DISTANCES[isinstance(module.model, ImageVaeModel)],
+        labels=Counter(image["label"] for image in images),
+        images=images,
+        command=command,
+    )
+    with replacing(file) as temporary:
+        temporary.write_text(content, encoding="utf-8")
+
+
+def run(arguments: argparse.Namespace, command: str) -> Path:
+    """Explain the images and write everything.
+
+    Returns:
+        The page.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint or no image.
+        ValueError: If there is no such latent, or a count is out of range.
+    """
+    if arguments.limit < 1:
+        msg = f"--limit must be at least 1, but is {arguments.limit}."
+        raise ValueError(msg)
+    if not arguments.ckpt_path.is_file():
+        msg = f"--ckpt_path {arguments.ckpt_path}: there is no such file."
+        raise FileNotFoundError(msg)
+    module = cast("VaeAttention", VaeAttention.load_from_checkpoint(arguments.ckpt_path, map_location="cpu").eval())
+    parse_latents(arguments.latents, count_latents(module))
+    samples = find_samples(arguments.data, arguments.overrides, arguments.limit)
+    progress = tqdm(samples, desc="images", disable=None)
+    pictures = [explain_image(module, read_sample(sample), arguments.latents) for sample in progress]
+    scales = find_scales(pictures)
+    shown = []
+    for sample, picture in zip(samples, pictures, strict=True):
+        tiles = tiles_of(picture, scales)
+        title = f"{sample.label}/{sample.path.name}, score {picture.score:.4f}"
+        write_picture(arguments.output / sample.label / f"{sample.path.stem}.png", title, tiles)
+        shown.append((sample, picture, tiles))
+    page = arguments.output / "index.html"
+    write_page(page, module, shown, command)
+    return page
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Its arguments; those of the command line by default.
+
+    Returns:
+        Exit code: 1 after an error in arguments or data.
+    """
+    given = sys.argv[2:] if arguments is None else arguments
+    parsed = make_parser().parse_intermixed_args(given)
+    try:
+        page = run(parsed, shlex.join(["vae-attention", "explain", *given]))
+    except (OSError, ValueError) as error:
+        print(f"vae-attention explain: {error}", file=sys.stderr)
+        return 1
+    print(f"Written to {page} and a PNG file an image beside it")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,109 @@
+"""The images that a command looks at: those of a folder, or the test images of a config's data."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from anomalib.data import AnomalibDataModule, get_datamodule
+from anomalib.data.utils import read_image
+from omegaconf import OmegaConf
+
+SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+
+
+class Sample(NamedTuple):
+    """An image to look at.
+
+    Attributes:
+        path: Its file.
+        label: What it shows, by the name of its folder.
+    """
+
+    path: Path
+    label: str
+
+
+def read_datamodule(config: Path, overrides: Sequence[str] = ()) -> AnomalibDataModule:
+    """Make the datamodule of a config of ``anomalib train``, and set it up for testing.
+
+    Args:
+        config: YAML file with a section ``data``.
+        overrides: ``KEY=VALUE`` each, such as ``data.init_args.category=cable``.
+
+    Returns:
+        The datamodule; augmentations are left out.
+
+    Raises:
+        ValueError: If the file has no such section, or an override is none.
+    """
+    wrong = [override for override in overrides if "=" not in override]
+    if wrong:
+        msg = f"{wrong} are no overrides; write data.init_args.root=DIR."
+        raise ValueError(msg)
+    merged = OmegaConf.merge(OmegaConf.load(config), OmegaConf.from_dotlist(list(overrides)))
+    content: Any = OmegaConf.to_container(merged)
+    if not isinstance(content, dict) or "class_path" not in (content.get("data") or {}):
+        msg = f"{config} has no section data with a class_path."
+        raise ValueError(msg)
+    arguments = content["data"].get("init_args") or {}
+    kept = {name: value for name, value in arguments.items() if not name.endswith("augmentations")}
+    datamodule = get_datamodule({"data": {"class_path": content["data"]["class_path"], "init_args": kept}})
+    datamodule.prepare_data()
+    datamodule.setup("test")
+    return datamodule
+
+
+def find_samples(source: Path, overrides: Sequence[str] = (), limit: int = 20) -> list[Sample]:
+    """Find images to look at.
+
+    Args:
+        source: A folder: of MVTec AD's layout, whose test images are taken, or of images, also in subfolders. Or a
+            config, whose test images are taken.
+        overrides: Overrides of the config.
+        limit: Most images of each label, evenly spaced.
+
+    Returns:
+        The images, by label.
+
+    Raises:
+        FileNotFoundError: If there is no such file or folder, or no image in it.
+        ValueError: If the config has no images in files.
+    """
+    if source.is_dir():
+        root = source / "test" if (source / "test").is_dir() else source
+        files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES)
+    elif source.suffix in {".yaml", ".yml"} and source.is_file():
+        table = getattr(read_datamodule(source, overrides), "test_data").samples  # noqa: B009 - not in its type
+        if Path(str(table["image_path"].iloc[0])).is_dir():
+            msg = f"{source}: its data are videos; name a folder of their frames instead (--data FOLDER)."
+            raise ValueError(msg)
+        files = sorted(Path(str(path)) for path in table["image_path"])
+    else:
+        msg = f"--data {source}: there is no such folder, nor such a config."
+        raise FileNotFoundError(msg)
+    if not files:
+        msg = f"--data {source}: there is no image in it ({', '.join(sorted(SUFFIXES))})."
+        raise FileNotFoundError(msg)
+    by_label: dict[str, list[Path]] = {}
+    for file in files:
+        by_label.setdefault(file.parent.name, []).append(file)
+    chosen = []
+    for label, some in by_label.items():
+        places = torch.linspace(0, len(some) - 1, min(limit, len(some))).round().int().tolist()
+        chosen += [Sample(some[place], label) for place in places]
+    return chosen
+
+
+def read_sample(sample: Sample) -> torch.Tensor:
+    """Read an image as anomalib does, of shape ``(1, 3, H, W)``, from 0 to 1.
+
+    Raises:
+        OSError: If it cannot be read, naming the file.
+    """
+    try:
+        image: Any = read_image(sample.path, as_tensor=True)
+    except (OSError, SyntaxError) as error:
+        msg = f"{sample.path} cannot be read: {error}"
+        raise OSError(msg) from error
+    return image[None]

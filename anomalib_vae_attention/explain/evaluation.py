@@ -1,0 +1,201 @@
+"""The command ``vae-attention evaluate``: how good each attention and layer of trained image VAEs is."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import pandas as pd
+import torch
+from anomalib.data import AnomalibDataModule
+from lightning.pytorch.utilities import move_data_to_device
+from numpy.typing import NDArray
+from sklearn.metrics import roc_auc_score
+from tqdm import tqdm
+
+from anomalib_vae_attention.files import replacing
+from anomalib_vae_attention.image_maps import ATTENTIONS
+from anomalib_vae_attention.image_model import ImageVaeModel
+from anomalib_vae_attention.lightning_model import VaeAttention
+
+from .data import read_datamodule
+
+logger = logging.getLogger(__name__)
+
+METRICS = ("image_AUROC", "pixel_AUROC", "best_IoU")
+EPILOG = """
+All test images count, the good ones included. Best IoU is the greatest intersection over union of true and predicted
+pixels, pooled over all images, over all thresholds: it is chosen on the test images, as in the paper. Nothing else is.
+
+example:
+  vae-attention evaluate --config configs/paper/mvtec.yaml --ckpt_path a.ckpt b.ckpt c.ckpt \\
+      --layers conv1 layer1 layer2.1.conv1 layer3 layer4 data.init_args.root=DIR
+"""
+
+
+class TestSet(NamedTuple):
+    """Maps and scores of all test images.
+
+    Attributes:
+        label: 1 for abnormal, of shape ``(N,)``.
+        mask: 1 for abnormal, of shape ``(N, H, W)``; ``None`` where the data have no masks.
+        found: Maps ``(N, H, W)`` and scores ``(N,)`` by attention and layer.
+    """
+
+    label: NDArray[np.int64]
+    mask: NDArray[np.bool_] | None
+    found: dict[tuple[str, str], tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+def best_iou(truth: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
+    """Return the greatest intersection over union of truth and ``scores >= t`` over all thresholds t.
+
+    Args:
+        truth: Whether each pixel is abnormal, of any shape.
+        scores: Its score, of the same shape.
+
+    Returns:
+        From 0 to 1; not a number where no pixel is abnormal.
+    """
+    truth, scores = truth.ravel(), scores.ravel()
+    if not truth.any():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(truth[order])
+    # Equal scores are above a threshold together.
+    last = np.append(np.diff(scores[order]) != 0, np.True_)
+    predicted = np.arange(1, len(truth) + 1)
+    return float((hits / (truth.sum() + predicted - hits))[last].max())
+
+
+@torch.no_grad()
+def collect(
+    module: VaeAttention,
+    datamodule: AnomalibDataModule,
+    attentions: Sequence[str],
+    layers: Sequence[str],
+) -> TestSet:
+    """Compute the maps and scores of all test images.
+
+    Args:
+        module: A trained model with an image VAE.
+        datamodule: Data, set up.
+        attentions: Some of :data:`ATTENTIONS`.
+        layers: Layers of the encoder.
+
+    Raises:
+        ValueError: If the model has no image VAE, or there is no such attention or layer.
+    """
+    model = image_model(module)
+    labels, masks, parts = [], [], []
+    for loaded in tqdm(datamodule.test_dataloader(), desc="test images", disable=None):
+        batch = move_data_to_device(loaded, module.device)
+        # The engine's own way: masks are resized with the images.
+        cast("Any", module.pre_processor).on_test_batch_start(None, None, batch, 0)
+        image = model.prepare_image(batch.image)
+        parts.append(model.explain_all(image, layers, attentions))
+        labels.append(batch.gt_label)
+        if batch.gt_mask is not None:
+            masks.append(batch.gt_mask.reshape(-1, *image.shape[-2:]))
+    found = {
+        key: tuple(torch.cat([part[key][index] for part in parts]).cpu().numpy() for index in range(2))
+        for key in parts[0]
+    }
+    mask = torch.cat(masks).bool().cpu().numpy() if masks else None
+    return TestSet(torch.cat(labels).int().cpu().numpy(), mask, found)  # type: ignore[arg-type]
+
+
+def image_model(module: VaeAttention) -> ImageVaeModel:
+    """Return a model's image VAE, or raise a ``ValueError`` if it has none."""
+    if not isinstance(module.model, ImageVaeModel):
+        msg = "ckpt_path: the model has vae='feature'; attentions and layers are compared for image VAEs."
+        raise ValueError(msg)  # noqa: TRY004 - it is the value of an argument that is wrong
+    return module.model
+
+
+def measure(test: TestSet) -> list[dict[str, object]]:
+    """Return a row of figures an attention and layer."""
+    rows: list[dict[str, object]] = []
+    for (attention, layer), (maps, scores) in test.found.items():
+        row: dict[str, object] = {"attention": attention, "layer": layer}
+        row["image_AUROC"] = roc_auc_score(test.label, scores)
+        if test.mask is not None and test.mask.any():
+            row["pixel_AUROC"] = roc_auc_score(test.mask.ravel(), maps.ravel())
+            row["best_IoU"] = best_iou(test.mask, maps)
+        rows.append(row)
+    return rows
+
+
+def summarise(table: pd.DataFrame) -> pd.DataFrame:
+    """Write mean and standard deviation over checkpoints as text, a row an attention and layer."""
+    metrics = [metric for metric in METRICS if metric in table]
+    groups = table.groupby(["attention", "layer"], sort=False)[metrics]
+    mean, deviation, count = groups.mean(), groups.std(), groups.count().max().max()
+    text = mean.map("{:.3f}".format)
+    return (text if count < 2 else text + " +- " + deviation.map("{:.3f}".format)).reset_index()
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="vae-attention evaluate",
+        description="Measure each attention and layer of trained image VAEs on test images: AUROC and best IoU.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", type=Path, required=True, help="config of the run, for its data")
+    parser.add_argument(
+        "--ckpt_path", type=Path, nargs="+", required=True, help="checkpoints; of several, mean and deviation"
+    )
+    parser.add_argument("--layers", nargs="+", help="layers of the encoder, one at a time (those of the model)")
+    parser.add_argument("--attentions", nargs="+", default=list(ATTENTIONS), choices=ATTENTIONS, metavar="ATTENTION")
+    parser.add_argument("--output", type=Path, default=Path("results/evaluate.csv"), help="CSV file to write")
+    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as data.init_args.root=DIR")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> pd.DataFrame:
+    """Measure all checkpoints and write the table of all figures."""
+    datamodule = read_datamodule(arguments.config, arguments.overrides)
+    rows = []
+    for checkpoint in arguments.ckpt_path:
+        if not checkpoint.is_file():
+            msg = f"--ckpt_path {checkpoint}: there is no such file."
+            raise FileNotFoundError(msg)
+        module = cast("VaeAttention", VaeAttention.load_from_checkpoint(checkpoint, map_location="cpu").eval())
+        layers = arguments.layers or image_model(module).attention_layers
+        rows += [
+            {"checkpoint": str(checkpoint), **row}
+            for row in measure(collect(module, datamodule, arguments.attentions, layers))
+        ]
+    table = pd.DataFrame(rows)
+    with replacing(arguments.output) as temporary:
+        table.to_csv(temporary, index=False)
+    return table
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Its arguments; those of the command line by default.
+
+    Returns:
+        Exit code: 1 after an error in arguments or data.
+    """
+    parsed = make_parser().parse_intermixed_args(arguments)
+    try:
+        table = run(parsed)
+    except (OSError, ValueError) as error:
+        print(f"vae-attention evaluate: {error}", file=sys.stderr)
+        return 1
+    print(summarise(table).to_string(index=False))
+    print(f"Written to {parsed.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,147 @@
+"""What a trained model says of an image, for pictures: the same fields whatever the VAE."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, cast
+
+import torch
+
+from anomalib_vae_attention.attention import energy_attention
+from anomalib_vae_attention.image_model import ImageVaeModel
+from anomalib_vae_attention.lightning_model import VaeAttention
+from anomalib_vae_attention.torch_model import VaeAttentionModel
+
+
+class Latents(NamedTuple):
+    """What the latents of an image look at.
+
+    Attributes:
+        number: Which latents, those furthest from normal first, ``P`` of them.
+        distance: How far each is from normal, in standard deviations, of shape ``(P,)``, not negative.
+        maps: Map of each, ``M^i``, of shape ``(P, H, W)``.
+        aggregate: Map of all latents together, of shape ``(H, W)``.
+    """
+
+    number: list[int]
+    distance: torch.Tensor
+    maps: torch.Tensor
+    aggregate: torch.Tensor
+
+
+class Picture(NamedTuple):
+    """What there is to show of an image.
+
+    Attributes:
+        image: The image as the model sees it, of shape ``(3, H, W)``, from 0 to 1.
+        reconstruction: What the VAE makes of it, of the same shape; ``None`` where it decodes to no image.
+        latents: What its latents look at.
+        anomaly_map: Shape ``(H, W)``, strictly between 0 and 1.
+        score: Image score, strictly between 0 and 1.
+    """
+
+    image: torch.Tensor
+    reconstruction: torch.Tensor | None
+    latents: Latents
+    anomaly_map: torch.Tensor
+    score: float
+
+
+def parse_latents(text: str, count: int) -> tuple[list[int], int]:
+    """Understand ``top8``, ``all`` or ``3,7``.
+
+    Args:
+        text: What was asked for.
+        count: Number of the model's latents.
+
+    Returns:
+        The latents to choose from, and how many of those furthest from normal to show.
+
+    Raises:
+        ValueError: If it is none of these, or a latent is out of range.
+    """
+    everything = list(range(count))
+    if text == "all":
+        return everything, count
+    if text.startswith("top") and text[3:].isdecimal() and int(text[3:]) > 0:
+        return everything, min(int(text[3:]), count)
+    try:
+        chosen = list(dict.fromkeys(int(number) for number in text.split(",")))
+    except ValueError as error:
+        msg = f"--latents {text}: write top8, all, or numbers such as 3,7."
+        raise ValueError(msg) from error
+    wrong = [number for number in chosen if number not in everything]
+    if wrong:
+        msg = f"--latents {text}: there is no latent {wrong}; the model's latents are 0 to {count - 1}."
+        raise ValueError(msg)
+    return chosen, len(chosen)
+
+
+def count_latents(module: VaeAttention) -> int:
+    """Return the number of a model's latents, of a cell where it has a grid of them."""
+    model = module.model
+    return model.latent_dim if isinstance(model, ImageVaeModel) else model.vae.latent_dim
+
+
+@torch.no_grad()
+def explain_image(module: VaeAttention, image: torch.Tensor, latents: str) -> Picture:
+    """Explain an image.
+
+    Args:
+        module: A trained model, in evaluation mode.
+        image: Shape ``(1, 3, H, W)``, from 0 to 1, of any size.
+        latents: ``top8``, ``all`` or numbers such as ``3,7``.
+
+    Returns:
+        What there is to show.
+
+    Raises:
+        ValueError: If there is no such latent.
+    """
+    processed = cast("Any", module.pre_processor)(image) if module.pre_processor else image
+    size = (processed.shape[-2], processed.shape[-1])
+    shown = torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True)[0].clamp(0, 1)
+    chosen, most = parse_latents(latents, count_latents(module))
+    model = module.model
+    out = model(processed)
+    if isinstance(model, ImageVaeModel):
+        seen = model.prepare_image(processed)
+        reconstruction = model.vae.decode(model.vae.posterior(seen).mean)[0].expand(3, -1, -1)
+        found = _image_latents(model, seen, chosen, most)
+    else:
+        reconstruction, found = None, _feature_latents(model, processed, chosen, most)
+    return Picture(shown, reconstruction, found, out.anomaly_map[0, 0], float(out.pred_score))
+
+
+def _furthest(distance: torch.Tensor, chosen: Sequence[int], most: int) -> list[int]:
+    return sorted(chosen, key=lambda latent: -float(distance[latent]))[:most]
+
+
+def _image_latents(model: ImageVaeModel, image: torch.Tensor, chosen: Sequence[int], most: int) -> Latents:
+    """Explain the latents of an image VAE: eq. 1-3 of Liu et al., distances by eq. 4."""
+    distance = model.deviations(model.vae.posterior(image))[0].abs()
+    number = _furthest(distance, chosen, most)
+    maps = model.latent_maps(image)[0]
+    return Latents(number, distance[number], maps[number], maps.mean(0))
+
+
+def _feature_latents(model: VaeAttentionModel, image: torch.Tensor, chosen: Sequence[int], most: int) -> Latents:
+    """Explain the latents of the feature VAE: the part of each in the energy and its attention, which add up."""
+    explanation = model.explain(image)
+    match = explanation.match
+    mean = model.vae.posterior(model.grid(explanation.activations)).mean
+    # Of the energy's two halves, the other is in the gradient.
+    energy = (match.gradient * (mean - match.latent)).flatten(2)[0].clamp_min(0)
+    distance = energy.mean(1).sqrt()
+    number = _furthest(distance, chosen, most)
+
+    def attend(gradient: torch.Tensor) -> torch.Tensor:
+        gradients = model.grid.adjoint(model.vae.adjoint(gradient))
+        layers = energy_attention(explanation.activations, explanation.counterfactual, gradients)
+        resized = [model._resample(f"upsample_{index}", layer) for index, layer in enumerate(layers)]  # noqa: SLF001
+        return torch.stack(resized).sum(0)[0]
+
+    maps = []
+    for latent in number:
+        only = torch.zeros_like(match.gradient)
+        only[:, latent] = match.gradient[:, latent]
+        maps.append(attend(only))
+    return Latents(number, distance[number], torch.stack(maps), attend(match.gradient))

@@ -1,0 +1,121 @@
+"""The training of image VAEs: gradient descent on the ELBO, epoch after epoch, then what is normal."""
+
+import copy
+import logging
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from anomalib.pre_processing import PreProcessor
+from torch.utils.data import DataLoader
+
+from .normal_quantile import NormalQuantile
+
+if TYPE_CHECKING:
+    from .image_model import ImageVaeModel
+    from .lightning_model import VaeAttention
+
+logger = logging.getLogger(__name__)
+
+
+class GradientFit:
+    """How the model of ``vae="resnet18"`` and ``"conv"`` learns: see :class:`VaeAttention` for the arguments.
+
+    Args:
+        learning_rate: Step size of Adam.
+        kl_weight: Weight of the KL divergence in the loss, not negative.
+        kl_warmup_steps: Steps over which that weight rises linearly from 0, 0 or more.
+
+    Raises:
+        ValueError: If an argument is out of range.
+    """
+
+    def __init__(self, learning_rate: float, kl_weight: float, kl_warmup_steps: int) -> None:
+        if learning_rate <= 0 or kl_weight < 0 or kl_warmup_steps < 0:
+            msg = (
+                f"learning_rate={learning_rate} must be positive, kl_weight={kl_weight} and "
+                f"kl_warmup_steps={kl_warmup_steps} not negative."
+            )
+            raise ValueError(msg)
+        self.learning_rate = learning_rate
+        self.kl_weight = kl_weight
+        self.kl_warmup_steps = kl_warmup_steps
+
+    @property
+    def trainer_arguments(self) -> dict[str, Any]:
+        """How long to train is the trainer's business (``--trainer.max_epochs``)."""
+        return {"num_sanity_val_steps": 0}
+
+    def optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
+        """Return Adam on all of the network's weights."""
+        return torch.optim.Adam(model.parameters(), lr=self.learning_rate)
+
+    @staticmethod
+    def start(module: "VaeAttention") -> None:
+        """Look whether this way of fitting can do what is asked for.
+
+        Raises:
+            ValueError: If images are to be held out.
+        """
+        if isinstance(module.post_processor, NormalQuantile) and module.post_processor.held_out:
+            msg = "normal_quantile holds images out for vae='feature' only: give it held_out=0 and validation images."
+            raise ValueError(msg)
+
+    @staticmethod
+    def start_epoch(module: "VaeAttention") -> None:
+        """Have the last epoch validated, however rarely others are: what is not validated is not saved."""
+        if module.trainer.current_epoch + 1 == module.trainer.max_epochs:
+            module.trainer.check_val_every_n_epoch = 1
+
+    def kl_weight_at(self, step: int) -> float:
+        """Return the weight of the KL divergence after a number of optimiser steps."""
+        return self.kl_weight * (min(1.0, (step + 1) / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0)
+
+    def step(self, module: "VaeAttention", batch: Any) -> torch.Tensor:  # noqa: ANN401
+        """Return the loss of a batch, in nats an image.
+
+        Raises:
+            FloatingPointError: If it is not finite.
+        """
+        image = module.finite(batch)
+        found = cast("dict[str, torch.Tensor]", module.model(image))
+        terms = {name: term.mean() for name, term in found.items()}
+        loss = terms["reconstruction"] + self.kl_weight_at(module.trainer.global_step) * terms["kl"]
+        if not loss.isfinite():
+            msg = f"The loss is {float(loss)} at step {module.trainer.global_step}: lower learning_rate."
+            raise FloatingPointError(msg)
+        logged = {"train_loss": loss, **{f"train_{name}": term for name, term in terms.items()}}
+        module.log_dict(logged, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(image))
+        return loss
+
+    @staticmethod
+    def end_step(module: "VaeAttention") -> None:
+        """After the last batch of an epoch that validation or the end follows, learn what is normal."""
+        trainer = module.trainer
+        if not trainer.is_last_batch:
+            return
+        done = trainer.current_epoch + 1
+        every = trainer.check_val_every_n_epoch or 1
+        reached = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+        if done % every and done != trainer.max_epochs and not reached and not trainer.should_stop:
+            return
+        model = cast("ImageVaeModel", module.model.eval())
+        images = model.collect(_normal_images(module))
+        model.train()
+        logger.info("Normal posteriors of %d images, after %d epochs.", images, done)
+
+
+def _normal_images(module: "VaeAttention") -> Iterator[torch.Tensor]:
+    """Read the training images in order, without augmentation, as the pre-processor makes them."""
+    loader = module.trainer.train_dataloader
+    if loader is None:
+        return
+    dataset = copy.copy(loader.dataset)
+    if getattr(dataset, "augmentations", None) is not None:
+        dataset.augmentations = None
+    plain = DataLoader(dataset, loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn)
+    for index, loaded in enumerate(plain):
+        batch = module.transfer_batch_to_device(loaded, module.device, 0)
+        if isinstance(module.pre_processor, PreProcessor):
+            module.pre_processor.on_train_batch_start(module.trainer, module, batch, index)
+        yield module.finite(batch)

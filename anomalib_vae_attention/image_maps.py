@@ -1,0 +1,324 @@
+"""The attention maps and image scores of image VAEs, in their own units, without autograd."""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from .attention import energy_attention, latent_attention, mean_attention, normal_difference_attention
+from .reference import Match, NormalReference
+from .resampling import apply_separable, resize_matrix
+from .vae import Posterior
+from .vae.image import ImageVAE, LatentPosterior
+from .vae.network import Trace
+
+ATTENTIONS = ("energy", "latent", "mean", "normal_difference", "reconstruction", "elbo_gradient")
+"""How maps are made of an image VAE; the last two, without attention, are what it is to be compared with."""
+WITHOUT_LAYERS = ("reconstruction", "elbo_gradient")
+"""Those of them that look at no layer."""
+PARALLEL_PIXELS = 2**20
+"""Pixels, images times scores, whose gradients are carried back at a time: more take memory, and longer."""
+
+
+Explained = tuple[torch.Tensor, torch.Tensor]
+"""Maps of shape ``(B, H, W)`` and image scores of shape ``(B,)``, each greater where more anomalous."""
+
+
+class Encoded(NamedTuple):
+    """What the encoder makes of images.
+
+    Attributes:
+        posterior: The posterior.
+        trace: Activations by name, from the first attention layer on.
+        jacobian: Gradients of all means and log variances by the layers, ``(B, 2 d, C, h, w)`` each, where several
+            attentions share them.
+    """
+
+    posterior: LatentPosterior
+    trace: Trace
+    jacobian: Trace | None = None
+
+
+class ImageMaps(nn.Module):
+    """The map generators, for an image VAE that knows what is normal; :class:`ImageVaeModel` tables what each does.
+
+    Args:
+        vae: The VAE.
+        reference: What ``energy`` takes for normal.
+        input_size: Height and width of images in pixels.
+        channels: Channels of the images that the VAE takes.
+        latent_dim: Number of latents ``d``.
+        attention: One of :data:`ATTENTIONS`.
+        attention_layers: Layers of the encoder that attention looks at.
+        samples: Number of samples of ``u`` in ``normal_difference``.
+        seed: Seed of these samples.
+
+    Raises:
+        ValueError: If there is no such attention or layer.
+    """
+
+    normal_mean: torch.Tensor
+    normal_variance: torch.Tensor
+    average_variance: torch.Tensor
+    noise: torch.Tensor
+
+    def __init__(
+        self,
+        vae: ImageVAE,
+        reference: NormalReference,
+        input_size: tuple[int, ...],
+        channels: int,
+        latent_dim: int,
+        attention: str,
+        attention_layers: Sequence[str] | str,
+        samples: int,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self.vae, self.reference = vae, reference
+        self.input_size, self.channels = input_size, channels
+        self.attention = self._known(attention)
+        self.attention_layers = self.find_layers(attention_layers)
+        self.register_buffer("normal_mean", torch.zeros(latent_dim))
+        self.register_buffer("normal_variance", torch.ones(latent_dim))
+        self.register_buffer("average_variance", torch.ones(latent_dim))
+        noise = torch.randn(samples, latent_dim, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("noise", noise, persistent=False)
+        self._build_matrices()
+
+    @torch.no_grad()
+    def _build_matrices(self) -> None:
+        """Build the matrices that resize maps of the attention layers; an export takes them for constants."""
+        encoder = self.vae.encoder.eval()
+        trace = encoder.trace(torch.zeros(1, self.channels, *self.input_size), self.attention_layers)
+        encoder.train()
+        for name in self.attention_layers:
+            for axis, side, pixels in zip("hw", trace[name].shape[-2:], self.input_size, strict=True):
+                self.register_buffer(f"resize_{axis}_{side}", resize_matrix(side, pixels), persistent=False)
+
+    @staticmethod
+    def _known(attention: str) -> str:
+        if attention not in ATTENTIONS:
+            msg = f"attention must be one of {list(ATTENTIONS)}, but is {attention!r}."
+            raise ValueError(msg)
+        return attention
+
+    def find_layers(self, names: Sequence[str] | str) -> list[str]:
+        """Return the encoder's own names of layers; see :meth:`Network.find`."""
+        names = [names] if isinstance(names, str) else list(names)
+        return [self.vae.encoder.find(name) for name in names]
+
+    @property
+    def latent_dim(self) -> int:
+        """Number of latents."""
+        return len(self.normal_mean)
+
+    @torch.no_grad()
+    def explain(
+        self,
+        image: torch.Tensor,
+        attention: str | None = None,
+        layers: Sequence[str] | None = None,
+    ) -> Explained:
+        """Compute anomaly maps and image scores in their own units.
+
+        Args:
+            image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
+            attention: One of :data:`ATTENTIONS`; the model's own by default.
+            layers: Names of the encoder's layers; the model's own by default.
+
+        Returns:
+            Maps of shape ``(B, H, W)`` and scores of shape ``(B,)``, each greater where more anomalous.
+
+        Raises:
+            ValueError: If there is no such attention or layer.
+        """
+        attention = self._known(attention or self.attention)
+        layers = self.find_layers(layers) if layers else self.attention_layers
+        explain = getattr(self, f"_{attention}")
+        scores_of_latents = {"latent": self.latent_dim, "normal_difference": 2 * self.latent_dim}.get(attention, 1)
+        parts = [explain(part, layers) for part in self._split(image, scores_of_latents)]
+        maps, scores = zip(*parts, strict=True)
+        return torch.cat(maps), torch.cat(scores)
+
+    @torch.no_grad()
+    def explain_all(
+        self,
+        image: torch.Tensor,
+        layers: Sequence[str],
+        attentions: Sequence[str] = ATTENTIONS,
+    ) -> dict[tuple[str, str], Explained]:
+        """Do :meth:`explain` for each attention and layer, the gradients shared by all.
+
+        Args:
+            image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
+            layers: Names of the encoder's layers.
+            attentions: Some of :data:`ATTENTIONS`.
+
+        Returns:
+            Maps ``(B, H, W)`` and scores ``(B,)`` by attention and layer; of what looks at no layer, by attention and
+            an empty name.
+
+        Raises:
+            ValueError: If there is no such attention or layer.
+        """
+        names = dict(zip(layers, self.find_layers(layers), strict=True))
+        found: dict[tuple[str, str], list[Explained]] = {}
+        for part in self._split(image, 2 * self.latent_dim):
+            encoded = self._encode(part, list(names.values()))
+            jacobian = self._by_latents(encoded, list(names.values()), range(2 * self.latent_dim))
+            encoded = encoded._replace(jacobian=jacobian)
+            for attention in attentions:
+                explain = getattr(self, f"_{self._known(attention)}")
+                for layer in [""] if attention in WITHOUT_LAYERS else layers:
+                    chosen = [names[layer]] if layer else []
+                    found.setdefault((attention, layer), []).append(explain(part, chosen, encoded))
+        return {
+            key: (torch.cat([maps for maps, _ in parts]), torch.cat([scores for _, scores in parts]))
+            for key, parts in found.items()
+        }
+
+    def _split(self, image: torch.Tensor, scores: int) -> Sequence[torch.Tensor]:
+        """Split images into parts whose gradients fit in memory; an export takes all at once."""
+        if torch.compiler.is_compiling():
+            return [image]
+        return image.split(max(1, PARALLEL_PIXELS // (scores * self.input_size[0] * self.input_size[1])))
+
+    def _encode(self, image: torch.Tensor, layers: Sequence[str]) -> Encoded:
+        encoder = self.vae.encoder
+        kept = encoder.from_layer(min(layers, key=encoder.map_layers.index))
+        trace = encoder.trace(image, kept)
+        return Encoded(self.vae.split(trace[encoder.steps[-1].name]), trace)
+
+    def _resize(self, maps: torch.Tensor) -> torch.Tensor:
+        """Resize maps ``(..., h, w)`` to the images' size."""
+        sides = zip("hw", maps.shape[-2:], self.input_size, strict=True)
+        built = dict(self.named_buffers(recurse=False))
+        rows, columns = (
+            built[f"resize_{axis}_{side}"] if f"resize_{axis}_{side}" in built else resize_matrix(side, pixels).to(maps)
+            for axis, side, pixels in sides
+        )
+        return apply_separable(rows, maps, columns)
+
+    def _average(self, maps: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Average maps of several layers, each resized to the images' size."""
+        resized = [self._resize(layer) for layer in maps]
+        return torch.stack(resized).mean(0)
+
+    def _by_latents(self, encoded: Encoded, layers: Sequence[str], latents: Sequence[int]) -> Trace:
+        """Return the gradients of parameters of the posterior, means first, by layers, ``(B, P, C, h, w)`` each."""
+        if encoded.jacobian is not None:
+            return {name: encoded.jacobian[name][:, list(latents)] for name in layers}
+        parameters = torch.eye(2 * self.latent_dim, device=encoded.posterior.mean.device)[list(latents)]
+        # The length of a tensor would fix the number of images in an export; its shape does not.
+        seeds = parameters.expand(encoded.posterior.mean.shape[0], -1, -1)
+        return self._adjoint(seeds, encoded, layers)
+
+    def _adjoint(self, seeds: torch.Tensor, encoded: Encoded, layers: Sequence[str]) -> Trace:
+        """Carry gradients by the posterior's parameters back to layers."""
+        if encoded.jacobian is None:
+            return self.vae.adjoint(seeds, encoded.trace, layers)
+        return {name: torch.einsum("bpk,bk...->bp...", seeds, encoded.jacobian[name]) for name in layers}
+
+    @torch.no_grad()
+    def latent_maps(
+        self,
+        image: torch.Tensor,
+        latents: Sequence[int] | None = None,
+        layers: Sequence[str] | None = None,
+    ) -> torch.Tensor:
+        """Say what latents look at: ``M^i`` of eq. 1-2, averaged over layers after resizing.
+
+        Args:
+            image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
+            latents: Which latents; all by default.
+            layers: Names of the encoder's layers; the model's own by default.
+
+        Returns:
+            A map a latent, of shape ``(B, P, H, W)``, not negative.
+
+        Raises:
+            ValueError: If there is no such latent or layer.
+        """
+        latents = range(self.latent_dim) if latents is None else self.find_latents(latents)
+        layers = self.find_layers(layers) if layers else self.attention_layers
+        maps = []
+        for part in self._split(image, len(latents)):
+            encoded = self._encode(part, layers)
+            gradients = self._by_latents(encoded, layers, latents)
+            maps.append(self._average(latent_attention(encoded.trace[name], gradients[name]) for name in layers))
+        return torch.cat(maps)
+
+    def find_latents(self, latents: Sequence[int]) -> list[int]:
+        """Check numbers of latents.
+
+        Raises:
+            ValueError: If one is out of range.
+        """
+        wrong = [latent for latent in latents if not 0 <= latent < self.latent_dim]
+        if wrong:
+            msg = f"latents: there is no {wrong}; the model's latents are 0 to {self.latent_dim - 1}."
+            raise ValueError(msg)
+        return list(latents)
+
+    def deviations(self, posterior: LatentPosterior) -> torch.Tensor:
+        """Return how far each latent is from normal: the mean of u (eq. 4) over its standard deviation, ``(B, d)``."""
+        variance = self.normal_variance + posterior.log_variance.exp()
+        return (posterior.mean - self.normal_mean) * variance.rsqrt()
+
+    def _latent(self, image: torch.Tensor, layers: Sequence[str], encoded: Encoded | None = None) -> Explained:
+        encoded = encoded or self._encode(image, layers)
+        gradients = self._by_latents(encoded, layers, range(self.latent_dim))
+        maps = self._average(latent_attention(encoded.trace[name], gradients[name]).mean(1) for name in layers)
+        return maps, maps.amax((-2, -1))
+
+    def _mean(self, image: torch.Tensor, layers: Sequence[str], encoded: Encoded | None = None) -> Explained:
+        encoded = encoded or self._encode(image, layers)
+        mean = torch.ones_like(encoded.posterior.mean)
+        seed = torch.cat([mean, torch.zeros_like(mean)], dim=1)[:, None]
+        gradients = self._adjoint(seed, encoded, layers)
+        maps = self._average(mean_attention(encoded.trace[name], gradients[name][:, 0]) for name in layers)
+        return maps, maps.amax((-2, -1))
+
+    def _normal_difference(
+        self, image: torch.Tensor, layers: Sequence[str], encoded: Encoded | None = None
+    ) -> Explained:
+        encoded = encoded or self._encode(image, layers)
+        gradients = self._by_latents(encoded, layers, range(2 * self.latent_dim))
+        own = encoded.posterior.log_variance.exp()
+        slope = 0.5 * self.noise * (own * (self.normal_variance + own).rsqrt())[:, None]
+        count = self.latent_dim
+        maps = self._average(
+            normal_difference_attention(
+                encoded.trace[name], gradients[name][:, :count], gradients[name][:, count:], slope
+            ).mean(1)
+            for name in layers
+        )
+        return maps, self.deviations(encoded.posterior).square().sum(1)
+
+    def match(self, posterior: LatentPosterior) -> Match:
+        """Match posteriors with the normal reference: a grid of one cell, variances those of an average image."""
+        return self.reference.match(Posterior(posterior.mean[:, :, None, None], self.average_variance))
+
+    def _energy(self, image: torch.Tensor, layers: Sequence[str], encoded: Encoded | None = None) -> Explained:
+        encoded = encoded or self._encode(image, layers)
+        match = self.match(encoded.posterior)
+        normal = self._encode(self.vae.decode(match.latent[:, :, 0, 0]), layers)
+        gradient = match.gradient[:, :, 0, 0]
+        seed = torch.cat([gradient, torch.zeros_like(gradient)], dim=1)[:, None]
+        gradients = self._adjoint(seed, encoded, layers)
+        maps = energy_attention(
+            [encoded.trace[name] for name in layers],
+            [normal.trace[name] for name in layers],
+            [gradients[name][:, 0] for name in layers],
+        )
+        return self._average(maps), match.nearest[:, 0, 0]
+
+    def _reconstruction(self, image: torch.Tensor, *_context: object) -> Explained:
+        residual = (image - self.vae.decode(self.vae.posterior(image).mean)).square().mean(1)
+        return residual, residual.mean((-2, -1))
+
+    def _elbo_gradient(self, image: torch.Tensor, *_context: object) -> Explained:
+        terms = self.vae.elbo_terms(image)
+        return self.vae.elbo_gradient(image).abs().sum(1), terms["reconstruction"] + terms["kl"]

@@ -1,0 +1,110 @@
+"""Terms of the evidence lower bound (ELBO) of image VAEs, and their gradients in closed form.
+
+Kingma and Welling, "Auto-Encoding Variational Bayes" (ICLR 2014): the negative ELBO of an image is its expected
+negative log-likelihood given the latents, summed over pixels, plus the KL divergence of the posterior from the prior.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+LEAST_VARIANCE = 1e-5
+"""Least noise variance of the Gaussian likelihood, about (0.8 / 255) squared: grey levels are no finer."""
+MOMENTUM = 0.05
+"""Weight of a batch in the running noise variance of the Gaussian likelihood."""
+
+
+def kl_by_latent(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+    """Return each latent's KL divergence of q(z|x) from the standard normal prior.
+
+    Args:
+        mean: Posterior means, of shape ``(B, d)``.
+        log_variance: Logarithms of the posterior variances, of shape ``(B, d)``.
+
+    Returns:
+        Divergences in nats, of shape ``(B, d)``, not negative.
+    """
+    return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
+
+
+def kl_gradient(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
+    """Return the gradient of :func:`kl_by_latent`'s sum by means and log variances, of shape ``(B, 2 d)``."""
+    return torch.cat([mean, 0.5 * (log_variance.exp() - 1)], dim=1)
+
+
+class LikelihoodGradient(NamedTuple):
+    """Gradient of a negative log-likelihood.
+
+    Attributes:
+        image: By the image, the logits held fixed, of shape ``(B, C, H, W)``.
+        logits: By the logits, the image held fixed, of the same shape.
+    """
+
+    image: torch.Tensor
+    logits: torch.Tensor
+
+
+class Bernoulli(nn.Module):
+    """Every pixel is a probability of white: for images that are black and white, or nearly so."""
+
+    @staticmethod
+    def forward(logits: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Return the negative log-likelihood of each image, summed over pixels.
+
+        Args:
+            logits: Logits of the probabilities, of shape ``(B, C, H, W)``.
+            image: Images of the same shape, pixels from 0 to 1.
+
+        Returns:
+            Nats an image, of shape ``(B,)``.
+        """
+        loss = F.binary_cross_entropy_with_logits(logits, image, reduction="none")
+        return loss.flatten(1).sum(1)
+
+    @staticmethod
+    def gradient(logits: torch.Tensor, image: torch.Tensor) -> LikelihoodGradient:
+        """Return the gradient of :meth:`forward`'s sum."""
+        return LikelihoodGradient(-logits, logits.sigmoid() - image)
+
+
+class Gaussian(nn.Module):
+    """Every pixel is Gaussian around the reconstruction, with one noise variance for all, learnt with the network.
+
+    In training the variance is that of the batch's residuals, which maximises the likelihood (Rybkin et al., "Simple
+    and Effective VAE Training with Calibrated Decoders", ICML 2021); in evaluation it is their running mean.
+    """
+
+    variance: torch.Tensor
+    is_started: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("variance", torch.ones(()))
+        self.register_buffer("is_started", torch.tensor(data=False))
+
+    def forward(self, logits: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
+        """Return the negative log-likelihood of each image, summed over pixels; see :meth:`Bernoulli.forward`."""
+        squared = (logits.sigmoid() - image).square()
+        variance = self.variance
+        if self.training:
+            variance = squared.mean().clamp_min(LEAST_VARIANCE)
+            self._remember(variance.detach())
+        loss = 0.5 * (squared / variance + (2 * math.pi * variance).log())
+        return loss.flatten(1).sum(1)
+
+    def _remember(self, variance: torch.Tensor) -> None:
+        is_first = not bool(self.is_started)
+        self.variance.lerp_(variance, 1.0 if is_first else MOMENTUM)
+        self.is_started.fill_(value=True)
+
+    def gradient(self, logits: torch.Tensor, image: torch.Tensor) -> LikelihoodGradient:
+        """Return the gradient of :meth:`forward`'s sum in evaluation mode."""
+        mean = logits.sigmoid()
+        by_image = (image - mean) / self.variance
+        return LikelihoodGradient(by_image, -by_image * mean * (1 - mean))
+
+
+LIKELIHOODS = {"bernoulli": Bernoulli, "gaussian": Gaussian}

@@ -1,0 +1,215 @@
+"""Adjoints (vector-Jacobian products) of the layers that image VAEs are made of, without autograd.
+
+Each is the transpose of the layer's derivative, written as ordinary tensor operations, so that it runs where gradients
+are off and exports like any other. Gradients have a second dimension, for several scores an image: what has shape
+``(B, ...)`` has gradients of shape ``(B, P, ...)``.
+"""
+
+from functools import singledispatch
+from typing import cast
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+
+
+class Add(nn.Module):
+    """The addition at the end of a residual block."""
+
+    @staticmethod
+    def forward(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """Add two tensors of one shape."""
+        return first + second
+
+
+@singledispatch
+def adjoint(
+    layer: nn.Module,
+    gradient: torch.Tensor,
+    inputs: tuple[torch.Tensor, ...],
+    output: torch.Tensor,
+) -> tuple[torch.Tensor, ...]:
+    """Carry gradients back through a layer in evaluation mode.
+
+    Args:
+        layer: The layer.
+        gradient: Gradients by its output, of shape ``(B, P, ...)``.
+        inputs: What it was given, each of shape ``(B, ...)``.
+        output: What it made of that, of shape ``(B, ...)``.
+
+    Returns:
+        Gradients by each of its inputs, of shape ``(B, P, ...)``.
+
+    Raises:
+        TypeError: If no adjoint of such a layer is known.
+    """
+    del gradient, inputs, output
+    msg = f"There is no adjoint of {layer}: add one to {__name__}."
+    raise TypeError(msg)
+
+
+def _flat(gradient: torch.Tensor) -> torch.Tensor:
+    return gradient.flatten(0, 1)
+
+
+def _per_image(flat: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
+    """Undo :func:`_flat`; the number of scores is fixed where the number of images is not, in an export."""
+    return flat.unflatten(0, (-1, gradient.shape[1]))
+
+
+def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
+
+
+@adjoint.register
+def _(layer: Add, gradient: torch.Tensor, *_context: object) -> tuple[torch.Tensor, torch.Tensor]:
+    del layer
+    return gradient, gradient
+
+
+@adjoint.register
+def _(
+    layer: nn.Conv2d,
+    gradient: torch.Tensor,
+    inputs: tuple[torch.Tensor, ...],
+    output: torch.Tensor,
+) -> tuple[torch.Tensor]:
+    """A convolution's adjoint is the transposed convolution; rows that no window reached get nothing."""
+    stride, dilation, padding = layer.stride, layer.dilation, cast("tuple[int, int]", layer.padding)
+    missing = [
+        inputs[0].shape[2 + axis]
+        - ((output.shape[2 + axis] - 1) * stride[axis] - 2 * padding[axis])
+        - dilation[axis] * (layer.kernel_size[axis] - 1)
+        - 1
+        for axis in range(2)
+    ]
+    back = F.conv_transpose2d(
+        _flat(gradient), layer.weight, None, stride, padding, missing, layer.groups, dilation=dilation
+    )
+    return (_per_image(back, gradient),)
+
+
+@adjoint.register
+def _(
+    layer: nn.ConvTranspose2d,
+    gradient: torch.Tensor,
+    inputs: tuple[torch.Tensor, ...],
+    output: torch.Tensor,
+) -> tuple[torch.Tensor]:
+    """A transposed convolution's adjoint is the convolution."""
+    del output
+    padding = cast("tuple[int, int]", layer.padding)
+    back = F.conv2d(_flat(gradient), layer.weight, None, layer.stride, padding, layer.dilation, layer.groups)
+    height, width = inputs[0].shape[2:]
+    # An output padding wider than the stride makes one window too many.
+    return (_per_image(back[:, :, :height, :width], gradient),)
+
+
+@adjoint.register
+def _(layer: nn.BatchNorm2d, gradient: torch.Tensor, *_context: object) -> tuple[torch.Tensor]:
+    """With its running statistics, batch normalisation is a factor a channel."""
+    variance = cast("torch.Tensor", layer.running_var)
+    scale = (variance + layer.eps).rsqrt()
+    if layer.affine:
+        scale = scale * layer.weight
+    return (gradient * scale[:, None, None],)
+
+
+@adjoint.register
+def _(
+    layer: nn.ReLU,
+    gradient: torch.Tensor,
+    inputs: tuple[torch.Tensor, ...],
+    output: torch.Tensor,
+) -> tuple[torch.Tensor]:
+    del layer, inputs
+    return (gradient * (output > 0)[:, None],)
+
+
+@adjoint.register
+def _(
+    layer: nn.MaxPool2d,
+    gradient: torch.Tensor,
+    inputs: tuple[torch.Tensor, ...],
+    output: torch.Tensor,
+) -> tuple[torch.Tensor]:
+    """The gradient goes to each window's greatest element; of equal ones to the first, as in PyTorch."""
+    (kernel_h, kernel_w), stride = _pair(layer.kernel_size), _pair(cast("int", layer.stride))
+    (pad_h, pad_w), (height, width) = _pair(layer.padding), output.shape[2:]
+    # Room for windows that a rounding up of the size lets reach beyond the image.
+    beyond_h = max(0, (height - 1) * stride[0] + kernel_h - inputs[0].shape[2] - pad_h)
+    beyond_w = max(0, (width - 1) * stride[1] + kernel_w - inputs[0].shape[3] - pad_w)
+    padded = F.pad(inputs[0], (pad_w, beyond_w, pad_h, beyond_h), value=-torch.inf)
+    taken = torch.zeros_like(output, dtype=torch.bool)
+    parts = []
+    for row in range(kernel_h):
+        for column in range(kernel_w):
+            window = padded[
+                :,
+                :,
+                row : row + (height - 1) * stride[0] + 1 : stride[0],
+                column : column + (width - 1) * stride[1] + 1 : stride[1],
+            ]
+            greatest = (window == output) & ~taken
+            taken = taken | greatest
+            parts.append(gradient * greatest[:, None])
+    windows = torch.stack(parts, dim=3).flatten(0, 2)
+    # One kernel a place in the window puts each part where it came from.
+    places = torch.eye(len(parts), dtype=gradient.dtype, device=gradient.device).view(-1, 1, kernel_h, kernel_w)
+    image = F.conv_transpose2d(windows, places, stride=stride)
+    # Rows after the last window were not looked at.
+    image = F.pad(image, (0, padded.shape[3] - image.shape[3], 0, padded.shape[2] - image.shape[2]))
+    image = image[:, 0, pad_h : pad_h + inputs[0].shape[2], pad_w : pad_w + inputs[0].shape[3]]
+    return (image.unflatten(0, (-1, gradient.shape[1], gradient.shape[2])),)
+
+
+@adjoint.register
+def _(
+    layer: nn.AdaptiveAvgPool2d,
+    gradient: torch.Tensor,
+    inputs: tuple[torch.Tensor, ...],
+    output: torch.Tensor,
+) -> tuple[torch.Tensor]:
+    """The mean over the whole image: everywhere the same share."""
+    del layer
+    if output.shape[2:] != (1, 1):
+        msg = "The adjoint of nn.AdaptiveAvgPool2d is known for an output of 1x1 only."
+        raise TypeError(msg)
+    height, width = inputs[0].shape[2:]
+    return ((gradient / (height * width)).expand(-1, -1, -1, height, width),)
+
+
+@adjoint.register
+def _(
+    layer: nn.Upsample,
+    gradient: torch.Tensor,
+    inputs: tuple[torch.Tensor, ...],
+    output: torch.Tensor,
+) -> tuple[torch.Tensor]:
+    """Copies of a pixel (nearest, by whole factors): their gradients add up."""
+    factors = [output.shape[axis] // inputs[0].shape[axis] for axis in (2, 3)]
+    if layer.mode != "nearest" or output.shape[2:] != (
+        inputs[0].shape[2] * factors[0],
+        inputs[0].shape[3] * factors[1],
+    ):
+        msg = "The adjoint of nn.Upsample is known for the mode 'nearest' and whole factors only."
+        raise TypeError(msg)
+    back = F.avg_pool2d(_flat(gradient), factors) * (factors[0] * factors[1])
+    return (_per_image(back, gradient),)
+
+
+@adjoint.register
+def _(layer: nn.Linear, gradient: torch.Tensor, *_context: object) -> tuple[torch.Tensor]:
+    return (gradient @ layer.weight,)
+
+
+@adjoint.register(nn.Flatten)
+@adjoint.register(nn.Unflatten)
+def _(
+    layer: nn.Module,
+    gradient: torch.Tensor,
+    inputs: tuple[torch.Tensor, ...],
+    output: torch.Tensor,
+) -> tuple[torch.Tensor]:
+    del layer, output
+    return (gradient.reshape(-1, gradient.shape[1], *inputs[0].shape[1:]),)

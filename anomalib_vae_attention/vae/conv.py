@@ -1,0 +1,102 @@
+"""Convolutional networks for small images: each convolution halves the image, then one hidden layer.
+
+With widths 64 and 128 on 28x28 pixels the network for MNIST, with 64, 128 and 256 on 100x100 pixels that for UCSD Ped1
+of Liu et al. (CVPR 2020): kernels of 4, stride 2, a hidden layer of 1024, 32 latents.
+"""
+
+import math
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from .network import Network, chain
+
+KERNEL, STRIDE, PADDING = 4, 2, 1
+
+
+def sizes_of(size: Sequence[int], depth: int) -> list[tuple[int, int]]:
+    """Return the height and width of the image and of each convolution's output.
+
+    Args:
+        size: Height and width of the image in pixels.
+        depth: Number of convolutions.
+
+    Raises:
+        ValueError: If the image is too small to be halved that often.
+    """
+    height, width = size
+    if min(size) < 2**depth:
+        least = 2**depth
+        msg = f"input_size: vae='conv' with {depth} widths takes {least}x{least} pixels or more, not {tuple(size)}."
+        raise ValueError(msg)
+    return [(height >> halvings, width >> halvings) for halvings in range(depth + 1)]
+
+
+class ConvEncoder(Network):
+    """Convolutions, a hidden layer, and a layer for means and log variances of the posterior.
+
+    Layers are ``conv1``, ``relu1``, ``conv2``, ``relu2`` and so on, then ``flatten``, ``hidden``, ``relu``,
+    ``posterior``.
+
+    Args:
+        channels: Channels of the image.
+        latent_dim: Number of latents ``d``.
+        size: Height and width of the image in pixels.
+        widths: Channels of each convolution.
+        hidden_dim: Width of the hidden layer.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        latent_dim: int,
+        size: Sequence[int],
+        widths: Sequence[int],
+        hidden_dim: int,
+    ) -> None:
+        super().__init__()
+        cells = sizes_of(size, len(widths))[-1]
+        pairs = pairwise([channels, *widths])
+        self.convolutions = nn.ModuleList(nn.Conv2d(*pair, KERNEL, STRIDE, PADDING) for pair in pairs)
+        self.hidden = nn.Linear(widths[-1] * math.prod(cells), hidden_dim)
+        self.posterior = nn.Linear(hidden_dim, 2 * latent_dim)
+        layers: list[tuple[str, nn.Module]] = []
+        for number, convolution in enumerate(self.convolutions, start=1):
+            layers += [(f"conv{number}", convolution), (f"relu{number}", nn.ReLU())]
+        self.map_layers = [name for name, _ in layers]
+        layers += [("flatten", nn.Flatten()), ("hidden", self.hidden), ("relu", nn.ReLU())]
+        self.steps = chain([*layers, ("posterior", self.posterior)])
+
+
+class ConvDecoder(Network):
+    """The encoder backwards, from latents to the logits of an image; arguments as of :class:`ConvEncoder`."""
+
+    def __init__(
+        self,
+        channels: int,
+        latent_dim: int,
+        size: Sequence[int],
+        widths: Sequence[int],
+        hidden_dim: int,
+    ) -> None:
+        super().__init__()
+        sizes = sizes_of(size, len(widths))[::-1]
+        self.linears = nn.ModuleList([
+            nn.Linear(latent_dim, hidden_dim),
+            nn.Linear(hidden_dim, widths[-1] * math.prod(sizes[0])),
+        ])
+        layers: list[tuple[str, nn.Module]] = []
+        for number, linear in enumerate(self.linears, start=1):
+            layers += [(f"linear{number}", linear), (f"linear{number}_relu", nn.ReLU())]
+        layers.append(("unflatten", nn.Unflatten(1, (widths[-1], *sizes[0]))))
+        self.convolutions = nn.ModuleList()
+        for number, ((before, after), (small, large)) in enumerate(
+            zip(pairwise([*widths[::-1], channels]), pairwise(sizes), strict=True),
+            start=1,
+        ):
+            # An odd size, halved, has lost a pixel.
+            odd = (large[0] - 2 * small[0], large[1] - 2 * small[1])
+            self.convolutions.append(nn.ConvTranspose2d(before, after, KERNEL, STRIDE, PADDING, output_padding=odd))
+            layers += [(f"conv{number}", self.convolutions[-1]), (f"relu{number}", nn.ReLU())]
+        self.steps = chain(layers[:-1])

@@ -1,0 +1,143 @@
+"""torchvision's ResNet-18, trained from scratch, as the encoder of an image VAE, and its mirror image as the decoder.
+
+He et al., "Deep Residual Learning for Image Recognition" (CVPR 2016). Liu et al. (CVPR 2020) train such a VAE on MVTec
+AD at 256x256 with 32 latents.
+"""
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import nn
+from torchvision.models import resnet18
+from torchvision.models.resnet import BasicBlock, ResNet
+
+from .adjoints import Add
+from .network import Network, Step, chain
+
+STRIDE = 32
+"""Pixels of the image to one cell of the last stage."""
+WIDTHS = (64, 128, 256, 512)
+"""Channels of the four stages."""
+
+
+def check_size(size: Sequence[int]) -> None:
+    """Raise a ``ValueError`` if the network cannot take images of this height and width."""
+    if any(side < STRIDE or side % STRIDE for side in size):
+        msg = f"input_size: vae='resnet18' takes multiples of {STRIDE} pixels, such as 256x256, not {tuple(size)}."
+        raise ValueError(msg)
+
+
+def _block_steps(name: str, block: BasicBlock, start: str) -> list[Step]:
+    """Return the steps of a residual block."""
+    steps = chain(
+        [
+            (f"{name}.conv1", block.conv1),
+            (f"{name}.bn1", block.bn1),
+            (f"{name}.relu1", nn.ReLU()),
+            (f"{name}.conv2", block.conv2),
+            (f"{name}.bn2", block.bn2),
+        ],
+        start,
+    )
+    shortcut = start
+    if block.downsample is not None:
+        beside = cast("nn.Sequential", block.downsample)
+        steps += chain([(f"{name}.downsample.{index}", layer) for index, layer in enumerate(beside)], start)
+        shortcut = steps[-1].name
+    steps.append(Step(f"{name}.add", Add(), (f"{name}.bn2", shortcut)))
+    return [*steps, Step(f"{name}.relu2", nn.ReLU(), (f"{name}.add",))]
+
+
+class ResNetEncoder(Network):
+    """torchvision's ResNet-18, whose last layer gives means and log variances of the posterior.
+
+    Layers have torchvision's names; a block's two ReLU, one module in torchvision, are ``relu1`` and ``relu2``.
+
+    Args:
+        channels: Channels of the image.
+        latent_dim: Number of latents ``d``.
+    """
+
+    def __init__(self, channels: int, latent_dim: int) -> None:
+        super().__init__()
+        source: ResNet = resnet18(weights=None, num_classes=2 * latent_dim)
+        if channels != 3:
+            source.conv1 = nn.Conv2d(channels, 64, 7, 2, 3, bias=False)
+            nn.init.kaiming_normal_(source.conv1.weight, mode="fan_out", nonlinearity="relu")
+        for name, child in source.named_children():
+            self.add_module(name, child)
+        # In-place ReLU would overwrite the activations before them.
+        self.apply(lambda layer: setattr(layer, "inplace", False) if isinstance(layer, nn.ReLU) else None)
+        steps = chain((name, getattr(source, name)) for name in ("conv1", "bn1", "relu", "maxpool"))
+        for stage in ("layer1", "layer2", "layer3", "layer4"):
+            for index, block in enumerate(getattr(source, stage)):
+                steps += _block_steps(f"{stage}.{index}", block, steps[-1].name)
+        self.map_layers = [step.name for step in steps]
+        end = [("avgpool", source.avgpool), ("flatten", nn.Flatten()), ("fc", source.fc)]
+        self.steps = steps + chain(end, steps[-1].name)
+
+
+class _DecoderBlock(nn.Module):
+    """The layers of a residual block of the decoder: twice as large first, and fewer channels, where they change."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, before, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(before)
+        self.conv2 = nn.Conv2d(before, after, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        changed = before != after
+        self.upsample = nn.Upsample(scale_factor=2) if changed else None
+        self.shortcut = nn.Conv2d(before, after, 1, bias=False) if changed else None
+        self.shortcut_bn = nn.BatchNorm2d(after) if changed else None
+
+    def steps(self, name: str, start: str) -> list[Step]:
+        """Return the steps of the block; convolutions that follow an enlargement come before it, which is the same."""
+        layers = ("conv1", self.conv1), ("bn1", self.bn1), ("relu1", nn.ReLU())
+        steps = chain([(f"{name}.{layer}", module) for layer, module in layers], start)
+        shortcut = start
+        if self.upsample is not None and self.shortcut is not None and self.shortcut_bn is not None:
+            steps.append(Step(f"{name}.upsample", self.upsample, (steps[-1].name,)))
+            beside = ("shortcut", self.shortcut), ("shortcut_bn", self.shortcut_bn), ("shortcut_up", self.upsample)
+            steps += chain([(f"{name}.{layer}", module) for layer, module in beside], start)
+            shortcut = steps[-1].name
+            main = f"{name}.upsample"
+        else:
+            main = steps[-1].name
+        steps += chain([(f"{name}.conv2", self.conv2), (f"{name}.bn2", self.bn2)], main)
+        steps.append(Step(f"{name}.add", Add(), (f"{name}.bn2", shortcut)))
+        return [*steps, Step(f"{name}.relu2", nn.ReLU(), (f"{name}.add",))]
+
+
+class ResNetDecoder(Network):
+    """The encoder backwards: linear, residual blocks with enlargement for strides and pooling, 7x7 to the image.
+
+    Args:
+        channels: Channels of the image.
+        latent_dim: Number of latents ``d``.
+        size: Height and width of the image, multiples of 32.
+    """
+
+    def __init__(self, channels: int, latent_dim: int, size: Sequence[int]) -> None:
+        super().__init__()
+        cells = size[0] // STRIDE, size[1] // STRIDE
+        widths = WIDTHS[::-1]
+        self.fc = nn.Linear(latent_dim, widths[0])
+        self.conv = nn.ConvTranspose2d(WIDTHS[0], channels, 7, 2, 3, output_padding=1)
+        steps = chain([
+            ("fc", self.fc),
+            ("relu", nn.ReLU()),
+            ("unflatten", nn.Unflatten(1, (widths[0], 1, 1))),
+            ("unpool", nn.Upsample(scale_factor=(float(cells[0]), float(cells[1])))),
+        ])
+        stages = nn.ModuleDict()
+        for number, width in enumerate(widths):
+            after = widths[number + 1] if number + 1 < len(widths) else width
+            stage = nn.ModuleList([_DecoderBlock(width, width), _DecoderBlock(width, after)])
+            stages[f"layer{len(widths) - number}"] = stage
+        self.stages = stages
+        for stage_name, blocks in stages.items():
+            for index, block in enumerate(cast("nn.ModuleList", blocks)):
+                steps += cast("_DecoderBlock", block).steps(f"{stage_name}.{index}", steps[-1].name)
+        steps += chain([("upsample", nn.Upsample(scale_factor=2)), ("conv", self.conv)], steps[-1].name)
+        self.steps = steps

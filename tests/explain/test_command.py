@@ -1,0 +1,169 @@
+"""The command ``vae-attention explain``: pictures, their order, the page in a browser, and what cannot be done."""
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from support import Fitted, make_engine
+
+from anomalib_vae_attention import EmbeddedAD, VaeAttention, cli
+from anomalib_vae_attention.explain.data import find_samples, read_sample
+from anomalib_vae_attention.explain.explainers import explain_image, parse_latents
+
+# Runs the page's own functions on its own elements, and leaves in the title what is then shown.
+PROBE = """<script>
+  const seen = () => [...document.querySelectorAll("article")].filter((a) => !a.hidden).map((a) => a.dataset.name);
+  const report = [seen()];
+  order.value = "name"; order.dispatchEvent(new Event("change")); report.push(seen());
+  label.value = "crack"; label.dispatchEvent(new Event("change")); report.push(seen());
+  report.push([...document.images].every((image) => image.complete && image.naturalWidth > 0));
+  document.title = JSON.stringify(report);
+</script></body>"""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(small_data: EmbeddedAD, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Train a small model with an image VAE."""
+    torch.manual_seed(0)
+    model = VaeAttention(vae="conv", input_size=(32, 32), latent_dim=5, hidden_dim=16, visualizer=False)
+    engine = make_engine(tmp_path_factory.mktemp("run"), max_epochs=2)
+    engine.fit(model=model, datamodule=small_data)
+    return engine.best_model_path
+
+
+@pytest.fixture(scope="module")
+def page(checkpoint: str, small_data: EmbeddedAD, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Explain two images of each label."""
+    output = tmp_path_factory.mktemp("explained")
+    folder = str(small_data.root / "washer")
+    command = ["explain", "--ckpt_path", checkpoint, "--data", folder, "--limit", "2", "--latents", "top3"]
+    assert cli.main([*command, "--output", str(output)]) == 0
+    return output / "index.html"
+
+
+def test_a_picture_an_image_and_a_page_without_other_files(page: Path) -> None:
+    files = sorted(str(file.relative_to(page.parent)) for file in page.parent.rglob("*.png"))
+    assert len(files) == 2 + 4
+    assert "crack/000.png" in files
+    content = page.read_text(encoding="utf-8")
+    # 6 images: image, reconstruction, all latents, anomaly map, 3 latents.
+    assert content.count("data:image/jpeg;base64,") == 6 * 7
+    assert not re.findall(r'(?:src|href)="(?!data:)', content)
+    assert "http" not in re.sub(r"base64,[^\"]*", "", content)
+    HTMLParser().feed(content)
+
+
+def test_the_page_in_a_browser(page: Path) -> None:
+    """Sorted by score at first, by file on demand, filtered by label; every picture loads."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        pytest.skip("no chromium to open the page with")
+    probed = page.with_name("probed.html")
+    probed.write_text(page.read_text(encoding="utf-8").replace("</body>", PROBE), encoding="utf-8")
+    done = subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom", probed.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    probed.unlink()
+    (title,) = re.findall(r"<title>(.*?)</title>", done.stdout)
+    by_score, by_name, cracks, loaded = json.loads(title.replace("&quot;", '"'))
+    scores = dict(re.findall(r'data-score="([\d.]+)" data-name="(.*?)"', page.read_text(encoding="utf-8")))
+    assert by_score == [name for _, name in sorted(scores.items(), key=lambda item: -float(item[0]))]
+    assert by_name == sorted(scores.values())
+    assert cracks == [name for name in by_name if name.startswith("crack/")]
+    assert loaded is True
+
+
+def test_latents_are_ordered_by_their_distance(checkpoint: str, small_data: EmbeddedAD) -> None:
+    module = VaeAttention.load_from_checkpoint(checkpoint).eval()
+    image = read_sample(find_samples(small_data.root / "washer")[0])
+    everything = explain_image(module, image, "all")
+    assert sorted(everything.latents.number) == list(range(5))
+    assert (everything.latents.distance.diff() <= 0).all()
+    model = module.model
+    seen = model.prepare_image(module.pre_processor(image))
+    torch.testing.assert_close(
+        everything.latents.distance, model.deviations(model.vae.posterior(seen))[0].abs()[everything.latents.number]
+    )
+    torch.testing.assert_close(everything.latents.aggregate, everything.latents.maps.mean(0))
+    some = explain_image(module, image, "3,1")
+    assert some.latents.number == [latent for latent in everything.latents.number if latent in {1, 3}]
+    torch.testing.assert_close(some.latents.aggregate, everything.latents.aggregate)
+    assert explain_image(module, image, "top2").latents.number == everything.latents.number[:2]
+
+
+def test_latents_of_the_feature_vae_add_up(fitted: Fitted, embedded: EmbeddedAD) -> None:
+    """Maps of all latents of the feature VAE add up to the whole; it decodes to no image."""
+    image = read_sample(find_samples(embedded.root / "washer")[0])
+    picture = explain_image(fitted.model, image, "all")
+    assert picture.reconstruction is None
+    assert len(picture.latents.number) == 64
+    size = picture.latents.aggregate.norm()
+    assert (picture.latents.maps.sum(0) - picture.latents.aggregate).norm() <= 1e-4 * size
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("all", ([0, 1, 2], 3)), ("top2", ([0, 1, 2], 2)), ("2,0", ([2, 0], 2))]
+)
+def test_which_latents(text: str, expected: tuple[list[int], int]) -> None:
+    assert parse_latents(text, 3) == expected
+    assert parse_latents("top9", 3)[1] == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("3", r"no latent \[3\]; the model's latents are 0 to 2"), ("top", "write")]
+)
+def test_latents_that_are_not_there(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_latents(text, 3)
+
+
+def test_folders_of_images(tmp_path: Path) -> None:
+    """Labels are the names of folders, and of many images some are taken, from first to last."""
+    for label, count in (("a", 9), ("b", 1)):
+        (tmp_path / label).mkdir()
+        for index in range(count):
+            Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / label / f"{index}.png")
+    found = find_samples(tmp_path, limit=3)
+    assert [(sample.label, sample.path.name) for sample in found] == [
+        ("a", "0.png"),
+        ("a", "4.png"),
+        ("a", "8.png"),
+        ("b", "0.png"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (["--latents", "0,7"], "there is no latent [7]; the model's latents are 0 to 4"),
+        (["--limit", "0"], "--limit must be at least 1"),
+        (["--ckpt_path", "missing.ckpt"], "missing.ckpt: there is no such file"),
+        (["--data", "missing"], "--data missing: there is no such folder"),
+    ],
+)
+def test_errors_name_the_argument(
+    changed: list[str], message: str, checkpoint: str, small_data: EmbeddedAD, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["explain", "--ckpt_path", checkpoint, "--data", str(small_data.root / "washer")]
+    assert cli.main([*command, *changed]) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_images_that_cannot_be_read(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["explain", "--ckpt_path", checkpoint, "--data", str(tmp_path)]
+    assert cli.main(command) == 1
+    assert "there is no image in it" in capsys.readouterr().err
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    assert cli.main(command) == 1
+    assert "broken.png cannot be read" in capsys.readouterr().err

@@ -1,0 +1,229 @@
+"""Image VAEs through anomalib: fit, validate, test, predict, resume, export, and the command line."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import openvino
+import pytest
+import torch
+from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+from lightning.pytorch import seed_everything
+from lightning.pytorch.loggers import CSVLogger
+from support import make_engine, scores
+from torchvision.transforms.v2 import ColorJitter
+
+from anomalib_vae_attention import EmbeddedAD, VaeAttention
+from anomalib_vae_attention.gradient_descent import GradientFit
+from anomalib_vae_attention.image_maps import ATTENTIONS
+from anomalib_vae_attention.image_model import ImageVaeModel
+
+SMALL = {
+    "resnet18": {"vae": "resnet18", "input_size": (32, 32), "latent_dim": 4},
+    "conv": {"vae": "conv", "input_size": (24, 30), "latent_dim": 4, "widths": (8, 12), "hidden_dim": 16},
+}
+
+
+def small(name: str = "conv", **options: object) -> VaeAttention:
+    """Make a small model with an image VAE."""
+    return VaeAttention(**{"visualizer": False, **SMALL[name], **options})
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_entry_point(name: str, small_data: EmbeddedAD, tmp_path: Path) -> None:
+    """train, validate, test and predict work, also from the checkpoint in a fresh model."""
+    engine, model = make_engine(tmp_path, max_epochs=2), small(name)
+    engine.train(model=model, datamodule=small_data)
+    checkpoint = engine.best_model_path
+    assert torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"] == 1
+    expected = scores(model, small_data)
+    other, other_engine = small(name), make_engine(tmp_path / "other")
+    (validated,) = other_engine.validate(model=other, datamodule=small_data, ckpt_path=checkpoint, verbose=False)
+    (tested,) = other_engine.test(model=other, datamodule=small_data, ckpt_path=checkpoint, verbose=False)
+    assert tested.keys() >= {"image_AUROC", "pixel_AUROC"}
+    assert all(0 <= value <= 1 for value in [*tested.values(), *validated.values()])
+    assert torch.equal(scores(other, small_data)[0], expected[0])
+    loaded = VaeAttention.load_from_checkpoint(checkpoint)
+    assert torch.equal(scores(loaded, small_data)[1], expected[1])
+    predictions = other_engine.predict(model=other, datamodule=small_data, ckpt_path=checkpoint)
+    for batch in predictions:
+        assert batch.anomaly_map.shape[-2:] == SMALL[name]["input_size"]
+        assert 0 <= batch.anomaly_map.min() <= batch.anomaly_map.max() <= 1
+
+
+def test_training_is_seeded_and_learns(small_data: EmbeddedAD, tmp_path: Path) -> None:
+    """Two fits of one seed end in the same state, with a lower loss than they began with, and log its terms."""
+    states, losses = [], []
+    for run in ("first", "second"):
+        seed_everything(3)
+        model, logger = small(), CSVLogger(tmp_path / run)
+        make_engine(tmp_path / run, max_epochs=12, logger=logger).fit(model=model, datamodule=small_data)
+        states.append(model.state_dict())
+        (written,) = (tmp_path / run).rglob("metrics.csv")
+        rows = [line.split(",") for line in written.read_text().splitlines()]
+        column = rows[0].index("train_loss")
+        losses.append([float(row[column]) for row in rows[1:] if row[column]])
+        assert {"train_kl", "train_reconstruction"} <= set(rows[0])
+    assert losses[0] == losses[1]
+    assert losses[0][-1] < losses[0][0]
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+
+
+def test_a_run_is_resumed(small_data: EmbeddedAD, tmp_path: Path) -> None:
+    engine = make_engine(tmp_path, max_epochs=2)
+    engine.fit(model=small(), datamodule=small_data)
+    resumed = make_engine(tmp_path / "resumed", max_epochs=3)
+    resumed.fit(model=small(), datamodule=small_data, ckpt_path=engine.best_model_path)
+    assert resumed.trainer.current_epoch == 3
+    assert torch.load(resumed.best_model_path, weights_only=True)["global_step"] == 9
+
+
+def test_what_is_normal_is_learnt_without_augmentation(small_data: EmbeddedAD, tmp_path: Path) -> None:
+    """The normal posteriors are those of the images as they are, after the last step, however they were trained."""
+    datamodule = EmbeddedAD(
+        root=small_data.root, train_batch_size=3, train_augmentations=ColorJitter(brightness=(0.1, 0.2))
+    )
+    model = small()
+    make_engine(tmp_path, max_epochs=3, check_val_every_n_epoch=5).fit(model=model, datamodule=datamodule)
+    model.eval()
+    with torch.no_grad():
+        images = torch.cat([batch.image for batch in small_data.train_dataloader()])
+        posterior = model.model.vae.posterior(model.model.prepare_image(model.pre_processor(images)))
+    assert len(images) == 8
+    torch.testing.assert_close(model.model.normal_mean, posterior.mean.mean(0))
+
+
+def test_another_attention_on_a_trained_model(
+    small_data: EmbeddedAD, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A trained model takes any attention; that thresholds belong to another one is said."""
+    engine = make_engine(tmp_path, max_epochs=1)
+    engine.fit(model=small(), datamodule=small_data)
+    with caplog.at_level(logging.WARNING, logger="anomalib_vae_attention"):
+        for attention in ATTENTIONS[1:]:
+            model = small(attention=attention)
+            make_engine(tmp_path / attention).test(
+                model=model, datamodule=small_data, ckpt_path=engine.best_model_path, verbose=False
+            )
+    messages = [record.getMessage() for record in caplog.records if "attention=" in record.getMessage()]
+    assert len(messages) == len(ATTENTIONS) - 1
+    assert "attention='energy'" in messages[0]
+
+
+@pytest.mark.parametrize(("name", "attention"), [*(("conv", each) for each in ATTENTIONS), ("resnet18", "latent")])
+def test_exports_agree(name: str, attention: str, small_data: EmbeddedAD, tmp_path: Path) -> None:
+    """ONNX Runtime, OpenVINO and anomalib's inferencers give what torch gives, for one and for several images."""
+    engine, model = make_engine(tmp_path, max_epochs=2), small(name, attention=attention)
+    engine.fit(model=model, datamodule=small_data)
+    model = VaeAttention.load_from_checkpoint(engine.best_model_path).eval()
+    size = SMALL[name]["input_size"]
+    path = model.to_onnx(tmp_path, input_size=size)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    core = openvino.Core()
+    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    for count in (1, 3):
+        image = torch.rand(count, 3, *size)
+        with torch.no_grad():
+            expected = model(image)
+        ours = dict(zip(names, session.run(None, {session.get_inputs()[0].name: image.numpy()}), strict=True))
+        theirs = {next(iter(output.names)): value for output, value in compiled(image.numpy()).items()}
+        for found in (ours, theirs):
+            for field in ("pred_score", "anomaly_map"):
+                wanted = getattr(expected, field).numpy()
+                assert found[field].shape == wanted.shape
+                assert np.abs(found[field] - wanted).max() < 1e-3, field
+
+
+def test_inferencers(small_data: EmbeddedAD, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
+    monkeypatch.chdir(tmp_path)
+    engine, model = make_engine(tmp_path, max_epochs=1), small(attention="mean")
+    engine.fit(model=model, datamodule=small_data)
+    model.eval()
+    file = small_data.test_data.samples.image_path[0]
+    result = TorchInferencer(model.to_torch(tmp_path), device="cpu").predict(file)
+    assert result.anomaly_map.shape[-2:] == (24, 30)
+    # The size left open: the inferencer does not resize.
+    path = model.to_openvino(tmp_path)
+    assert OpenVINOInferencer(path, device="CPU").predict(file).anomaly_map.squeeze().shape == (24, 30)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"vae": "feature", "attention": "latent", "pre_trained": False}, "attention='latent' is for image VAEs"),
+        ({"vae": "pixel"}, r"vae must be one of \['feature', 'resnet18', 'conv'\]"),
+        ({"attention_layers": ["layer9"]}, "'layer9' is no layer of the encoder, which has"),
+        ({"input_size": (2, 2)}, "input_size: vae='conv' with 2 widths takes 4x4 pixels or more"),
+        ({"samples": 0}, "samples must be at least 1, but is 0"),
+        ({"kl_weight": -1.0}, "kl_weight=-1.0"),
+        ({"kl_warmup_steps": -1}, "kl_warmup_steps=-1"),
+        ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
+    ],
+)
+def test_arguments_out_of_range(arguments: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small(**arguments)
+
+
+def test_defaults_of_each_vae() -> None:
+    expected = {"resnet18": ((256, 256), "layer2.1.conv1", 3), "conv": ((28, 28), "conv2", 1)}
+    for name, (size, layer, channels) in expected.items():
+        model = VaeAttention(vae=name, visualizer=False)
+        assert isinstance(model.model, ImageVaeModel)
+        assert (model.model.input_size, model.model.attention_layers, model.model.channels) == (size, [layer], channels)
+        assert model.hparams["latent_dim"] == 32
+        assert model.configure_optimizers().defaults["lr"] == pytest.approx(1e-3)
+        assert model.pre_processor(torch.rand(1, 3, 40, 50)).shape == (1, 3, *size)
+
+
+def test_weight_of_the_divergence_rises() -> None:
+    fit = GradientFit(1e-3, 2.0, 4)
+    assert [fit.kl_weight_at(step) for step in (0, 1, 3, 9)] == [0.5, 1.0, 2.0, 2.0]
+    assert [GradientFit(1e-3, 2.0, 0).kl_weight_at(step) for step in (0, 5)] == [2.0, 2.0]
+
+
+def test_a_loss_that_is_no_number_ends_the_run(small_data: EmbeddedAD, tmp_path: Path) -> None:
+    with pytest.raises(FloatingPointError, match="lower learning_rate"):
+        make_engine(tmp_path, max_epochs=30).fit(model=small(learning_rate=1e6), datamodule=small_data)
+
+
+def test_command_line(small_data: EmbeddedAD, tmp_path: Path) -> None:
+    """anomalib train and export, as a user would type them."""
+    command = Path(sys.executable).with_name("anomalib")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    model = [
+        "--model",
+        "vae_attention",
+        "--model.vae",
+        "conv",
+        "--model.attention",
+        "mean",
+        "--model.input_size",
+        "[32,32]",
+    ]
+
+    def run(*arguments: object) -> str:
+        done = subprocess.run(
+            [str(command), *map(str, arguments)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    data = ["--data", "EmbeddedAD", "--data.root", small_data.root]
+    shown = run("train", *model, *data, "--trainer.max_epochs", 1, "--model.visualizer", "false")
+    assert "image_AUROC" in shown
+    (checkpoint,) = {file.resolve() for file in tmp_path.rglob("*.ckpt")}
+    run("export", *model, "--ckpt_path", checkpoint, "--export_type", "openvino", "--input_size", "[32,32]")
+    assert list(tmp_path.rglob("*.xml"))
