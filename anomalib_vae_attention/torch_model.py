@@ -1,6 +1,5 @@
 """The model of vae_attention as a torch module: image in, ``InferenceBatch`` out, no autograd at inference."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -34,8 +33,8 @@ class Explanation(NamedTuple):
         attention: Attention map of each layer, of shape ``(B, h_l, w_l)``, in units of energy.
         anomaly_map: Energy and attention together over the energy of normal images, of shape ``(B, H, W)``.
         score: Image score of shape ``(B,)``: logarithms of the peak of the energy to the nearest normal latents and of
-            the mean distance (its root), each standardised by those of normal images, and of these the greater
-            (:func:`either`); around 0 for a normal image.
+            the mean distance (its root), each standardised by those of normal images, and of these the greater; around
+            0 for a normal image.
     """
 
     match: Match
@@ -59,22 +58,6 @@ def to_unit_interval(ratio: torch.Tensor) -> torch.Tensor:
     """
     compressed = ratio.abs().log1p()
     return 0.5 * (1 + ratio.sign() * compressed / (1 + compressed))
-
-
-def either(evidence: torch.Tensor) -> torch.Tensor:
-    """Combine two kinds of evidence, of which either alone is enough: a smooth maximum.
-
-    A sum lets the scatter of one hide the other, which is why Tippett ("The Methods of Statistics", 1931) judges
-    several tests by the one that says most.
-
-    Args:
-        evidence: Standardised evidence, of shape ``(B, 2)``.
-
-    Returns:
-        ``log((exp(x_1) + exp(x_2)) / 2)``, of shape ``(B,)``; it does not overflow.
-    """
-    first, second = evidence[:, 0], evidence[:, 1]
-    return torch.maximum(first, second) + (-(first - second).abs()).exp().log1p() - math.log(2)
 
 
 class VaeAttentionModel(nn.Module):
@@ -233,8 +216,16 @@ class VaeAttentionModel(nn.Module):
             counterfactual,
             attention,
             anomaly_map / (2 * self.energy_scale),
-            either((self._peak_and_mean(match.nearest) - self.score_mean) / self.score_std),
+            self._judge(match.nearest),
         )
+
+    def _judge(self, nearest: torch.Tensor) -> torch.Tensor:
+        """Return the image score of the energy to the nearest: of peak and mean, what is more unlike normal images.
+
+        Either alone is enough to reject an image, and a sum would let the scatter of one hide the other, which is why
+        Tippett ("The Methods of Statistics", 1931) judges several tests by the one that says most.
+        """
+        return ((self._peak_and_mean(nearest) - self.score_mean) / self.score_std).amax(dim=1)
 
     def _peak_and_mean(self, energy: torch.Tensor) -> torch.Tensor:
         """Return what an image is judged by: a small defect raises the peak of its energy, a diffuse one the mean.

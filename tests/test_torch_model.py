@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.fitting import FeatureMoments
-from anomalib_vae_attention.torch_model import VaeAttentionModel, either, to_unit_interval
+from anomalib_vae_attention.torch_model import VaeAttentionModel, to_unit_interval
 
 
 def fit(model: VaeAttentionModel, images: torch.Tensor) -> VaeAttentionModel:
@@ -64,15 +64,6 @@ def test_unit_interval_of_some_numbers() -> None:
     extreme = to_unit_interval(torch.tensor([-3e38, -1e30, -1e-30, 0, 1e-30, 1e-6, 1e30, 3e38]))
     assert (extreme.diff() >= 0).all()
     assert 0 < extreme[0] < extreme[-1] < 1
-
-
-def test_either_of_two() -> None:
-    """Evidence is combined as torch's own logaddexp does it, less log 2, and without an overflow."""
-    evidence = 30 * torch.randn(1000, 2)
-    expected = torch.logaddexp(*evidence.unbind(1)) - torch.tensor(2).log()
-    torch.testing.assert_close(either(evidence), expected)
-    large = either(torch.tensor([[0.0, 0.0], [1e4, -1e4], [-1e30, 1e30]]))
-    torch.testing.assert_close(large, torch.tensor([0, 1e4 - 0.6931, 1e30]))
 
 
 @pytest.mark.parametrize("reference", ["exemplars", "gaussian"])
@@ -249,3 +240,14 @@ def test_counterfactual_is_nearer_to_normal_parts(fitted: Fitted, test_images: d
         inside = F.adaptive_avg_pool2d(test_images["mask"][bad].float(), normal.activations[layer].shape[-2:]) > 0.5
         assert inside.sum() >= 5
         assert error(normal).mean() < error(defective)[inside].mean(), layer
+
+
+def test_either_of_peak_and_mean_is_enough(small: VaeAttentionModel) -> None:
+    """A single strange cell raises the score as far as its peak says, a strange image as far as its mean says."""
+    normal = torch.full((3, 8, 8), 5.0)
+    normal[1, 4, 4], normal[2] = 1e4, 1e4
+    evidence = (small._peak_and_mean(normal) - small.score_mean) / small.score_std
+    assert torch.equal(small._judge(normal), evidence.amax(1))
+    assert evidence[1, 0] > evidence[1, 1], "a peak"
+    assert small._judge(normal)[0] < small._judge(normal)[1]
+    assert small._judge(normal)[0] < small._judge(normal)[2]

@@ -26,7 +26,7 @@ from anomalib_vae_attention.benchmark.machine import describe_machine
 from anomalib_vae_attention.files import replacing, write_json
 from anomalib_vae_attention.normal_quantile import image_threshold, images_needed, pixel_levels, pixel_threshold
 from anomalib_vae_attention.reference import LeftOut
-from anomalib_vae_attention.torch_model import VaeAttentionModel, either, to_unit_interval
+from anomalib_vae_attention.torch_model import VaeAttentionModel, to_unit_interval
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +74,7 @@ class RecordedModel(VaeAttention):
 
         def recording(normal: LeftOut) -> None:
             calibrate(normal)
-            peak_and_mean = model._peak_and_mean(normal.nearest)  # noqa: SLF001 - a measurement, not a use
-            self.left_out = to_unit_interval(either((peak_and_mean - model.score_mean) / model.score_std))
+            self.left_out = to_unit_interval(model._judge(normal.nearest))  # noqa: SLF001 - a measurement, not a use
 
         if stage == "fit":
             vars(model)["calibrate"] = recording
