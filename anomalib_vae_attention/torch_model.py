@@ -205,11 +205,7 @@ class VaeAttentionModel(nn.Module):
         counterfactual = self.grid.layers_of(self.vae.decode(match.latent))
         gradients = self.grid.adjoint(self.vae.adjoint(match.gradient))
         attention = energy_attention(activations, counterfactual, gradients)
-        # On the finest layer's grid, so that there is one map to bring to the size of the image.
-        anomaly_map = self._resample("refine_energy", match.energy)
-        for index, layer_map in enumerate(attention):
-            anomaly_map = anomaly_map + self._resample(f"refine_{index}", layer_map)
-        anomaly_map = self._resample("upsample", anomaly_map)
+        anomaly_map = self.at_image_size(attention, match.energy)
         return Explanation(
             match,
             activations,
@@ -218,6 +214,22 @@ class VaeAttentionModel(nn.Module):
             anomaly_map / (2 * self.energy_scale),
             self._judge(match.nearest),
         )
+
+    def at_image_size(self, attention: Sequence[torch.Tensor], energy: torch.Tensor | None = None) -> torch.Tensor:
+        """Add maps up at the size of the images.
+
+        Args:
+            attention: A map of each layer, of shape ``(B, h_l, w_l)``, in units of energy.
+            energy: A map on the grid, of shape ``(B, h, w)``, or none.
+
+        Returns:
+            Their sum, blurred, of shape ``(B, H, W)``, in units of the energy of a cell of the grid.
+        """
+        # On the finest layer's grid, so that there is one map to bring to the size of the image.
+        maps = [self._resample(f"refine_{index}", layer_map) for index, layer_map in enumerate(attention)]
+        if energy is not None:
+            maps.append(self._resample("refine_energy", energy))
+        return self._resample("upsample", torch.stack(maps).sum(0))
 
     def _judge(self, nearest: torch.Tensor) -> torch.Tensor:
         """Return the image score of the energy to the nearest: of peak and mean, what is more unlike normal images.

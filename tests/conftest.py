@@ -83,8 +83,10 @@ def sprites(sprites_root: Path) -> DSprites:
 
 
 @pytest.fixture(scope="module")
-def few() -> Iterator[None]:
+def few(fitted: Fitted) -> Iterator[None]:
     """Draw fifteen images in place of a hundred."""
+    # What all tests share comes first: it must not be drawn, or fitted, while there are few.
+    del fitted
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(drawing, "TRAIN_GOOD", 8)
         patch.setattr(drawing, "TEST_GOOD", 3)

@@ -136,8 +136,7 @@ def _feature_latents(model: VaeAttentionModel, image: torch.Tensor, chosen: Sequ
     def attend(gradient: torch.Tensor) -> torch.Tensor:
         gradients = model.grid.adjoint(model.vae.adjoint(gradient))
         layers = energy_attention(explanation.activations, explanation.counterfactual, gradients)
-        resized = [model._resample(f"upsample_{index}", layer) for index, layer in enumerate(layers)]  # noqa: SLF001
-        return torch.stack(resized).sum(0)[0]
+        return model.at_image_size(layers)[0]
 
     maps = []
     for latent in number:
