@@ -164,7 +164,7 @@ def test_inferencers(small_data: EmbeddedAD, tmp_path: Path, monkeypatch: pytest
         ({"samples": 0}, "samples must be at least 1, but is 0"),
         ({"kl_weight": -1.0}, "kl_weight=-1.0"),
         ({"kl_warmup_steps": -1}, "kl_warmup_steps=-1"),
-        ({"learning_rate": 0.0}, "learning_rate=0.0 must be positive"),
+        ({"learning_rate": 0.0}, "learning_rate must be a number greater than 0"),
     ],
 )
 def test_arguments_out_of_range(arguments: dict, message: str) -> None:
