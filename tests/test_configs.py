@@ -79,11 +79,11 @@ def anomalib(folder: Path, *arguments: str | Path) -> Run:
     return run(folder, Path(sys.executable).with_name("anomalib"), *arguments)
 
 
-def copy_some(source: Path, target: Path, count: int) -> None:
+def copy_some(source: Path, target: Path, count: int, prefix: str = "") -> None:
     """Copy the first images of a folder."""
-    target.mkdir(parents=True)
+    target.mkdir(parents=True, exist_ok=True)
     for file in sorted(source.glob("*.png"))[:count]:
-        shutil.copy(file, target)
+        shutil.copy(file, target / (prefix + file.name))
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +99,10 @@ def my_parts(embedded: EmbeddedAD, tmp_path_factory: pytest.TempPathFactory) -> 
     """Lay drawn images out as ``folder.yaml`` says; return the folder to run it in."""
     folder = tmp_path_factory.mktemp("folder")
     drawn, parts = embedded.root / "washer", folder / "datasets" / "my_parts"
-    copy_some(drawn / "train" / "good", parts / "good", 20)
-    copy_some(drawn / "test" / "missing_piece", parts / "defective", 6)
-    copy_some(drawn / "ground_truth" / "missing_piece", parts / "masks", 6)
+    copy_some(drawn / "train" / "good", parts / "good", 60)
+    for kind in sorted(folder.name for folder in (drawn / "ground_truth").iterdir()):
+        copy_some(drawn / "test" / kind, parts / "defective", 8, prefix=f"{kind}_")
+        copy_some(drawn / "ground_truth" / kind, parts / "masks", 8, prefix=f"{kind}_")
     return folder
 
 
@@ -200,19 +201,19 @@ def test_folder_with_masks(runs: dict[str, Future[Run]]) -> None:
     assert trained.metrics["image_AUROC"] > 0.9
     assert trained.metrics["pixel_AUROC"] > 0.9
     assert trained.metrics["pixel_AUPRO"] > 0.7
-    # Half of the 4 good and the 6 defective images choose the thresholds.
-    assert len(trained.files("images/**/*.png")) == 5
+    # Half of the 12 good and the 32 defective images choose the thresholds.
+    assert len(trained.files("images/**/*.png")) == 22
 
 
 def test_folder_without_masks_is_scored_by_image(runs: dict[str, Future[Run]]) -> None:
     trained = runs["folder without masks"].result()
     assert set(trained.metrics) == {"image_AUROC", "image_F1Score"}
     assert trained.metrics["image_AUROC"] > 0.9
-    assert len(trained.files("images/**/*.png")) == 5
+    assert len(trained.files("images/**/*.png")) == 22
 
 
 def test_predict_makes_a_heat_map_of_each_image_of_a_folder(runs: dict[str, Future[Run]]) -> None:
-    assert len(runs["predict"].result().files("images/**/*.png")) == 6
+    assert len(runs["predict"].result().files("images/**/*.png")) == 32
 
 
 def test_export_as_torch(runs: dict[str, Future[Run]]) -> None:

@@ -4,10 +4,10 @@ import logging
 import math
 
 import torch
-from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention.vae import Posterior
 
+from .bank import Bank, gather
 from .base import LeftOut, Match, NormalReference, require_images
 
 logger = logging.getLogger(__name__)
@@ -22,12 +22,14 @@ HIDDEN = 1e30
 """What the logits of exemplars that are not to be seen are lowered by: infinity less infinity would be no number."""
 CALIBRATION_IMAGES = 256
 """Number of normal images, evenly spaced over those seen, from which the energy of normal data is estimated."""
-CALIBRATION_BATCH = 8
+CALIBRATION_BATCH = 32
 """Normal images that are left out and matched at a time."""
+COMPARED = 32
+"""Number of normal images by which the exemplars of a cell are compared with those of the cells around it."""
 SEARCH_BYTES = 2**21
 """Memory of one part of a search, exemplars and distances in single precision: what a processor's cache holds."""
-FEW = 256
-"""Exemplars of a cell that the cells around it are asked to make up, where there are fewer images."""
+FEW = 512
+"""Exemplars of a cell, at most, where there are fewer images and the cells around it help."""
 
 
 class Exemplars(NormalReference):
@@ -39,14 +41,16 @@ class Exemplars(NormalReference):
     match depends smoothly on the image: where two exemplars are equally near, a runtime's last digit does not
     choose the map. The energy to the nearest takes the other latents from the match.
 
-    Few images show little of what is normal at a cell. Where there are fewer than :data:`FEW`, those of the cells
-    around it are its exemplars too, as far around as they make up that number.
+    Few images show little of what is normal at a cell, less so if parts do not always lie alike. Where there are fewer
+    than :data:`FEW` images, that many exemplars of the cell and the cells around it are tried too: as far around as
+    images make up that number, a random sample where they are more. They are kept if they bring normal images that are
+    left out nearer than those of the cell alone do.
 
     Args:
         max_exemplars: Most images to keep. Of more, a random sample of that size is kept (reservoir sampling, seeded),
-            so that memory is at most ``(d + 4) h w`` bytes an image: 68 KiB for 64 latents on a 32x32 grid, or 17 MiB
-            for fewer than :data:`FEW` images.
-        radius: How many cells away an exemplar may be, 0 or more; None is as many as make up :data:`FEW`.
+            so that memory is at most ``(d + 4) h w`` bytes an image: 68 KiB for 64 latents on a 32x32 grid, or 34 MiB
+            where :data:`FEW` of the cells around help.
+        radius: How many cells away an exemplar may be, 0 or more; None finds out.
     """
 
     bank: torch.Tensor
@@ -94,11 +98,7 @@ class Exemplars(NormalReference):
                 self._kept[place] = mean.half()
 
     def finish(self) -> LeftOut:
-        """Build the bank; see :meth:`NormalReference.finish`.
-
-        The exemplars are stored relative to their mean at each cell: a byte then holds the differences that count, and
-        the expansion of the square below loses no digits.
-        """
+        """Build the bank; see :meth:`NormalReference.finish`."""
         require_images(len(self._kept))
         device = self._variance.device
         self.scale = (2 * self._variance).rsqrt().detach().clone()
@@ -106,46 +106,47 @@ class Exemplars(NormalReference):
         for mean in self._kept:
             total += mean.double()
         self.centre = (total / len(self._kept)).float().to(device)
-        self.bank, self.step, outside = self._gather()
-        searched = self.step[:SEARCH_LATENTS, None]
-        half_norm = 0.5 * torch.stack([(cell[:SEARCH_LATENTS] * searched).square().sum(0) for cell in self.bank])
-        self.half_norm = half_norm[:, None] + HIDDEN * outside.repeat(1, 1, len(self._kept))
-        chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
+        self._build()
+        chosen = self._spread(CALIBRATION_IMAGES)
         nearest = self._leave_out(chosen).nearest
         self.temperature.copy_((RELATIVE_TEMPERATURE * nearest.mean()).clamp_min(LEAST_TEMPERATURE))
         left_out = self._leave_out(chosen)
         self.start()
         return left_out
 
-    def _gather(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Put the exemplars of each cell side by side.
+    def _spread(self, most: int) -> torch.Tensor:
+        """Return the numbers of some images, evenly spaced."""
+        return torch.linspace(0, len(self._kept) - 1, min(most, len(self._kept))).round().long()
 
-        Returns:
-            Whitened exemplars relative to the cell's mean, of shape ``(h w, d, N k)``, the ``k`` of an image together,
-            in steps; the step of each latent, of shape ``(d,)``; and 1 for exemplars that would lie outside the image,
-            else 0, of shape ``(h w, 1, k)``.
-        """
-        count, (latent_dim, height, width) = len(self._kept), self._kept[0].shape
-        radius = (math.isqrt(max(1, FEW // count)) - 1) // 2 if self.radius is None else self.radius
-        window, device = 2 * radius + 1, self.centre.device
-        centre = self._whiten(self.centre).flatten(1).T[:, :, None]
+    def _build(self) -> None:
+        """Fill the bank, with the cells around where that brings normal images that are left out nearer."""
+        count = len(self._kept)
+        own = gather(self._kept, self.centre, self.scale, self.radius or 0)
+        self._use(own)
+        if self.radius is not None or count >= FEW:
+            return
+        compared = self._spread(COMPARED)
+        of_own = self._leave_out(compared).nearest.mean()
+        radius = max(1, (math.isqrt(FEW // count) - 1) // 2)
+        self._use(gather(self._kept, self.centre, self.scale, radius, FEW))
+        of_all = self._leave_out(compared).nearest.mean()
+        # A single image has only the cells around to be compared with.
+        if count > 1 and of_own <= of_all:
+            self._use(own)
+            return
+        logger.info(
+            "Normal images are nearer to each other where cells are compared with those around them, too: "
+            "%d exemplars a cell, from up to %d away.",
+            self.bank.shape[2],
+            radius,
+        )
 
-        def around(image: torch.Tensor) -> torch.Tensor:
-            windows = F.unfold(image[None], window, padding=radius)
-            return windows.view(len(image), window**2, height * width).permute(2, 0, 1)
-
-        def departure(mean: torch.Tensor) -> torch.Tensor:
-            return (around(self._whiten(mean.to(device).float())) - centre) * (1 - outside)
-
-        outside = 1 - around(torch.ones(1, height, width, device=device))
-        greatest = torch.zeros(latent_dim, device=device)
-        for mean in self._kept:
-            greatest = torch.maximum(greatest, departure(mean).abs().amax((0, 2)))
-        step = (greatest / torch.iinfo(torch.int8).max).clamp_min(torch.finfo(torch.float32).tiny)
-        bank = torch.empty(height * width, latent_dim, count, window**2, dtype=torch.int8, device=device)
-        for index, mean in enumerate(self._kept):
-            bank[:, :, index] = (departure(mean) / step[:, None]).round().to(torch.int8)
-        return bank.flatten(2), step, outside
+    def _use(self, bank: Bank) -> None:
+        """Make a bank the one that is searched."""
+        self.bank, self.step, self._image = bank.steps, bank.step, bank.image
+        searched = self.step[:SEARCH_LATENTS, None]
+        half_norm = 0.5 * torch.stack([(cell[:SEARCH_LATENTS] * searched).square().sum(0) for cell in self.bank])
+        self.half_norm = half_norm[:, None] + HIDDEN * bank.outside
 
     def _leave_out(self, chosen: torch.Tensor) -> LeftOut:
         """Match some of the images, each with all others."""
@@ -211,7 +212,7 @@ class Exemplars(NormalReference):
             logit = torch.bmm(query[some, :, :SEARCH_LATENTS], bank[:, :SEARCH_LATENTS])
             logit = (logit - self.half_norm[some]) * (2 / self.temperature)
             if leave_out is not None:
-                self._hide(logit, leave_out)
+                self._hide(logit, leave_out, some)
             found.append((torch.bmm(logit.softmax(2), bank.mT), logit.amax(2)))
         # Matches are held fixed in the gradient.
         matched = torch.cat([match for match, _ in found]).detach()
@@ -224,12 +225,10 @@ class Exemplars(NormalReference):
         latent = matched / self.scale[:, None, None] + self.centre
         return energy.T.reshape(batch, height, width), latent, nearest.T.reshape(batch, height, width)
 
-    def _hide(self, logit: torch.Tensor, leave_out: torch.Tensor) -> None:
-        """Lower the logits of each image's own exemplars, in place; see :meth:`_search`."""
-        cells, batch, exemplars = logit.shape
-        count = len(self._kept)
-        logit = logit.view(cells, batch, count, exemplars // count)
-        if count > 1:
-            logit[:, torch.arange(batch, device=logit.device), leave_out] -= HIDDEN
+    def _hide(self, logit: torch.Tensor, leave_out: torch.Tensor, some: slice) -> None:
+        """Lower the logits of each image's own exemplars at some of the cells, in place; see :meth:`_search`."""
+        exemplars = logit.shape[2]
+        if len(self._kept) > 1:
+            logit -= HIDDEN * (self._image[some, None] == leave_out[:, None])
         elif exemplars > 1:
-            logit[:, :, :, exemplars // 2] -= HIDDEN
+            logit[:, :, exemplars // 2] -= HIDDEN

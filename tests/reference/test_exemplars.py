@@ -10,6 +10,7 @@ from anomalib_vae_attention.reference import (
     Match,
 )
 from anomalib_vae_attention.reference import exemplars as exemplars_module
+from anomalib_vae_attention.reference.bank import gather
 from anomalib_vae_attention.reference.exemplars import HIDDEN
 from anomalib_vae_attention.vae import Posterior
 
@@ -91,9 +92,9 @@ def test_match_is_the_weighted_mean_of_the_exemplars(
     torch.testing.assert_close(match.latent, expected.latent, rtol=1e-4, atol=1e-3)
 
 
-@pytest.mark.parametrize(("images", "radius"), [(1, 7), (5, 3), (28, 1), (29, 0), (209, 0), (400, 0)])
+@pytest.mark.parametrize(("images", "radius"), [(1, 10), (5, 4), (28, 1), (56, 1)])
 def test_few_images_are_helped_by_the_cells_around(images: int, radius: int) -> None:
-    """Where there are few images, a cell has the exemplars around it too, as many as make up 256 but no more."""
+    """Where cells look alike, those around them are used, as many as make up 512 but no more."""
     latents, variance = torch.randn(images, 2, 3, 4), torch.full((2,), 0.5)
     normal, expected = Exemplars(), Exemplars(radius=radius)
     collect(normal, latents, variance)
@@ -103,6 +104,44 @@ def test_few_images_are_helped_by_the_cells_around(images: int, radius: int) -> 
     posterior = Posterior(torch.randn(2, 2, 3, 4), variance)
     for ours, theirs in zip(normal.match(posterior), expected.match(posterior), strict=True):
         assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(("images", "most"), [(57, 512), (209, 512), (512, 512), (600, 600)])
+def test_a_sample_of_the_cells_around_has_a_bound(images: int, most: int) -> None:
+    """Of more than 512, each cell has a sample of its own, every exemplar one of those around it."""
+    latents, variance = torch.randn(images, 2, 3, 4), torch.full((2,), 0.5)
+    normal, everything = Exemplars(), Exemplars(radius=1)
+    collect(normal, latents, variance)
+    collect(everything, latents, variance)
+    assert normal.bank.shape == (12, 2, most)
+    near = everything.bank * everything.step[:, None]
+    for cell, bank in enumerate(normal.bank * normal.step[:, None]):
+        inside = normal.half_norm[cell, 0] < HIDDEN / 2
+        gap = torch.cdist(bank[:, inside].T, near[cell].T).amin(1)
+        assert gap.max() <= (normal.step.max() + everything.step.max())
+
+
+def test_each_cell_has_a_sample_of_its_own() -> None:
+    """What one cell's sample lacks, that of the next one may have."""
+    latents = torch.arange(100.0).view(100, 1, 1, 1).expand(100, 1, 3, 4)
+    bank = gather(list(latents), latents.mean(0), torch.ones(1), radius=1, most=200)
+    assert bank.image.shape == (12, 200)
+    assert len({tuple(cell.tolist()) for cell in bank.image}) == 12
+    values = bank.steps * bank.step[:, None] + 49.5
+    inside = bank.outside[:, 0] == 0
+    assert torch.equal(values[:, 0][inside].round().long(), bank.image[inside])
+    assert torch.equal(bank.outside[5], torch.zeros(1, 200))
+    assert 0.3 < bank.outside[0].mean() < 0.8
+
+
+@pytest.mark.parametrize("images", [28, 209])
+def test_parts_that_lie_alike_are_compared_with_their_own_cell(images: int) -> None:
+    """Where every cell looks different and always the same, the cells around it say nothing."""
+    latents, variance = torch.randn(2, 3, 4) * 10 + torch.randn(images, 2, 3, 4) * 0.1, torch.full((2,), 0.5)
+    normal, expected = Exemplars(), Exemplars(radius=0)
+    collect(normal, latents, variance)
+    collect(expected, latents, variance)
+    assert torch.equal(normal.bank, expected.bank)
 
 
 def test_each_image_of_a_batch_on_its_own() -> None:
