@@ -5,6 +5,7 @@ from typing import Literal
 
 import torch
 
+from .reference import require_images
 from .vae import FeatureVAE
 
 CACHE_LIMIT = 2**30
@@ -50,9 +51,7 @@ class FeatureMoments:
         Raises:
             ValueError: If no features were added.
         """
-        if self.count == 0:
-            msg = "There is no normal image to learn from: the training set is empty."
-            raise ValueError(msg)
+        require_images(self.count)
         shifted = self._sum / self.count
         return shifted + self._shift, self._outer / self.count - shifted[:, None] * shifted
 

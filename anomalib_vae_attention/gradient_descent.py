@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,6 +10,7 @@ import torch
 from anomalib.pre_processing import PreProcessor
 from torch.utils.data import DataLoader
 
+from .arguments import require_positive, require_whole
 from .normal_quantile import NormalQuantile
 
 if TYPE_CHECKING:
@@ -31,11 +33,10 @@ class GradientFit:
     """
 
     def __init__(self, learning_rate: float, kl_weight: float, kl_warmup_steps: int) -> None:
-        if learning_rate <= 0 or kl_weight < 0 or kl_warmup_steps < 0:
-            msg = (
-                f"learning_rate={learning_rate} must be positive, kl_weight={kl_weight} and "
-                f"kl_warmup_steps={kl_warmup_steps} not negative."
-            )
+        require_positive("learning_rate", learning_rate)
+        require_whole("kl_warmup_steps", kl_warmup_steps, least=0)
+        if not 0 <= kl_weight < math.inf:
+            msg = f"kl_weight must be a number, 0 or more, but is {kl_weight!r}."
             raise ValueError(msg)
         self.learning_rate = learning_rate
         self.kl_weight = kl_weight

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from .arguments import require_choice
 from .attention import energy_attention, latent_attention, mean_attention, normal_difference_attention
 from .reference import Match, NormalReference
 from .resampling import apply_separable, resize_matrix
@@ -78,7 +79,8 @@ class ImageMaps(nn.Module):
         super().__init__()
         self.vae, self.reference = vae, reference
         self.input_size, self.channels = input_size, channels
-        self.attention = self._known(attention)
+        require_choice("attention", attention, ATTENTIONS)
+        self.attention = attention
         self.attention_layers = self.find_layers(attention_layers)
         self.register_buffer("normal_mean", torch.zeros(latent_dim))
         self.register_buffer("normal_variance", torch.ones(latent_dim))
@@ -96,13 +98,6 @@ class ImageMaps(nn.Module):
         for name in self.attention_layers:
             for axis, side, pixels in zip("hw", trace[name].shape[-2:], self.input_size, strict=True):
                 self.register_buffer(f"resize_{axis}_{side}", resize_matrix(side, pixels), persistent=False)
-
-    @staticmethod
-    def _known(attention: str) -> str:
-        if attention not in ATTENTIONS:
-            msg = f"attention must be one of {list(ATTENTIONS)}, but is {attention!r}."
-            raise ValueError(msg)
-        return attention
 
     def find_layers(self, names: Sequence[str] | str) -> list[str]:
         """Return the encoder's own names of layers; see :meth:`Network.find`."""
@@ -134,7 +129,8 @@ class ImageMaps(nn.Module):
         Raises:
             ValueError: If there is no such attention or layer.
         """
-        attention = self._known(attention or self.attention)
+        attention = attention or self.attention
+        require_choice("attention", attention, ATTENTIONS)
         layers = self.find_layers(layers) if layers else self.attention_layers
         explain = getattr(self, f"_{attention}")
         scores_of_latents = {"latent": self.latent_dim, "normal_difference": 2 * self.latent_dim}.get(attention, 1)
@@ -170,7 +166,8 @@ class ImageMaps(nn.Module):
             jacobian = self._by_latents(encoded, list(names.values()), range(2 * self.latent_dim))
             encoded = encoded._replace(jacobian=jacobian)
             for attention in attentions:
-                explain = getattr(self, f"_{self._known(attention)}")
+                require_choice("attention", attention, ATTENTIONS)
+                explain = getattr(self, f"_{attention}")
                 for layer in [""] if attention in WITHOUT_LAYERS else layers:
                     chosen = [names[layer]] if layer else []
                     found.setdefault((attention, layer), []).append(explain(part, chosen, encoded))

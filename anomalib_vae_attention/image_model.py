@@ -1,18 +1,17 @@
 """The image VAEs as a torch module: image in, ``InferenceBatch`` out, no autograd at inference."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 from anomalib.data import InferenceBatch
 
+from .arguments import require_choice, require_whole
 from .image_maps import ATTENTIONS, ImageMaps
-from .reference import Exemplars, Gaussian, NormalReference
-from .torch_model import to_unit_interval
+from .reference import require_images
+from .scoring import LEAST_ENERGY, make_reference, require_scorable, to_unit_interval
 from .vae import Posterior
 from .vae.image import IMAGE_VAES, make_image_vae
 
-LEAST_ENERGY = 1.0
-"""Least energy of normal images: that of latents one standard deviation apart."""
 CALIBRATION_IMAGES = 16
 """Normal images from which the scales of maps and scores are estimated."""
 
@@ -75,24 +74,14 @@ class ImageVaeModel(ImageMaps):
         samples: int = 8,
         seed: int = 0,
     ) -> None:
-        references: dict[str, Callable[[], NormalReference]] = {
-            "exemplars": lambda: Exemplars(max_exemplars, radius=0),
-            "gaussian": Gaussian,
-        }
-        for name, value, choices in (("vae", vae, list(IMAGE_VAES)), ("reference", reference, list(references))):
-            if value not in choices:
-                msg = f"{name} must be one of {choices}, but is {value!r}."
-                raise ValueError(msg)
-        for name, count in (("samples", samples), ("max_exemplars", max_exemplars)):
-            if count < 1:
-                msg = f"{name} must be at least 1, but is {count}."
-                raise ValueError(msg)
+        require_choice("vae", vae, list(IMAGE_VAES))
+        require_whole("samples", samples, least=1)
         defaults = IMAGE_VAES[vae]
         size, channels = tuple(input_size or defaults.input_size), channels or defaults.channels
         likelihood = likelihood or defaults.likelihood
         super().__init__(
             make_image_vae(vae, latent_dim, size, channels, likelihood, widths, hidden_dim),
-            references[reference](),
+            make_reference(reference, max_exemplars, radius=0),
             size,
             channels,
             latent_dim,
@@ -140,24 +129,13 @@ class ImageVaeModel(ImageMaps):
         if self.training:
             noise = torch.randn(len(image), self.latent_dim, device=image.device)
             return self.vae.elbo_terms(image.contiguous(memory_format=torch.channels_last), noise)
-        self._check(image)
+        require_scorable(image, self.is_fitted)
         maps, scores = self.explain(image)
         index = ATTENTIONS.index(self.attention)
         return InferenceBatch(
             pred_score=to_unit_interval((scores - self.score_mean[index]) / self.score_std[index]),
             anomaly_map=to_unit_interval(maps / self.map_scale[index])[:, None],
         )
-
-    def _check(self, image: torch.Tensor) -> None:
-        if torch.compiler.is_compiling():
-            return
-        if not self.is_fitted:
-            msg = "The model has not been fitted: run fit or train first, or load a checkpoint (ckpt_path)."
-            raise RuntimeError(msg)
-        bad = (~image.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
-        if bad:
-            msg = f"The images at {bad} of the batch have pixels that are not a number or infinite."
-            raise ValueError(msg)
 
     @torch.no_grad()
     def collect(self, batches: Iterable[torch.Tensor]) -> int:
@@ -177,9 +155,7 @@ class ImageVaeModel(ImageMaps):
             image = self.prepare_image(batch)
             parameters.append(self.vae.encoder(image))
             some.append(image[:1])
-        if not parameters:
-            msg = "There is no normal image to learn from: the training set is empty."
-            raise ValueError(msg)
+        require_images(len(parameters))
         mean, log_variance = self.vae.split(torch.cat(parameters))
         self.average_variance.copy_(log_variance.exp().mean(0))
         self.normal_mean.copy_(mean.mean(0))

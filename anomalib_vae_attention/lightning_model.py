@@ -27,6 +27,7 @@ from .image_maps import ATTENTIONS
 from .image_model import ImageVaeModel
 from .normal_quantile import NormalQuantile
 from .persistence import WholeFiles, use_whole_checkpoints
+from .scoring import not_finite
 from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
 from .unreadable import NameUnreadableFiles
 from .vae.image import IMAGE_VAES
@@ -148,7 +149,6 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
         latent_dim = int(defaults["latent_dim"]) if latent_dim is None else latent_dim
         learning_rate = defaults["learning_rate"] if learning_rate is None else learning_rate
         require_whole("latent_dim", latent_dim, least=1)
-        require_whole("max_exemplars", max_exemplars, least=1)
         require_positive("learning_rate", learning_rate)
         self._chose_post_processor = post_processor is not True
         self.fit_procedure: ClosedFormFit | GradientFit
@@ -308,7 +308,7 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
             ValueError: If one has pixels that are not finite, naming its file.
         """
         image: torch.Tensor = batch.image.to(next(self.model.parameters()).dtype)
-        bad = (~image.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+        bad = not_finite(image)
         if bad:
             names = [batch.image_path[index] for index in bad] if batch.image_path else bad
             msg = f"Images with pixels that are not a number or infinite: {names}."

@@ -25,6 +25,8 @@ HELD_OUT_LIMIT = 500
 """Most images that are held out: they stay in memory until the end of the fit, 0.75 MiB each at 256x256."""
 LEVELS = 2**16
 """Levels of the pixels' histogram over (0, 1); a power of two, so that single precision falls into levels exactly."""
+RUNTIME_MARGIN = 1e-6
+"""What scores and maps of normal images may differ by between runtimes without being called anomalous."""
 
 
 def share_above(count: int, rate: float) -> float:
@@ -207,7 +209,11 @@ class NormalQuantile(PostProcessor):
             )
 
     def _set(self, level: str, threshold: float) -> None:
-        """Set a threshold, and a range of scores around it that holds all of [0, 1], so that nothing is clamped."""
+        """Set a threshold, and a range of scores around it that holds all of [0, 1], so that nothing is clamped.
+
+        It is a value that a normal image has: the last digit of another runtime must not raise that above it.
+        """
+        threshold += RUNTIME_MARGIN
         reach = max(threshold, 1 - threshold)
         for name, value in ((f"_{level}_threshold", 0), (f"{level}_min", -reach), (f"{level}_max", reach)):
             self.get_buffer(name).fill_(threshold + value)

@@ -1,6 +1,6 @@
 """The model of vae_attention as a torch module: image in, ``InferenceBatch`` out, no autograd at inference."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -9,8 +9,9 @@ from torch import nn
 
 from .attention import energy_attention
 from .backbone import PACKAGED_BACKBONE, Backbone
-from .reference import Exemplars, Gaussian, LeftOut, Match, NormalReference
+from .reference import LeftOut, Match
 from .resampling import apply_separable, blur_matrix, resize_matrix
+from .scoring import LEAST_ENERGY, make_reference, require_scorable, to_unit_interval
 from .vae import FeatureGrid, FeatureVAE
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 DEFAULT_LAYERS = ("blocks.1", "blocks.2", "blocks.4")
 LEAST_VARIATION = 0.05
 """Least standard deviation of the logarithms of peak and mean over normal images."""
-LEAST_ENERGY = 1.0
-"""Least energy of normal images: that of latents one standard deviation apart. Copies of one image have less."""
 
 
 class Explanation(NamedTuple):
@@ -43,21 +42,6 @@ class Explanation(NamedTuple):
     attention: list[torch.Tensor]
     anomaly_map: torch.Tensor
     score: torch.Tensor
-
-
-def to_unit_interval(ratio: torch.Tensor) -> torch.Tensor:
-    """Map any real number strictly monotonically into (0, 1), slowly enough never to saturate.
-
-    anomalib's metrics and post-processing expect scores in [0, 1]; its sigmoid would turn every large score into 1.
-
-    Args:
-        ratio: Score over that of normal images, of any shape; 0 becomes 0.5, 1 about 0.70, 100 about 0.91.
-
-    Returns:
-        ``(1 + sign(ratio) a / (1 + a)) / 2`` with ``a = log(1 + |ratio|)``, of the same shape.
-    """
-    compressed = ratio.abs().log1p()
-    return 0.5 * (1 + ratio.sign() * compressed / (1 + compressed))
 
 
 class VaeAttentionModel(nn.Module):
@@ -96,22 +80,12 @@ class VaeAttentionModel(nn.Module):
         score_sigma: float = 1.0,
     ) -> None:
         super().__init__()
-        references: dict[str, Callable[[], NormalReference]] = {
-            "exemplars": lambda: Exemplars(max_exemplars),
-            "gaussian": Gaussian,
-        }
-        if reference not in references:
-            msg = f"reference must be one of {list(references)}, but is {reference!r}."
-            raise ValueError(msg)
-        if max_exemplars < 1:
-            msg = f"max_exemplars must be at least 1, but is {max_exemplars}."
-            raise ValueError(msg)
         self.tiler: Tiler | None = None
         self.backbone = Backbone(backbone, layers, pre_trained)
         self.grid = FeatureGrid(self.backbone.channels, grid_stride)
         # No graph is to be built at inference, where callers such as anomalib's TorchInferencer allow gradients.
         self.vae = FeatureVAE(self.backbone.channels, latent_dim).requires_grad_(requires_grad=False)
-        self.reference: NormalReference = references[reference]()
+        self.reference = make_reference(reference, max_exemplars)
         self.map_sigma = map_sigma
         self.score_sigma = score_sigma
         self.register_buffer("energy_scale", torch.ones(()))
@@ -197,7 +171,7 @@ class VaeAttentionModel(nn.Module):
             RuntimeError: If the model has not been fitted.
             ValueError: If the images are not finite, or of another size than those it was fitted on.
         """
-        self._check(image)
+        require_scorable(image, self.is_fitted)
         activations = self.layers(image)
         self._check_size(image)
         posterior = self.vae.posterior(self.grid(activations))
@@ -246,17 +220,6 @@ class VaeAttentionModel(nn.Module):
         """
         peak = self._resample("smooth_score", energy).amax(dim=(-2, -1))
         return torch.stack([peak, energy.sqrt().mean(dim=(-2, -1))], dim=1).log1p()
-
-    def _check(self, image: torch.Tensor) -> None:
-        if torch.compiler.is_compiling():
-            return
-        if not self.is_fitted:
-            msg = "The model has not been fitted: run fit or train first, or load a checkpoint (ckpt_path)."
-            raise RuntimeError(msg)
-        if not torch.stack(image.aminmax()).isfinite().all():
-            bad = (~image.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
-            msg = f"The images at {bad} of the batch have pixels that are not a number or infinite."
-            raise ValueError(msg)
 
     def _check_size(self, image: torch.Tensor) -> None:
         if not torch.compiler.is_compiling() and self.reference.grid_size != self.grid.grid_size:

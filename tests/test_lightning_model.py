@@ -28,7 +28,7 @@ def test_fitted_state_is_finite_and_small(fitted: Fitted) -> None:
     """All parameters and buffers are finite, and the reference has as many exemplars as there were images."""
     for name, tensor in fitted.model.state_dict().items():
         assert not tensor.is_floating_point() or tensor.isfinite().all(), name
-    assert fitted.model.model.reference.bank.shape == (32 * 32, 64, 60)
+    assert fitted.model.model.reference.bank.shape == (32 * 32, 64, 512)
     assert fitted.model.model.is_fitted
 
 

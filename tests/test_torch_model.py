@@ -11,7 +11,8 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.fitting import FeatureMoments
-from anomalib_vae_attention.torch_model import VaeAttentionModel, to_unit_interval
+from anomalib_vae_attention.scoring import to_unit_interval
+from anomalib_vae_attention.torch_model import VaeAttentionModel
 
 
 def fit(model: VaeAttentionModel, images: torch.Tensor) -> VaeAttentionModel:
@@ -154,7 +155,7 @@ def test_one_image_or_copies_of_it(images: int, size: int, reference: str) -> No
     ("arguments", "message"),
     [
         ({"reference": "mean"}, r"reference .*\['exemplars', 'gaussian'\].*'mean'"),
-        ({"max_exemplars": 0}, r"max_exemplars must be at least 1, but is 0"),
+        ({"max_exemplars": 0}, r"max_exemplars must be at least 1, and a whole number, but is 0"),
         ({"latent_dim": 176}, r"latent_dim must be from 1 to 175"),
         ({"backbone": "resnet1"}, r"backbone='resnet1'.*'resnet18'"),
         ({"backbone": "no such thing"}, r"backbone='no such thing'.*'tf_efficientnet_lite0'"),

@@ -4,8 +4,8 @@ Both references answer the same question, for eq. 4 of Liu et al. (CVPR 2020): g
 normal latent does each cell compare with, and how large is the difference over the variance of both?
 """
 
-from .base import LeftOut, Match, NormalReference
+from .base import LeftOut, Match, NormalReference, require_images
 from .exemplars import Exemplars
 from .gaussian import Gaussian
 
-__all__ = ["Exemplars", "Gaussian", "LeftOut", "Match", "NormalReference"]
+__all__ = ["Exemplars", "Gaussian", "LeftOut", "Match", "NormalReference", "require_images"]

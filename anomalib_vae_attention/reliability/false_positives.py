@@ -11,7 +11,7 @@ import logging
 import random
 import tempfile
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import pandas as pd
 import torch
@@ -26,7 +26,10 @@ from anomalib_vae_attention.benchmark.machine import describe_machine
 from anomalib_vae_attention.files import replacing, write_json
 from anomalib_vae_attention.normal_quantile import image_threshold, images_needed, pixel_levels, pixel_threshold
 from anomalib_vae_attention.reference import LeftOut
-from anomalib_vae_attention.torch_model import VaeAttentionModel, to_unit_interval
+from anomalib_vae_attention.scoring import to_unit_interval
+
+if TYPE_CHECKING:
+    from anomalib_vae_attention.torch_model import VaeAttentionModel
 
 logger = logging.getLogger(__name__)
 
