@@ -1,5 +1,8 @@
 """What several test modules call; a conftest.py in a subfolder would hide one above it from imports."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -83,3 +86,25 @@ def exemplars_of(images: int) -> int:
     reference = Exemplars()
     collect(reference, torch.randn(images, 2, 8, 8), torch.ones(2))
     return reference.bank.shape[2]
+
+
+def run_command(folder: Path, *command: str | Path) -> str:
+    """Run a command in a folder, without a network, demand that it ends well, and return what it printed."""
+    process = subprocess.run(
+        command,
+        cwd=folder,
+        # One thread, because two run at a time.
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout
+    return process.stdout
+
+
+def run_anomalib(folder: Path, *arguments: str | Path) -> str:
+    """Run, likewise, the command ``anomalib`` that is installed beside this Python."""
+    return run_command(folder, Path(sys.executable).with_name("anomalib"), *arguments)

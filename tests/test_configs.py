@@ -1,10 +1,8 @@
 """The config files and anomalib's command do what the documentation says, each in a process and a folder of its own."""
 
 import inspect
-import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,6 +11,7 @@ from typing import NamedTuple
 
 import pytest
 import yaml
+from support import run_anomalib, run_command
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
 from anomalib_vae_attention.lightning_model import FEATURE_DEFAULTS
@@ -59,24 +58,12 @@ class Run(NamedTuple):
 
 def run(folder: Path, *command: str | Path) -> Run:
     """Run a command in a folder, without a network, and demand that it ends well."""
-    process = subprocess.run(
-        command,
-        cwd=folder,
-        # One thread each, because two run at a time.
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert process.returncode == 0, process.stdout
-    return Run(folder, process.stdout)
+    return Run(folder, run_command(folder, *command))
 
 
 def anomalib(folder: Path, *arguments: str | Path) -> Run:
-    """Run the command that is installed beside this Python."""
-    return run(folder, Path(sys.executable).with_name("anomalib"), *arguments)
+    """Run anomalib's command likewise."""
+    return Run(folder, run_anomalib(folder, *arguments))
 
 
 def copy_some(source: Path, target: Path, count: int, prefix: str = "") -> None:

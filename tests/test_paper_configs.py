@@ -1,14 +1,12 @@
 """The configs of the paper's experiments run as they stand, on a few images each."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from support import run_anomalib
 
 from anomalib_vae_attention.image_model import ImageVaeModel
 
@@ -86,21 +84,10 @@ def test_a_config_runs_as_it_stands(name: str, tmp_path: Path) -> None:
     write = {"mvtec": write_mvtec, "ucsd_ped1": write_ucsd}.get(name, write_mnist)
     folder = {"mvtec": "MVTecAD", "ucsd_ped1": "ucsd"}.get(name, "MNIST")
     write(tmp_path / "datasets" / folder)
-    command = [Path(sys.executable).with_name("anomalib"), "train", "--config", CONFIGS[name]]
     overrides = ["--trainer.max_epochs", "1", "--data.init_args.num_workers", "0"]
     overrides += ["--model.init_args.latent_dim", "4"]
     overrides += {"mvtec": ["--model.init_args.input_size", "[64,64]"]}.get(name, [])
-    done = subprocess.run(
-        [*map(str, command), *overrides],
-        cwd=tmp_path,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "200", "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=600,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout
-    assert "image_AUROC" in done.stdout
-    assert ("pixel_AUROC" in done.stdout) is (name in {"mvtec", "ucsd_ped1"})
+    output = run_anomalib(tmp_path, "train", "--config", CONFIGS[name], *overrides)
+    assert "image_AUROC" in output
+    assert ("pixel_AUROC" in output) is (name in {"mvtec", "ucsd_ped1"})
     assert {file.name for file in tmp_path.rglob("*.ckpt")} == {"model.ckpt"}

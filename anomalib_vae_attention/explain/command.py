@@ -6,7 +6,7 @@ import shlex
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import jinja2
 from tqdm import tqdm
@@ -17,7 +17,7 @@ from anomalib_vae_attention.image_model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
 
 from .data import Sample, find_samples, read_sample
-from .explainers import Picture, count_latents, explain_image, parse_latents
+from .explainers import Picture, count_latents, explain_image, load_model, parse_latents
 from .pictures import Tile, find_scales, tiles_of, write_picture
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -120,10 +120,7 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     if arguments.limit < 1:
         msg = f"--limit must be at least 1, but is {arguments.limit}."
         raise ValueError(msg)
-    if not arguments.ckpt_path.is_file():
-        msg = f"--ckpt_path {arguments.ckpt_path}: there is no such file."
-        raise FileNotFoundError(msg)
-    module = cast("VaeAttention", VaeAttention.load_from_checkpoint(arguments.ckpt_path, map_location="cpu").eval())
+    module = load_model(arguments.ckpt_path)
     parse_latents(arguments.latents, count_latents(module))
     samples = find_samples(arguments.data, arguments.overrides, arguments.limit)
     progress = tqdm(samples, desc="images", disable=None)

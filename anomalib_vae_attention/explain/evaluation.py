@@ -22,6 +22,7 @@ from anomalib_vae_attention.image_model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
 
 from .data import read_datamodule
+from .explainers import load_model
 
 logger = logging.getLogger(__name__)
 
@@ -162,10 +163,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     datamodule = read_datamodule(arguments.config, arguments.overrides)
     rows = []
     for checkpoint in arguments.ckpt_path:
-        if not checkpoint.is_file():
-            msg = f"--ckpt_path {checkpoint}: there is no such file."
-            raise FileNotFoundError(msg)
-        module = cast("VaeAttention", VaeAttention.load_from_checkpoint(checkpoint, map_location="cpu").eval())
+        module = load_model(checkpoint)
         layers = arguments.layers or image_model(module).attention_layers
         rows += [
             {"checkpoint": str(checkpoint), **row}

@@ -1,6 +1,7 @@
 """What a trained model says of an image, for pictures: the same fields whatever the VAE."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -9,6 +10,18 @@ from anomalib_vae_attention.attention import energy_attention
 from anomalib_vae_attention.image_model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
 from anomalib_vae_attention.torch_model import VaeAttentionModel
+
+
+def load_model(checkpoint: Path) -> VaeAttention:
+    """Load a trained model on the CPU, ready to predict.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+    """
+    if not checkpoint.is_file():
+        msg = f"--ckpt_path {checkpoint}: there is no such file."
+        raise FileNotFoundError(msg)
+    return cast("VaeAttention", VaeAttention.load_from_checkpoint(checkpoint, map_location="cpu").eval())
 
 
 class Latents(NamedTuple):
