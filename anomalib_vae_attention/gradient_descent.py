@@ -83,7 +83,7 @@ class GradientFit:
         terms = {name: term.mean() for name, term in found.items()}
         loss = terms["reconstruction"] + self.kl_weight_at(module.trainer.global_step) * terms["kl"]
         if not loss.isfinite():
-            msg = f"The loss is {float(loss)} at step {module.trainer.global_step}: lower learning_rate."
+            msg = f"The loss is {loss.item()} at step {module.trainer.global_step}: lower learning_rate."
             raise FloatingPointError(msg)
         logged = {"train_loss": loss, **{f"train_{name}": term for name, term in terms.items()}}
         module.log_dict(logged, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(image))

@@ -161,9 +161,9 @@ def test_inferencers(small_data: EmbeddedAD, tmp_path: Path, monkeypatch: pytest
         ({"vae": "pixel"}, r"vae must be one of \['feature', 'resnet18', 'conv'\]"),
         ({"attention_layers": ["layer9"]}, "'layer9' is no layer of the encoder, which has"),
         ({"input_size": (2, 2)}, "input_size: vae='conv' with 2 widths takes 4x4 pixels or more"),
-        ({"samples": 0}, "samples must be at least 1, but is 0"),
-        ({"kl_weight": -1.0}, "kl_weight=-1.0"),
-        ({"kl_warmup_steps": -1}, "kl_warmup_steps=-1"),
+        ({"samples": 0}, "samples must be at least 1, and a whole number, but is 0"),
+        ({"kl_weight": -1.0}, "kl_weight must be a number, 0 or more, but is -1.0"),
+        ({"kl_warmup_steps": -1}, "kl_warmup_steps must be 0 or more, and a whole number, but is -1"),
         ({"learning_rate": 0.0}, "learning_rate must be a number greater than 0"),
     ],
 )
