@@ -45,6 +45,14 @@ def test_no_blur_without_width(sigma: float) -> None:
     assert torch.equal(blur_matrix(5, sigma), torch.eye(5))
 
 
+@pytest.mark.parametrize("sigma", [0.3, 1.0, 2.0, 9.0])
+def test_blur_has_no_denormal_numbers(sigma: float) -> None:
+    """Weights are 0 or at least a float's resolution, whose products with an image's values are normal numbers."""
+    weights = blur_matrix(64, sigma)
+    assert weights[weights > 0].min() >= torch.finfo(torch.float32).eps
+    torch.testing.assert_close(weights.sum(1), torch.ones(64))
+
+
 @pytest.mark.parametrize(("size_in", "size_out"), SIDES)
 def test_rows_sum_to_one(size_in: int, size_out: int) -> None:
     """A constant image stays what it is, whatever the operation."""

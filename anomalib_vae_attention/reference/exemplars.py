@@ -12,9 +12,7 @@ from .base import LeftOut, Match, NormalReference, require_images
 
 logger = logging.getLogger(__name__)
 
-SEARCH_LATENTS = 32
-"""Latents, the first and most varied, that exemplars are weighted by: reading exemplars is what a search costs."""
-RELATIVE_TEMPERATURE = 0.35
+RELATIVE_TEMPERATURE = 0.5
 """Temperature of the exemplars' weights, as a share of the mean energy between normal images and their nearest."""
 LEAST_TEMPERATURE = 2.0
 """Least temperature: at 2, weights are the likelihoods under each exemplar's Gaussian. Copies of one image need it."""
@@ -26,7 +24,7 @@ CALIBRATION_BATCH = 32
 """Normal images that are left out and matched at a time."""
 COMPARED = 32
 """Number of normal images by which the exemplars of a cell are compared with those of the cells around it."""
-SEARCH_BYTES = 2**21
+SEARCH_BYTES = 2**22
 """Memory of one part of a search, exemplars and distances in single precision: what a processor's cache holds."""
 FEW = 512
 """Exemplars of a cell, at most, where there are fewer images and the cells around it help."""
@@ -37,9 +35,8 @@ class Exemplars(NormalReference):
 
     A cell is compared with the exemplars ``mu^n(p)`` of all images at that cell, by the square of eq. 4's mean over its
     variance, ``e_n(p) = sum_i (mu_i(p) - mu_i^n(p))^2 / (v_i + v_i)``. Its match ``mu*`` is their mean, weighted by
-    ``exp(-e_n / T)``, ``e_n`` over the first :data:`SEARCH_LATENTS` only, and ``e(p)`` the energy between the two. The
-    match depends smoothly on the image: where two exemplars are equally near, a runtime's last digit does not
-    choose the map. The energy to the nearest takes the other latents from the match.
+    ``exp(-e_n / T)``, and ``e(p)`` the energy between the two. The match depends smoothly on the image: where two
+    exemplars are equally near, a runtime's last digit does not choose the map.
 
     Few images show little of what is normal at a cell, less so if parts do not always lie alike. Where there are fewer
     than :data:`FEW` images, that many exemplars of the cell and the cells around it are tried too: as far around as
@@ -144,8 +141,7 @@ class Exemplars(NormalReference):
     def _use(self, bank: Bank) -> None:
         """Make a bank the one that is searched."""
         self.bank, self.step, self._image = bank.steps, bank.step, bank.image
-        searched = self.step[:SEARCH_LATENTS, None]
-        half_norm = 0.5 * torch.stack([(cell[:SEARCH_LATENTS] * searched).square().sum(0) for cell in self.bank])
+        half_norm = 0.5 * torch.stack([(cell * self.step[:, None]).square().sum(0) for cell in self.bank])
         self.half_norm = half_norm[:, None] + HIDDEN * bank.outside
 
     def _leave_out(self, chosen: torch.Tensor) -> LeftOut:
@@ -202,28 +198,38 @@ class Exemplars(NormalReference):
         batch, latent_dim, height, width = mean.shape
         cells, exemplars = height * width, self.bank.shape[2]
         query = self._whiten(mean - self.centre).flatten(2).permute(2, 0, 1).contiguous()
+        # Steps and temperature go into the query and the match, which are shorter than the bank.
+        scaled = query * (self.step * (2 / self.temperature))
+        offset = self.half_norm * (-2 / self.temperature)
         part = max(1, SEARCH_BYTES // (4 * exemplars * (latent_dim + batch)))
         if torch.compiler.is_compiling():
             part = cells
         found = []
         for start in range(0, cells, part):
             some = slice(start, start + part)
-            bank = self.bank[some].to(query.dtype).mul_(self.step[:, None])
-            logit = torch.bmm(query[some, :, :SEARCH_LATENTS], bank[:, :SEARCH_LATENTS])
-            logit = (logit - self.half_norm[some]) * (2 / self.temperature)
-            if leave_out is not None:
-                self._hide(logit, leave_out, some)
-            found.append((torch.bmm(logit.softmax(2), bank.mT), logit.amax(2)))
+            found.append(self._attend(some, scaled[some], offset[some], leave_out))
         # Matches are held fixed in the gradient.
-        matched = torch.cat([match for match, _ in found]).detach()
+        matched = (torch.cat([match for match, _ in found]) * self.step).detach()
         greatest = torch.cat([logit for _, logit in found])
-        squared = (query - matched).square()
-        energy = squared.sum(2)
-        nearest = (query[:, :, :SEARCH_LATENTS].square().sum(2) - self.temperature * greatest).clamp_min(0)
-        nearest = nearest + squared[:, :, SEARCH_LATENTS:].sum(2)
+        energy = (query - matched).square().sum(2)
+        nearest = (query.square().sum(2) - self.temperature * greatest).clamp_min(0)
         matched = matched.permute(1, 2, 0).reshape(batch, latent_dim, height, width)
         latent = matched / self.scale[:, None, None] + self.centre
         return energy.T.reshape(batch, height, width), latent, nearest.T.reshape(batch, height, width)
+
+    def _attend(
+        self,
+        some: slice,
+        query: torch.Tensor,
+        offset: torch.Tensor,
+        leave_out: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the match in steps ``(c, B, d)`` and the greatest logit ``(c, B)`` of ``c`` cells."""
+        bank = self.bank[some].to(query.dtype)
+        logit = torch.baddbmm(offset, query, bank)
+        if leave_out is not None:
+            self._hide(logit, leave_out, some)
+        return torch.bmm(logit.softmax(2), bank.mT), logit.amax(2)
 
     def _hide(self, logit: torch.Tensor, leave_out: torch.Tensor, some: slice) -> None:
         """Lower the logits of each image's own exemplars at some of the cells, in place; see :meth:`_search`."""
