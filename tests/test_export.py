@@ -105,6 +105,14 @@ def test_openvino(
         check(run_openvino(exported["given"], image), quantile(image))
 
 
+def test_exports_keep_the_exemplars_as_bytes(quantile: VaeAttention, exported: dict[str, Path], tmp_path: Path) -> None:
+    """A runtime that made floats of them would write four times as much."""
+    bank = quantile.model.get_buffer("reference.bank").nbytes
+    for file in (exported["given"], quantile.to_openvino(tmp_path, input_size=(256, 256))):
+        written = sum(part.stat().st_size for part in file.parent.iterdir())
+        assert bank < written < 2 * bank
+
+
 def test_another_size_with_the_size_left_open(loaded: VaeAttention, exported: dict[str, Path]) -> None:
     """With the size left open, an image that is to be resized gives what it gives in torch."""
     image = torch.rand(1, 3, 200, 320)

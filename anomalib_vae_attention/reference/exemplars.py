@@ -198,18 +198,19 @@ class Exemplars(NormalReference):
         batch, latent_dim, height, width = mean.shape
         cells, exemplars = height * width, self.bank.shape[2]
         query = self._whiten(mean - self.centre).flatten(2).permute(2, 0, 1).contiguous()
-        # Steps and temperature go into the query and the match, which are shorter than the bank.
-        scaled = query * (self.step * (2 / self.temperature))
+        # The step goes into the query and the match, which are shorter than the bank. An export multiplies the bank by
+        # it: OpenVINO keeps bytes only of what is scaled next, and makes floats of the rest.
+        exporting = torch.compiler.is_compiling()
+        step = torch.ones_like(self.step) if exporting else self.step
+        scaled = query * (step * (2 / self.temperature))
         offset = self.half_norm * (-2 / self.temperature)
-        part = max(1, SEARCH_BYTES // (4 * exemplars * (latent_dim + batch)))
-        if torch.compiler.is_compiling():
-            part = cells
+        part = cells if exporting else max(1, SEARCH_BYTES // (4 * exemplars * (latent_dim + batch)))
         found = []
         for start in range(0, cells, part):
             some = slice(start, start + part)
             found.append(self._attend(some, scaled[some], offset[some], leave_out))
         # Matches are held fixed in the gradient.
-        matched = (torch.cat([match for match, _ in found]) * self.step).detach()
+        matched = (torch.cat([match for match, _ in found]) * step).detach()
         greatest = torch.cat([logit for _, logit in found])
         energy = (query - matched).square().sum(2)
         nearest = (query.square().sum(2) - self.temperature * greatest).clamp_min(0)
@@ -224,8 +225,10 @@ class Exemplars(NormalReference):
         offset: torch.Tensor,
         leave_out: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the match in steps ``(c, B, d)`` and the greatest logit ``(c, B)`` of ``c`` cells."""
+        """Return the match ``(c, B, d)``, in steps, and the greatest logit ``(c, B)`` of ``c`` cells."""
         bank = self.bank[some].to(query.dtype)
+        if torch.compiler.is_compiling():
+            bank = bank * self.step[:, None]
         logit = torch.baddbmm(offset, query, bank)
         if leave_out is not None:
             self._hide(logit, leave_out, some)
