@@ -160,13 +160,14 @@ class ImageMaps(nn.Module):
             ValueError: If there is no such attention or layer.
         """
         names = dict(zip(layers, self.find_layers(layers), strict=True))
+        for attention in attentions:
+            require_choice("attention", attention, ATTENTIONS)
         found: dict[tuple[str, str], list[Explained]] = {}
         for part in self._split(image, 2 * self.latent_dim):
             encoded = self._encode(part, list(names.values()))
             jacobian = self._by_latents(encoded, list(names.values()), range(2 * self.latent_dim))
             encoded = encoded._replace(jacobian=jacobian)
             for attention in attentions:
-                require_choice("attention", attention, ATTENTIONS)
                 explain = getattr(self, f"_{attention}")
                 for layer in [""] if attention in WITHOUT_LAYERS else layers:
                     chosen = [names[layer]] if layer else []

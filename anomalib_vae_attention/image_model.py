@@ -7,8 +7,8 @@ from anomalib.data import InferenceBatch
 
 from .arguments import require_choice, require_whole
 from .image_maps import ATTENTIONS, ImageMaps
-from .reference import require_images
-from .scoring import LEAST_ENERGY, make_reference, require_scorable, to_unit_interval
+from .reference import make_reference, require_images
+from .scoring import LEAST_ENERGY, require_scorable, to_unit_interval
 from .vae import Posterior
 from .vae.image import IMAGE_VAES, make_image_vae
 

@@ -1,37 +1,9 @@
-"""What the torch models share: their normal reference, checks before scoring, and scores in (0, 1)."""
-
-from typing import TYPE_CHECKING
+"""How the torch models score: checks before it, and scores in (0, 1)."""
 
 import torch
 
-from .arguments import require_choice, require_whole
-from .reference import Exemplars, Gaussian, NormalReference
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 LEAST_ENERGY = 1.0
 """Least energy of normal images: that of latents one standard deviation apart. Copies of one image have less."""
-
-
-def make_reference(name: str, max_exemplars: int, radius: int | None = None) -> NormalReference:
-    """Make a normal reference.
-
-    Args:
-        name: ``"exemplars"`` or ``"gaussian"``.
-        max_exemplars: Most normal images that the exemplars keep.
-        radius: How many cells away an exemplar may be; see :class:`Exemplars`.
-
-    Raises:
-        ValueError: If there is no such reference, or ``max_exemplars`` is less than 1.
-    """
-    references: dict[str, Callable[[], NormalReference]] = {
-        "exemplars": lambda: Exemplars(max_exemplars, radius),
-        "gaussian": Gaussian,
-    }
-    require_choice("reference", name, list(references))
-    require_whole("max_exemplars", max_exemplars, least=1)
-    return references[name]()
 
 
 def require_scorable(image: torch.Tensor, is_fitted: torch.Tensor) -> None:
@@ -57,7 +29,14 @@ def require_scorable(image: torch.Tensor, is_fitted: torch.Tensor) -> None:
 
 
 def not_finite(image: torch.Tensor) -> list[int]:
-    """Return the numbers of the images of a batch that have pixels that are not a number or infinite."""
+    """Find images that cannot be scored.
+
+    Args:
+        image: Images of shape ``(B, C, H, W)``.
+
+    Returns:
+        The places in the batch, from 0, of those with pixels that are not a number or infinite.
+    """
     # The extremes are finite where all is, and reading them writes nothing.
     if torch.stack(image.aminmax()).isfinite().all():
         return []

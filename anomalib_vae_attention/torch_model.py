@@ -9,9 +9,9 @@ from torch import nn
 
 from .attention import energy_attention
 from .backbone import PACKAGED_BACKBONE, Backbone
-from .reference import LeftOut, Match
+from .reference import LeftOut, Match, make_reference
 from .resampling import apply_separable, blur_matrix, resize_matrix
-from .scoring import LEAST_ENERGY, make_reference, require_scorable, to_unit_interval
+from .scoring import LEAST_ENERGY, require_scorable, to_unit_interval
 from .vae import FeatureGrid, FeatureVAE
 
 if TYPE_CHECKING:

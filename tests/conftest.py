@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from lightning.pytorch import seed_everything
-from support import Fitted, make_engine
+from support import Fitted, make_engine, small_model
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
 from anomalib_vae_attention.data import drawing
@@ -101,3 +101,19 @@ def small_data(few: None, tmp_path_factory: pytest.TempPathFactory) -> EmbeddedA
     datamodule.prepare_data()
     datamodule.setup()
     return datamodule
+
+
+@pytest.fixture(scope="module")
+def fitted_small(small_data: EmbeddedAD, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
+    """Fit a small model once; tests must not change it."""
+    model, engine = small_model(), make_engine(tmp_path_factory.mktemp("small_fit"))
+    engine.fit(model=model, datamodule=small_data)
+    return Fitted(model.eval(), engine, Path(engine.best_model_path))
+
+
+@pytest.fixture
+def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw seven images in place of a hundred."""
+    monkeypatch.setattr(drawing, "TRAIN_GOOD", 2)
+    monkeypatch.setattr(drawing, "TEST_GOOD", 1)
+    monkeypatch.setattr(drawing, "TEST_PER_DEFECT", 1)

@@ -1,8 +1,11 @@
 """What several test modules call; a conftest.py in a subfolder would hide one above it from imports."""
 
 import os
+import re
 import subprocess
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +13,7 @@ import numpy as np
 import torch
 from anomalib.data import Folder
 from anomalib.engine import Engine
+from hypothesis import HealthCheck
 from PIL import Image
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
@@ -17,6 +21,8 @@ from anomalib_vae_attention.reference import Exemplars, LeftOut, NormalReference
 from anomalib_vae_attention.vae import Posterior
 
 SIZE = (64, 64)
+CASES = {"derandomize": True, "deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
+"""Settings of hypothesis: the same cases in every run; fixtures are of the module and never changed."""
 CHOICES = [{"reference": "exemplars"}, {"reference": "gaussian"}]
 """Arguments of the model that go through the whole matrix of tests, the default first; a new choice is a new line."""
 
@@ -108,3 +114,23 @@ def run_command(folder: Path, *command: str | Path) -> str:
 def run_anomalib(folder: Path, *arguments: str | Path) -> str:
     """Run, likewise, the command ``anomalib`` that is installed beside this Python."""
     return run_command(folder, Path(sys.executable).with_name("anomalib"), *arguments)
+
+
+@contextmanager
+def clear_error(*kinds: type[Exception], names: str) -> Generator[None, None, None]:
+    """Allow an error of certain kinds, if its message names what it is about."""
+    try:
+        yield
+    except kinds as error:
+        if not re.search(names, str(error)):
+            raise
+
+
+def is_sound(model: VaeAttention, image: torch.Tensor) -> None:
+    """Demand scores and maps of an image batch that are numbers in [0, 1]."""
+    with torch.no_grad():
+        prediction = model(image)
+    assert prediction.pred_score.shape == (len(image),)
+    assert prediction.anomaly_map.shape == (len(image), 1, *SIZE)
+    for tensor in (prediction.pred_score, prediction.anomaly_map):
+        assert bool(((tensor >= 0) & (tensor <= 1)).all())

@@ -1,56 +1,21 @@
 """Bad input, drawn at random: each case ends in the right result or in one clear error."""
 
-import pickle
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from anomalib.data.utils import read_image
-from anomalib.deploy import TorchInferencer
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support import SIZE, Fitted, folder, make_engine, small_model, write_images
+from support import CASES, SIZE, Fitted, clear_error, folder, is_sound, make_engine, small_model, write_images
 
-from anomalib_vae_attention import EmbeddedAD, NormalQuantile, VaeAttention
+from anomalib_vae_attention import NormalQuantile, VaeAttention
 from anomalib_vae_attention.unreadable import require_eight_bits
-
-# The same cases in every run; fixtures are of the module and never changed.
-CASES = {"derandomize": True, "deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
-
-
-@pytest.fixture(scope="module")
-def small(small_data: EmbeddedAD, tmp_path_factory: pytest.TempPathFactory) -> Fitted:
-    """Fit a small model once."""
-    model, engine = small_model(), make_engine(tmp_path_factory.mktemp("small_fit"))
-    engine.fit(model=model, datamodule=small_data)
-    return Fitted(model.eval(), engine, Path(engine.best_model_path))
-
-
-@contextmanager
-def clear_error(*kinds: type[Exception], names: str) -> Generator[None, None, None]:
-    """Allow an error of certain kinds, if its message names what it is about."""
-    try:
-        yield
-    except kinds as error:
-        if not re.search(names, str(error)):
-            raise
-
-
-def is_sound(model: VaeAttention, image: torch.Tensor) -> None:
-    """Demand scores and maps of an image batch that are numbers in [0, 1]."""
-    with torch.no_grad():
-        prediction = model(image)
-    assert prediction.pred_score.shape == (len(image),)
-    assert prediction.anomaly_map.shape == (len(image), 1, *SIZE)
-    for tensor in (prediction.pred_score, prediction.anomaly_map):
-        assert bool(((tensor >= 0) & (tensor <= 1)).all())
 
 
 @st.composite
@@ -91,7 +56,7 @@ def pictures(draw: st.DrawFn) -> tuple[Image.Image, str]:
 
 @settings(max_examples=200, **CASES)
 @given(picture=pictures())
-def test_image_files(picture: tuple[Image.Image, str], small: Fitted) -> None:
+def test_image_files(picture: tuple[Image.Image, str], fitted_small: Fitted) -> None:
     """An image file of any mode, size and content is scored, or refused by name where anomalib would misread it."""
     image, ending = picture
     with tempfile.TemporaryDirectory() as scratch:
@@ -104,7 +69,7 @@ def test_image_files(picture: tuple[Image.Image, str], small: Fitted) -> None:
                 require_eight_bits([file])
             return
         require_eight_bits([file])
-        is_sound(small.model, read_image(file, as_tensor=True)[None])
+        is_sound(fitted_small.model, read_image(file, as_tensor=True)[None])
 
 
 @settings(max_examples=200, **CASES)
@@ -123,14 +88,14 @@ def test_tensors(
     width: int,
     dtype: torch.dtype,
     value: float,
-    small: Fitted,
+    fitted_small: Fitted,
 ) -> None:
     """A tensor of any shape, type and content is scored, or refused in words about images."""
     image = torch.full((batch, channels, height, width), value, dtype=torch.float32).to(dtype)
     image[..., : height // 2, :] = 0
     names = "image|pixel|channel|size|type|shape|dimension|float"
     with clear_error(ValueError, RuntimeError, TypeError, names=names):
-        is_sound(small.model, image)
+        is_sound(fitted_small.model, image)
         assert image.isfinite().all() or not image.numel()
 
 
@@ -174,147 +139,6 @@ def test_arguments(arguments: dict, order: object) -> None:
         assert isinstance(model.fit_procedure.elbo_steps, int)
 
 
-@contextmanager
-def changed(small: Fitted, change: Callable[[dict], None]) -> Generator[Path, None, None]:
-    """Write a checkpoint with something changed."""
-    checkpoint = torch.load(small.checkpoint, weights_only=True)
-    change(checkpoint)
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "changed.ckpt"
-        torch.save(checkpoint, file)
-        yield file
-
-
-def is_the_same(loaded: VaeAttention, small: Fitted) -> None:
-    """Demand the state of the fitted model."""
-    for name, tensor in small.model.state_dict().items():
-        assert torch.equal(loaded.state_dict()[name], tensor) or tensor.isnan().all(), name
-
-
-@settings(max_examples=30, **CASES)
-@given(
-    place=st.floats(0, 1),
-    damage=st.sampled_from(["cut", "flip", "zero", "append"]),
-)
-def test_damaged_checkpoints(place: float, damage: str, small: Fitted) -> None:
-    """A checkpoint that is cut off or changed in any byte is an error, or loads as it was."""
-    content = bytearray(small.checkpoint.read_bytes())
-    start = min(int(place * len(content)), len(content) - 1)
-    if damage == "cut":
-        del content[start:]
-    elif damage == "flip":
-        content[start] ^= 0xFF
-    elif damage == "zero":
-        content[start : start + 4096] = bytes(len(content[start : start + 4096]))
-    else:
-        content += b"more"
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch) / "damaged.ckpt"
-        file.write_bytes(content)
-        with clear_error(ValueError, names=re.escape(str(file))):
-            is_the_same(VaeAttention.load_from_checkpoint(file), small)
-
-
-STATE = st.sampled_from([
-    "model.reference.bank",
-    "model.reference.half_norm",
-    "model.reference.centre",
-    "model.reference.scale",
-    "model.reference.temperature",
-    "model.grid.mean",
-    "model.vae.encoder.weight",
-    "model.energy_scale",
-    "model.score_mean",
-    "model.is_fitted",
-    "post_processor._image_threshold",
-])
-
-
-@settings(max_examples=25, **CASES)
-@given(name=STATE, change=st.sampled_from(["missing", "one less", "one more axis", "scalar", "nan", "inf", "text"]))
-def test_changed_checkpoints(name: str, change: str, small: Fitted) -> None:
-    """A checkpoint with a tensor that is missing, misshapen or no number is an error that names it."""
-
-    def alter(checkpoint: dict) -> None:
-        state = checkpoint["state_dict"]
-        tensor = state[name]
-        if change == "missing":
-            del state[name]
-        elif change in {"nan", "inf"} and tensor.is_floating_point():
-            state[name] = torch.full_like(tensor, float(change))
-        elif change == "one less" and tensor.ndim:
-            state[name] = tensor[..., :-1]
-        elif change == "one more axis":
-            state[name] = tensor[None]
-        elif change == "scalar" and tensor.ndim:
-            state[name] = tensor.flatten()[0]
-        elif change == "text":
-            state[name] = "tensor"
-
-    last = re.escape(name.rpartition(".")[2]) + "|shapes of the normal reference"
-    with changed(small, alter) as file, clear_error(RuntimeError, ValueError, names=last):
-        loaded = VaeAttention.load_from_checkpoint(file).eval()
-        if name.startswith("model."):
-            is_the_same(loaded, small)
-        is_sound(loaded, torch.rand(2, 3, *SIZE))
-
-
-@settings(max_examples=15, **CASES)
-@given(
-    name=st.sampled_from(["latent_dim", "layers", "reference", "vae", "unknown"]), value=st.sampled_from(["x", 3, None])
-)
-def test_changed_hyper_parameters(name: str, value: object, small: Fitted) -> None:
-    """A checkpoint with arguments that are none is an error that names one of them, or what does not fit it."""
-
-    def alter(checkpoint: dict) -> None:
-        checkpoint["hyper_parameters"][name] = value
-
-    with changed(small, alter) as file, clear_error(ValueError, TypeError, RuntimeError, names=f"{name}|size mismatch"):
-        is_sound(VaeAttention.load_from_checkpoint(file).eval(), torch.rand(1, 3, *SIZE))
-
-
-class Malicious:
-    """Writes a file when it is unpickled."""
-
-    def __init__(self, file: Path) -> None:
-        self.file = file
-
-    def __reduce__(self) -> tuple:
-        """Pickle as a call."""
-        return (Path.write_text, (self.file, "run"))
-
-
-@pytest.mark.parametrize("place", ["alone", "hyper_parameters", "state_dict", "callbacks", "zip"])
-def test_code_in_checkpoints_is_not_run(place: str, small: Fitted, tmp_path: Path) -> None:
-    """A pickle that wants to run code is refused, by every way to load a checkpoint, and does not run."""
-    file, proof = tmp_path / "malicious.ckpt", tmp_path / "proof"
-    write_images(tmp_path / "data", good=1)
-    checkpoint = torch.load(small.checkpoint, weights_only=True)
-    if place == "alone":
-        file.write_bytes(pickle.dumps(Malicious(proof)))
-    elif place == "zip":
-        torch.save(Malicious(proof), file)
-    else:
-        checkpoint[place]["model.malicious"] = Malicious(proof)
-        torch.save(checkpoint, file)
-    refused = r"Weights only|is not a checkpoint"
-    with pytest.raises((pickle.UnpicklingError, ValueError), match=refused):
-        VaeAttention.load_from_checkpoint(file)
-    with pytest.raises((pickle.UnpicklingError, ValueError), match=refused):
-        make_engine(tmp_path).predict(model=small_model(), ckpt_path=file, data_path=tmp_path / "data")
-    assert not proof.exists()
-
-
-def test_exported_models_of_others_need_consent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """anomalib's PyTorch export is a pickle: it is only loaded where the user says that it is trusted."""
-    monkeypatch.delenv("TRUST_REMOTE_CODE", raising=False)
-    proof = tmp_path / "proof"
-    torch.save({"model": Malicious(proof)}, tmp_path / "model.pt")
-    with pytest.raises((ValueError, RuntimeError, pickle.UnpicklingError)):
-        TorchInferencer(tmp_path / "model.pt", device="cpu")
-    assert not proof.exists()
-
-
 NAMES = st.sampled_from([
     "a.png",
     "B.PNG",
@@ -330,7 +154,7 @@ CONTENTS = st.sampled_from(["image", "link", "image", "dangling", "text", "empty
 
 @settings(max_examples=40, **CASES)
 @given(entries=st.dictionaries(NAMES, CONTENTS, max_size=4))
-def test_folders(entries: dict[str, str], small: Fitted) -> None:
+def test_folders(entries: dict[str, str], fitted_small: Fitted) -> None:
     """A folder of whatever is predicted image by image, or is an error that names the folder or the file."""
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch) / "parts"
@@ -350,7 +174,7 @@ def test_folders(entries: dict[str, str], small: Fitted) -> None:
             images |= {name} if content in {"image", "link"} and name.lower().endswith(".png") else set()
         names = "|".join(re.escape(str(root / name)) for name in ["", *entries])
         with clear_error(OSError, ValueError, names=names):
-            batches = small.engine.predict(model=small.model, data_path=root)
+            batches = fitted_small.engine.predict(model=fitted_small.model, data_path=root)
             assert {Path(path).name for batch in batches for path in batch.image_path} == images
             assert all(batch.pred_score.isfinite().all() for batch in batches)
 

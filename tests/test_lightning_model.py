@@ -25,7 +25,7 @@ def test_default_model_finds_the_defects(fitted: Fitted, embedded: EmbeddedAD) -
 
 
 def test_fitted_state_is_finite_and_small(fitted: Fitted) -> None:
-    """All parameters and buffers are finite, and the reference has as many exemplars as there were images."""
+    """All parameters and buffers are finite, and the reference has 512 exemplars a cell, because washers are turned."""
     for name, tensor in fitted.model.state_dict().items():
         assert not tensor.is_floating_point() or tensor.isfinite().all(), name
     assert fitted.model.model.reference.bank.shape == (32 * 32, 64, 512)

@@ -15,6 +15,12 @@ from anomalib_vae_attention.torch_model import VaeAttentionModel
 def load_model(checkpoint: Path) -> VaeAttention:
     """Load a trained model on the CPU, ready to predict.
 
+    Args:
+        checkpoint: Its checkpoint, the commands' ``--ckpt_path``.
+
+    Returns:
+        The model, in evaluation mode.
+
     Raises:
         FileNotFoundError: If there is no such file.
     """

@@ -7,5 +7,6 @@ normal latent does each cell compare with, and how large is the difference over 
 from .base import LeftOut, Match, NormalReference, require_images
 from .exemplars import Exemplars
 from .gaussian import Gaussian
+from .make import make_reference
 
-__all__ = ["Exemplars", "Gaussian", "LeftOut", "Match", "NormalReference", "require_images"]
+__all__ = ["Exemplars", "Gaussian", "LeftOut", "Match", "NormalReference", "make_reference", "require_images"]

@@ -74,6 +74,7 @@ class Exemplars(NormalReference):
         self._kept: list[torch.Tensor] = []
         self._seen = 0
         self._variance = torch.zeros(0)
+        self._image = torch.zeros(0, dtype=torch.int64)
         self._random = torch.Generator().manual_seed(0)
 
     def update(self, posterior: Posterior) -> None:
