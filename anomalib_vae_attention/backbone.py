@@ -105,11 +105,12 @@ class Backbone(nn.Module):
         if packaged and pre_trained:
             load_packaged_weights(self.extractor.feature_extractor)
         self._drop_what_follows(self.layers[-1])
-        self.extractor.requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
+        self.extractor.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
         self.channels = [int(channels) for channels in self.extractor.out_dims]
         config: Any = timm.get_pretrained_cfg(name)
         self.mean: tuple[float, ...] = config.mean
         self.std: tuple[float, ...] = config.std
+        self.image_shape: tuple[int, ...] = config.input_size
 
     def _drop_what_follows(self, last: str) -> None:
         """Remove the blocks after the last layer, which timm's EfficientNets would compute for nothing."""

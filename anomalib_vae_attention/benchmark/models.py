@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class BareBackbone(nn.Module):
-    """Pre-processing and the backbone's layers, nothing else: no model on these layers can be faster.
+    """Pre-processing and the backbone's layers as timm builds them, without blocks after the last, and nothing else.
 
     Args:
         backbone: The backbone.

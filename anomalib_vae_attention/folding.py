@@ -1,0 +1,91 @@
+"""Batch norms folded into the convolutions before them: the same numbers with a pass over the activations less."""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
+
+
+class _Trace(TorchFunctionMode):
+    """Note which batch norm reads which convolution's output, and what reads every tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.uses: Counter[int] = Counter()
+        self.weight_of: dict[int, int] = {}
+        """Identity of a convolution's output, and that of its weight."""
+        self.normalised: list[tuple[int, int]] = []
+        """Identities of a batch norm's input and of its running mean."""
+        self._kept: list[Any] = []
+
+    def __torch_function__(  # noqa: PLW3201 - torch calls it by this name
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # noqa: ANN401
+        output = function(*args, **(kwargs or {}))
+        if not any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(output)):
+            return output
+        # An identity is one of its kind only as long as its tensor lives.
+        self._kept += [args, kwargs, output]
+        self.uses.update(id(leaf) for leaf in tree_leaves([args, kwargs]) if isinstance(leaf, torch.Tensor))
+        if function is nn.functional.conv2d:
+            self.weight_of[id(output)] = id(args[1])
+        elif function is nn.functional.batch_norm:
+            self.normalised.append((id(args[0]), id(args[1])))
+        return output
+
+
+def foldable(network: nn.Module, image_shape: Sequence[int]) -> list[tuple[str, str]]:
+    """Find the batch norms that can be folded, from one forward pass without data.
+
+    Args:
+        network: Network in evaluation mode, from images to a tensor or a collection of them.
+        image_shape: Shape of an image that it takes, ``(3, H, W)``.
+
+    Returns:
+        Names of each two-dimensional convolution, of which nothing but one batch norm reads the output, and of that
+        batch norm.
+    """
+    if not any(isinstance(part, nn.BatchNorm2d) for part in network.modules()):
+        return []
+    network = copy.deepcopy(network).to("meta", torch.float32)
+    with _Trace() as trace, torch.no_grad():
+        output = network(torch.zeros(1, *image_shape, device="meta"))
+    trace.uses.update(id(leaf) for leaf in tree_leaves(output))
+    convolutions = {id(part.weight): name for name, part in network.named_modules() if isinstance(part, nn.Conv2d)}
+    norms = {id(part.running_mean): name for name, part in network.named_modules() if isinstance(part, nn.BatchNorm2d)}
+    pairs = [(trace.weight_of.get(read, 0), read, mean) for read, mean in trace.normalised]
+    return [
+        (convolutions[weight], norms[mean])
+        for weight, read, mean in pairs
+        # What is read twice is also needed as it was.
+        if weight in convolutions and mean in norms and trace.uses[weight] == trace.uses[read] == trace.uses[mean] == 1
+    ]
+
+
+def fold_batch_norms(network: nn.Module, image_shape: Sequence[int]) -> None:
+    """Fold batch norms into the convolutions before them, in place.
+
+    In evaluation mode a batch norm is a scale and an offset a channel, which the convolution's weight and bias can take
+    on (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
+    CVPR 2018, section 3.2). Which ones can be folded depends on the architecture alone, so that a checkpoint fits every
+    network of that architecture which was treated like this.
+
+    Args:
+        network: Network in evaluation mode, from images to a tensor or a collection of them.
+        image_shape: Shape of an image that it takes, ``(3, H, W)``.
+    """
+    for convolution, norm in foldable(network, image_shape):
+        before, after = cast("nn.Conv2d", network.get_submodule(convolution)), network.get_submodule(norm)
+        network.set_submodule(convolution, fuse_conv_bn_eval(before, cast("nn.BatchNorm2d", after)))
+        # timm's have the activation in them.
+        network.set_submodule(norm, getattr(after, "act", nn.Identity()))
