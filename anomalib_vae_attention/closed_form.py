@@ -10,7 +10,8 @@ from anomalib.pre_processing import PreProcessor
 from .arguments import require_whole
 from .distributed import OwnImages, gather, interleave, share, world_size
 from .fitting import FeatureCache, FeatureMoments, refine
-from .normal_quantile import HeldOut, NormalQuantile
+from .held_out import HeldOut
+from .normal_quantile import NormalQuantile
 
 if TYPE_CHECKING:
     from .lightning_model import VaeAttention

@@ -219,14 +219,7 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
         """Take the post-processor that the checkpoint was made with, unless another was asked for.
 
         Says so where the thresholds of the checkpoint belong to another attention than this model's.
-
-        Raises:
-            ValueError: If a value of the model's state is not a number.
         """
-        for name, tensor in checkpoint["state_dict"].items():
-            if name.startswith("model.") and isinstance(tensor, torch.Tensor) and not tensor.isfinite().all():
-                msg = f"The checkpoint has values in {name} that are not a number or infinite: it cannot be used."
-                raise ValueError(msg)
         config = checkpoint.get("anomalib_post_processor_config") or {}
         if NormalQuantile.is_configured_by(config) and not self._chose_post_processor:
             default, self.post_processor = self.post_processor, NormalQuantile()

@@ -1,15 +1,6 @@
-"""Thresholds for a target false-positive rate, from normal images alone.
-
-anomalib's own thresholds maximise F1 and need defective images. These need none: the rate is that of split conformal
-prediction (Vovk et al., "Algorithmic Learning in a Random World", 2005; for shares of pixels, Angelopoulos et al.,
-"Conformal Risk Control", ICLR 2024), which holds for any model and any distribution, on one condition: the images that
-the threshold is taken from were not learnt from, and come from where future images come from.
-"""
+"""Post-processor with thresholds for a target false-positive rate; anomalib's own need defective images."""
 
 import logging
-import math
-import random
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,68 +8,13 @@ from anomalib.data.utils import ValSplitMode
 from anomalib.post_processing import PostProcessor
 from lightning import LightningModule, Trainer
 
+from .conformal import image_threshold, images_needed, pixel_levels, pixel_threshold
 from .distributed import OwnImages, gather
 
 logger = logging.getLogger(__name__)
 
-HELD_OUT_LIMIT = 500
-"""Most images that are held out: they stay in memory until the end of the fit, 0.75 MiB each at 256x256."""
-LEVELS = 2**16
-"""Levels of the pixels' histogram over (0, 1); a power of two, so that single precision falls into levels exactly."""
 RUNTIME_MARGIN = 1e-6
 """What scores and maps of normal images may differ by between runtimes without being called anomalous."""
-
-
-def share_above(count: int, rate: float) -> float:
-    """Return the share of calibration images, or of their pixels, that may lie above a threshold.
-
-    The next image is one more draw, and may be the worst: ``n/(n+1) share + 1/(n+1) <= rate`` (Angelopoulos et al.,
-    eq. 4, with a loss of at most 1). For images it is the rank ``ceil((n + 1)(1 - rate))`` of conformal prediction.
-
-    Args:
-        count: Number ``n`` of calibration images, at least 1.
-        rate: Requested false-positive rate, in ``(0, 1)``.
-
-    Returns:
-        A share in ``[0, 1)``; 0 also where there are fewer than ``1 / rate - 1`` images and no threshold is certain.
-    """
-    # Without the small addition, 20 * 0.05 - 1 could come out below 0.
-    return max(0.0, ((count + 1) * rate - 1 + 1e-9) / count)
-
-
-def images_needed(rate: float) -> int:
-    """Return the least number of calibration images with which a false-positive rate can be kept for certain."""
-    return math.ceil(1 / rate - 1 - 1e-9)
-
-
-def image_threshold(scores: torch.Tensor, rate: float) -> float:
-    """Return the threshold that at most a share of new normal images exceeds.
-
-    Args:
-        scores: Scores of the calibration images, of shape ``(n,)``, ``n`` at least 1.
-        rate: Requested false-positive rate, in ``(0, 1)``.
-    """
-    above = math.floor(len(scores) * share_above(len(scores), rate))
-    return float(scores.sort(descending=True).values[above])
-
-
-def pixel_levels(anomaly_map: torch.Tensor) -> torch.Tensor:
-    """Count the pixels of anomaly maps, of any shape and in ``[0, 1]``, at each level: shape ``(LEVELS + 1,)``."""
-    level = (anomaly_map.detach().float().flatten() * LEVELS).ceil().long()
-    return torch.bincount(level, minlength=LEVELS + 1).cpu()
-
-
-def pixel_threshold(levels: torch.Tensor, count: int, rate: float) -> float:
-    """Return the threshold that at most a share of the pixels of new normal images exceeds.
-
-    Args:
-        levels: Number of the calibration images' pixels at each level (see :func:`pixel_levels`).
-        count: Number of calibration images: their pixels are not independent draws, the images are.
-        rate: Requested false-positive rate, in ``(0, 1)``.
-    """
-    above = math.floor(int(levels.sum()) * share_above(count, rate))
-    higher = levels.sum() - levels.cumsum(0)
-    return int((higher <= above).nonzero()[0]) / LEVELS
 
 
 class NormalQuantile(PostProcessor):
@@ -98,9 +34,10 @@ class NormalQuantile(PostProcessor):
         pixel_false_positive_rate: Share of the pixels of normal images that may be called anomalous, in ``(0, 1)``.
             ``None`` takes ``false_positive_rate``.
         held_out: Share of the training images that the model does not learn from and whose scores set the thresholds,
-            in ``[0, 1)``; at most :data:`HELD_OUT_LIMIT` images. The same files are held out whatever the seed. 0 takes
-            the normal images of the validation set instead, which is right where these are neither trained nor tested
-            on; anomalib's ``MVTecAD`` validates on the test set unless ``val_split_mode`` says otherwise.
+            in ``[0, 1)``; at most :data:`.held_out.HELD_OUT_LIMIT` images. The same files are held out whatever the
+            seed. 0 takes the normal images of the validation set instead, which is right where these are neither
+            trained nor tested on; anomalib's ``MVTecAD`` validates on the test set unless ``val_split_mode`` says
+            otherwise.
 
     Raises:
         ValueError: If a rate or the share is out of range.
@@ -254,44 +191,3 @@ class NormalQuantile(PostProcessor):
                 "test images, and the rates measured on them are better than on new ones.",
             )
         self.compute()
-
-
-class HeldOut:
-    """Training images that the model does not learn from: chosen by file, kept until the fit is done.
-
-    Args:
-        loader: Loader of the training images, with one of anomalib's data sets.
-        share: Share of the images to hold out, in ``(0, 1)``.
-
-    Raises:
-        ValueError: If the loader does not know its files, or there are fewer than two.
-    """
-
-    def __init__(self, loader: Any, share: float) -> None:  # noqa: ANN401
-        samples = getattr(loader.dataset, "samples", None)
-        if samples is None:
-            msg = (
-                "NormalQuantile can only hold out images of anomalib's data sets, whose files are known: use "
-                "held_out=0 and a validation set of normal images that are neither trained nor tested on."
-            )
-            raise ValueError(msg)
-        files = sorted({str(file) for file in samples["image_path"]})
-        if len(files) < 2:
-            msg = f"NormalQuantile holds out training images: there must be two or more, but there are {len(files)}."
-            raise ValueError(msg)
-        count = min(max(1, math.floor(share * len(files))), HELD_OUT_LIMIT, len(files) - 1)
-        self.files = set(random.Random(0).sample(files, count))  # noqa: S311 - nothing secret
-        self.images: list[torch.Tensor] = []
-
-    def remaining(self, image_path: list[str]) -> torch.Tensor:
-        """Say which images of a batch are to be learnt from, as a boolean tensor of shape ``(B,)``."""
-        return torch.tensor([str(file) not in self.files for file in image_path], dtype=torch.bool)
-
-    def keep(self, image: torch.Tensor) -> None:
-        """Keep images of shape ``(B, 3, H, W)`` that were held out."""
-        self.images += list(image.detach().cpu())
-
-    def batches(self, size: int = 16) -> Iterator[torch.Tensor]:
-        """Iterate over the images that were kept, in batches of at most a size."""
-        for start in range(0, len(self.images), size):
-            yield torch.stack(self.images[start : start + size])

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
 from anomalib.engine.plugins import AnomalibCheckpointIO
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import LightningModule, Trainer
@@ -82,6 +83,18 @@ class WholeFiles(LightningModule):
         """
         require_undamaged(checkpoint_path)
         return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of which no result could be right.
+
+        Raises:
+            ValueError: If a value of the model's state is not a number.
+        """
+        for name, tensor in checkpoint["state_dict"].items():
+            if name.startswith("model.") and isinstance(tensor, torch.Tensor) and not tensor.isfinite().all():
+                msg = f"The checkpoint has values in {name} that are not a number or infinite: it cannot be used."
+                raise ValueError(msg)
+        super().on_load_checkpoint(checkpoint)
 
     def to_torch(self, export_root: Path | str, *args, **kwargs) -> Path:
         """Export to PyTorch; see :meth:`anomalib.models.components.base.ExportMixin.to_torch`."""

@@ -14,7 +14,8 @@ from anomalib.post_processing import PostProcessor
 from support import Fitted, exemplars_of, folder, make_engine, small_model, write_images
 
 from anomalib_vae_attention import EmbeddedAD, NormalQuantile, VaeAttention
-from anomalib_vae_attention.normal_quantile import RUNTIME_MARGIN, share_above
+from anomalib_vae_attention.conformal import share_above
+from anomalib_vae_attention.normal_quantile import RUNTIME_MARGIN
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ from scipy.stats import beta
 
 from anomalib_vae_attention import NormalQuantile, VaeAttention
 from anomalib_vae_attention.benchmark.machine import describe_machine
+from anomalib_vae_attention.conformal import image_threshold, images_needed, pixel_levels, pixel_threshold
 from anomalib_vae_attention.files import replacing, write_json
-from anomalib_vae_attention.normal_quantile import image_threshold, images_needed, pixel_levels, pixel_threshold
 from anomalib_vae_attention.reference import LeftOut
 from anomalib_vae_attention.scoring import to_unit_interval
 
@@ -42,7 +42,7 @@ class Calibrated(NamedTuple):
 
     Attributes:
         held_out: Image scores of the held-out images, of shape ``(n,)``.
-        levels: Their pixels' levels (see :func:`.normal_quantile.pixel_levels`).
+        levels: Their pixels' levels (see :func:`.conformal.pixel_levels`).
         left_out: Image scores of images learnt, each left out of the reference, of shape ``(m,)``.
         scores: For each part of :data:`GOOD`, image scores of its images.
         maps: For each part of :data:`GOOD`, the pixels' levels of each of its images.
