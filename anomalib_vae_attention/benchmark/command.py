@@ -18,7 +18,8 @@ finished is kept in the output folder: the same command goes on where it was int
 failed. Choose another output folder to measure again.
 
 models, each as its name or with a variant:
-  vae_attention[:exemplars]   vae_attention:gaussian
+  vae_attention[:exemplars]   vae_attention:gaussian; with -uncached after the variant it reads the images twice
+                              instead of keeping their features in memory
   patchcore[:0.1]             anomalib's Patchcore; the variant is the coreset ratio
   padim[:100]                 anomalib's Padim; the variant is the number of features
 

@@ -11,7 +11,7 @@ from torch import nn
 from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.backbone import Backbone
 
-from .plan import BACKBONE, Cell, read_model
+from .plan import BACKBONE, UNCACHED, Cell, read_model
 
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
@@ -69,7 +69,11 @@ def build_model(cell: Cell) -> "AnomalibModule | BareBackbone":
         # The default is the paper's number for ResNet-18, or all there are.
         features = min(variant, sum(backbone.channels)) if ":" not in cell.model else variant
         return Padim(**common, n_features=features)
-    return VaeAttention(**common, reference=variant)
+    return VaeAttention(
+        **common,
+        reference=variant.removesuffix(UNCACHED),
+        cache_features=False if variant.endswith(UNCACHED) else "auto",
+    )
 
 
 def load_model(cell: Cell, checkpoint: Path) -> "AnomalibModule | BareBackbone":

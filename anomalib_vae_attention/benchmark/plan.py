@@ -13,9 +13,13 @@ BATCHES = (1, 16)
 """Numbers of images at a time whose latency is measured."""
 
 
+UNCACHED = "-uncached"
+"""Ending of a variant of vae_attention that reads the images twice instead of keeping their features."""
+
+
 def _reference(text: str) -> str:
-    if text not in {"exemplars", "gaussian"}:
-        msg = "it is exemplars or gaussian"
+    if text.removesuffix(UNCACHED) not in {"exemplars", "gaussian"}:
+        msg = f"it is exemplars or gaussian, with or without {UNCACHED}"
         raise ValueError(msg)
     return text
 
@@ -48,8 +52,9 @@ def read_model(text: str) -> tuple[str, Any]:
     """Split the name of a model to compare into model and variant.
 
     Args:
-        text: ``MODEL`` or ``MODEL:VARIANT``: the reference of ``vae_attention`` (``exemplars``, ``gaussian``), the
-            coreset ratio of ``patchcore``, in (0, 1], or the number of features of ``padim``.
+        text: ``MODEL`` or ``MODEL:VARIANT``: the reference of ``vae_attention`` (``exemplars``, ``gaussian``, or either
+            with :data:`UNCACHED`), the coreset ratio of ``patchcore``, in (0, 1], or the number of features of
+            ``padim``.
 
     Returns:
         Model and variant, which is the default one where none is given.

@@ -63,7 +63,21 @@ def onnx_runtime(cell: Cell, folder: Path, shape: tuple[int, ...], threads: int)
     return lambda images: session.run(None, {name: to_input(images)})
 
 
-def _openvino(folder: Path, shape: tuple[int, ...], threads: int, precision: str) -> Run:
+def open_openvino(file: Path, shape: tuple[int, ...], threads: int, precision: str = "f32") -> Run:
+    """Open an exported model in OpenVINO.
+
+    Args:
+        file: The ``.xml`` file.
+        shape: Batch, height and width of the images.
+        threads: Number of threads.
+        precision: ``"f32"`` or ``"bf16"``.
+
+    Returns:
+        What runs it.
+
+    Raises:
+        NotSupportedError: If the processor has no bfloat16.
+    """
     import openvino
 
     core = openvino.Core()
@@ -71,7 +85,7 @@ def _openvino(folder: Path, shape: tuple[int, ...], threads: int, precision: str
     if precision == "bf16" and "BF16" not in supported:
         msg = f"this processor has no bfloat16, only {', '.join(supported)}"
         raise NotSupportedError(msg)
-    model = core.read_model(find_export(folder, "openvino", shape[0]))
+    model = core.read_model(file)
     # The shape is known here, as it is where a camera gives the images.
     model.reshape([shape[0], 3, *shape[1:]])
     configuration = {
@@ -88,7 +102,7 @@ def _openvino(folder: Path, shape: tuple[int, ...], threads: int, precision: str
 def openvino_f32(cell: Cell, folder: Path, shape: tuple[int, ...], threads: int) -> Run:
     """Run in OpenVINO in single precision; arguments as :func:`eager`."""
     del cell
-    return _openvino(folder, shape, threads, "f32")
+    return open_openvino(find_export(folder, "openvino", shape[0]), shape, threads)
 
 
 def openvino_bf16(cell: Cell, folder: Path, shape: tuple[int, ...], threads: int) -> Run:
@@ -98,7 +112,7 @@ def openvino_bf16(cell: Cell, folder: Path, shape: tuple[int, ...], threads: int
         NotSupportedError: If the processor has none.
     """
     del cell
-    return _openvino(folder, shape, threads, "bf16")
+    return open_openvino(find_export(folder, "openvino", shape[0]), shape, threads, "bf16")
 
 
 RUNTIMES: dict[str, Callable[[Cell, Path, tuple[int, ...], int], Run]] = {

@@ -59,3 +59,9 @@ def test_all_models_have_the_same_pre_processing_and_layers_finest_first(tiny_ro
         # Ours runs in another memory order, which rounds otherwise.
         for one, other in zip(theirs, models[0](image), strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
+
+
+def test_uncached_variants_keep_no_features(tiny_root: Path) -> None:
+    for name, cache in (("vae_attention:gaussian-uncached", False), ("vae_attention:gaussian", "auto")):
+        model = build_model(make_cell(tiny_root, name))
+        assert (model.hparams["reference"], model.hparams["cache_features"]) == ("gaussian", cache)

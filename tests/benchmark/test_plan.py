@@ -21,6 +21,7 @@ CELL = Cell("a/b", "/data/a/b", "padim", 0, "net", ("x", "y"), 256, keep=True, e
         ("vae_attention", "vae_attention"),
         ("vae_attention:exemplars", "vae_attention"),
         ("vae_attention:gaussian", "vae_attention:gaussian"),
+        ("vae_attention:exemplars-uncached", "vae_attention:exemplars-uncached"),
         ("patchcore:0.10", "patchcore"),
         ("patchcore:1e-2", "patchcore:0.01"),
         ("padim:100", "padim"),

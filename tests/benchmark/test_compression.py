@@ -1,0 +1,32 @@
+"""Compressed exports are scored and timed beside the one that is not; without nncf, which INT8 alone needs."""
+
+from pathlib import Path
+
+import pytest
+
+from anomalib_vae_attention.benchmark import compression
+
+
+def test_half_precision_is_smaller_and_as_good(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """FP16, the one compression that is OpenVINO's own, takes less room and ranks the images as before."""
+    choices = {name: compression.COMPRESSIONS[name] for name in ("none (f32)", "FP16")}
+    monkeypatch.setattr(compression, "COMPRESSIONS", choices)
+    table = compression.measure(tiny_root / "parts" / "washer", tmp_path, "gaussian", rounds=1)
+    whole, half = table.loc["none (f32)"], table.loc["FP16"]
+    assert half.mib < 0.7 * whole.mib
+    assert half.pixel_AUROC == pytest.approx(whole.pixel_AUROC, abs=0.01)
+    assert whole.ratio == 1
+    assert half.median_ms > 0
+
+
+def test_missing_nncf_is_named(
+    tiny_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without nncf the command says at once what to install."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr("sys.argv", ["compression", str(tiny_root / "parts" / "washer")])
+    with pytest.raises(SystemExit):
+        compression.main()
+    assert "pip install '.[compression]'" in capsys.readouterr().err
