@@ -152,6 +152,26 @@ def measure(batch_size: int, rounds: int, steps: int) -> dict[str, list[float]]:
     return seconds
 
 
+def profile(name: str, batch_size: int, steps: int) -> str:
+    """Tabulate which operations a kind of step spends its time in.
+
+    Args:
+        name: One of :data:`STEPS`.
+        batch_size: Images in a batch.
+        steps: Steps that are profiled, after one that is not.
+
+    Returns:
+        The profiler's table, the operation that takes most first.
+    """
+    images, more = (torch.rand(2, batch_size, 1, 64, 64) > 0.95).float()
+    step = STEPS[name]()
+    step(images, more)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as recorded:
+        for _ in range(steps):
+            step(images, more)
+    return recorded.key_averages().table(sort_by="self_cpu_time_total", row_limit=20, max_name_column_width=40)
+
+
 def main() -> None:
     """Measure and print medians over the turns, and each kind's cost beside plain PyTorch in the same turns."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -161,11 +181,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3, help="steps in a turn")
     parser.add_argument("--return-memory", action="store_true", help="leave the allocator of the system as it is")
     parser.add_argument("--output", type=Path, help="JSON file of all turns")
+    parser.add_argument("--profile", choices=list(STEPS), help="show where the time of one kind of step goes, instead")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
     if not arguments.return_memory:
         keep_freed_memory()
+    if arguments.profile:
+        print(profile(arguments.profile, arguments.batch_size, arguments.steps))
+        return
     seconds = measure(arguments.batch_size, arguments.rounds, arguments.steps)
     plain = seconds["plain PyTorch"]
     print(f"{'':<28} {'ms a step':>10} {'steps/s':>8} {'faster than plain':>18}")

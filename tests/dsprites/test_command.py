@@ -201,6 +201,7 @@ def test_tiles_are_laid_in_rows() -> None:
 def test_every_kind_of_step_of_the_benchmark_runs() -> None:
     seconds = speed.measure(batch_size=2, rounds=1, steps=1)
     assert set(seconds) == set(speed.STEPS)
+    assert "aten::convolution" in speed.profile("plain PyTorch", batch_size=2, steps=1)
     assert all(len(values) == 1 for values in seconds.values())
 
 
