@@ -81,7 +81,7 @@ class ImageVaeModel(ImageMaps):
         likelihood = likelihood or defaults.likelihood
         super().__init__(
             make_image_vae(vae, latent_dim, size, channels, likelihood, widths, hidden_dim),
-            make_reference(reference, max_exemplars, radius=0),
+            make_reference(reference, max_exemplars),
             size,
             channels,
             latent_dim,

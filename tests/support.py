@@ -17,7 +17,7 @@ from hypothesis import HealthCheck
 from PIL import Image
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
-from anomalib_vae_attention.reference import Exemplars, LeftOut, NormalReference
+from anomalib_vae_attention.reference import LeftOut, NormalReference
 from anomalib_vae_attention.vae import Posterior
 
 SIZE = (64, 64)
@@ -85,13 +85,6 @@ def collect(normal: NormalReference, mean: torch.Tensor, variance: torch.Tensor,
     for some in mean.split(batch):
         normal.update(Posterior(some, variance))
     return normal.finish()
-
-
-def exemplars_of(images: int) -> int:
-    """Return how many exemplars a cell of the default reference has after so many images."""
-    reference = Exemplars()
-    collect(reference, torch.randn(images, 2, 8, 8), torch.ones(2))
-    return reference.bank.shape[2]
 
 
 def run_command(folder: Path, *command: str | Path) -> str:

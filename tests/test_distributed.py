@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from lightning.pytorch import Trainer
-from support import SIZE, exemplars_of, folder, make_engine, small_model, write_images
+from support import SIZE, folder, make_engine, small_model, write_images
 from torch.utils.data import DataLoader, DistributedSampler
 
 from anomalib_vae_attention import EmbeddedAD, NormalQuantile, VaeAttention
@@ -71,7 +71,7 @@ def test_two_processes_are_as_one(reference: str, data: Path, fitted_by_two: Pat
         torch.testing.assert_close(threshold, getattr(post_processor, name), rtol=0, atol=2e-5)
     if reference == "exemplars":
         # Two of the seven were held out, and none was counted twice.
-        assert other.model.reference.bank.shape[2] == exemplars_of(IMAGES - 2)
+        assert other.model.reference.bank.shape[2] == IMAGES - 2
 
 
 def test_one_folder_for_all(fitted_by_two: Path) -> None:

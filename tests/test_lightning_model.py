@@ -11,7 +11,7 @@ from anomalib.callbacks import TilerConfigurationCallback
 from anomalib.data.utils.tiler import Tiler
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
-from support import SIZE, Fitted, exemplars_of, folder, make_engine, scores, small_model, write_images
+from support import SIZE, Fitted, folder, make_engine, scores, small_model, write_images
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention, fitting
 from anomalib_vae_attention.closed_form import ClosedFormFit
@@ -25,10 +25,11 @@ def test_default_model_finds_the_defects(fitted: Fitted, embedded: EmbeddedAD) -
 
 
 def test_fitted_state_is_finite_and_small(fitted: Fitted) -> None:
-    """All parameters and buffers are finite, and the reference has 512 exemplars a cell, because washers are turned."""
+    """All parameters and buffers are finite, and a cell has an exemplar of each image, and shared ones."""
     for name, tensor in fitted.model.state_dict().items():
         assert not tensor.is_floating_point() or tensor.isfinite().all(), name
-    assert fitted.model.model.reference.bank.shape == (32 * 32, 64, 512)
+    assert fitted.model.model.reference.bank.shape == (32 * 32, 64, 60)
+    assert fitted.model.model.reference.common.shape == (64, 1024)
     assert fitted.model.model.is_fitted
 
 
@@ -236,6 +237,6 @@ def test_the_reference_says_its_size(small_data: EmbeddedAD, tmp_path: Path, cap
     with caplog.at_level(logging.INFO, logger="anomalib_vae_attention"):
         model = small_model(max_exemplars=5)
         make_engine(tmp_path).fit(model=model, datamodule=small_data)
-    assert model.model.reference.bank.shape == (64, 32, exemplars_of(5))
+    assert model.model.reference.bank.shape == (64, 32, 5)
     assert any("max_exemplars=5" in record.getMessage() for record in caplog.records)
     assert any("8 images" in record.getMessage() for record in caplog.records)

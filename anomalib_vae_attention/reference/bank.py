@@ -1,35 +1,38 @@
-"""The exemplars of every cell side by side, a byte a latent."""
+"""What the exemplars are made of: those of every cell side by side, a byte a latent, and some that all cells share."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch.nn import functional as F  # noqa: N812
 
 
 class Bank(NamedTuple):
-    """Exemplars of every cell of a grid of ``h w`` cells, ``K`` each.
+    """Exemplars of every cell of a grid of ``h w`` cells, one of each of ``N`` images.
 
     Attributes:
-        steps: Whitened exemplars relative to the cell's mean, in steps, of shape ``(h w, d, K)``, 8-bit integers.
+        steps: Whitened exemplars relative to the cell's mean, in steps, of shape ``(h w, d, N)``, 8-bit integers.
         step: Step of each latent, of shape ``(d,)``.
-        outside: 1 for exemplars that would lie outside the image, else 0, of shape ``(h w, 1, K)``.
-        image: Number of the image that each exemplar is of, of shape ``(h w, K)``.
     """
 
     steps: torch.Tensor
     step: torch.Tensor
-    outside: torch.Tensor
+
+
+class Common(NamedTuple):
+    """Exemplars that all cells share.
+
+    Attributes:
+        latent: Whitened exemplars, of shape ``(d, K)``.
+        image: Number of the image that each is of, of shape ``(K,)``.
+        cell: Number of the cell that each is of, rows of the grid before columns, of shape ``(K,)``.
+    """
+
+    latent: torch.Tensor
     image: torch.Tensor
+    cell: torch.Tensor
 
 
-def gather(
-    means: Sequence[torch.Tensor],
-    centre: torch.Tensor,
-    scale: torch.Tensor,
-    radius: int,
-    most: int | None = None,
-) -> Bank:
+def gather(means: Sequence[torch.Tensor], centre: torch.Tensor, scale: torch.Tensor) -> Bank:
     """Put the exemplars of each cell side by side.
 
     They are stored relative to their mean at each cell: a byte then holds the differences that count, and a search that
@@ -39,42 +42,55 @@ def gather(
         means: Posterior mean of each image, of shape ``(d, h, w)``.
         centre: Their mean, of shape ``(d, h, w)``.
         scale: Factor of each latent that whitens, of shape ``(d,)``.
-        radius: How many cells away an exemplar may be, 0 or more.
-        most: Exemplars of a cell, at most; of more, each cell has a random sample of its own, seeded. None is all.
 
     Returns:
-        The bank, on the device of ``centre``; the exemplars of an image together, rows of the grid before columns.
+        The bank, on the device of ``centre``.
     """
-    (latent_dim, height, width), device, places = centre.shape, centre.device, (2 * radius + 1) ** 2
-    sample = _sample(height * width, len(means) * places, most).to(device)
-    by_row = sample.view(height, width, 1, -1)
-    middle = (centre * scale[:, None, None]).permute(1, 2, 0)[..., None]
-    frame = [torch.ones(1, height, width, device=device)]
-    inside = torch.stack([_around(frame, radius, row) for row in range(height)])
+    rows = range(centre.shape[1])
 
     def departures(row: int) -> torch.Tensor:
-        latent = _around(means, radius, row).to(device).float() * scale[:, None]
-        departure = (latent - middle[row]) * inside[row].repeat(1, 1, len(means))
-        return departure.gather(2, by_row[row].expand(-1, latent_dim, -1))
+        latent = torch.stack([mean[:, row] for mean in means]).to(centre.device).float()
+        return ((latent - centre[:, row]) * scale[:, None]).permute(2, 1, 0)
 
-    greatest = torch.stack([departures(row).abs().amax((0, 2)) for row in range(height)]).amax(0)
+    greatest = torch.stack([departures(row).abs().amax((0, 2)) for row in rows]).amax(0)
     step = (greatest / torch.iinfo(torch.int8).max).clamp_min(torch.finfo(torch.float32).tiny)
-    steps = torch.cat([(departures(row) / step[:, None]).round().to(torch.int8) for row in range(height)])
-    outside = 1 - inside.gather(3, by_row % places).flatten(0, 1)
-    return Bank(steps, step, outside, sample // places)
+    steps = torch.cat([(departures(row) / step[:, None]).round().to(torch.int8) for row in rows])
+    return Bank(steps, step)
 
 
-def _sample(cells: int, exemplars: int, most: int | None) -> torch.Tensor:
-    """Return the numbers of the exemplars that each cell keeps, ascending, of shape ``(h w, K)``."""
-    if most is None or exemplars <= most:
-        return torch.arange(exemplars).expand(cells, -1)
-    random = torch.Generator().manual_seed(0)
-    return torch.stack([torch.randperm(exemplars, generator=random)[:most].sort().values for _ in range(cells)])
+def choose_common(means: Sequence[torch.Tensor], scale: torch.Tensor, count: int, pool: int) -> Common:
+    """Choose exemplars of any cell of any image that are unlike each other: each is farthest from those before it.
 
+    Greedy k-centre (Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985) on a seeded random
+    sample, by the distance between whitened latents. A random choice would mostly take what is frequent, which the
+    cells' own exemplars know.
 
-def _around(maps: Sequence[torch.Tensor], radius: int, row: int) -> torch.Tensor:
-    """Return what maps ``(d, h, w)`` have around each cell of a row, of shape ``(w, d, N k)``, zeros outside."""
-    top, bottom = row - radius, row + radius + 1
-    strip = torch.stack([each[:, max(0, top) : bottom] for each in maps])
-    strip = F.pad(strip, (radius, radius, max(0, -top), max(0, bottom - maps[0].shape[1])))
-    return strip.unfold(3, 2 * radius + 1, 1).permute(3, 1, 0, 2, 4).flatten(2)
+    Args:
+        means: Posterior mean of each image, of shape ``(d, h, w)``.
+        scale: Factor of each latent that whitens, of shape ``(d,)``.
+        count: How many exemplars.
+        pool: How many of all latents to choose among.
+
+    Returns:
+        ``count`` exemplars or as many as there are, on the device of ``scale``; none of a grid of one cell, where there
+        is no other place.
+    """
+    latent_dim, cells = means[0].shape[0], means[0][0].numel()
+    sample = torch.randperm(len(means) * cells, generator=torch.Generator().manual_seed(0))[:pool].sort().values
+    image, cell = sample // cells, sample % cells
+    if cells == 1:
+        return Common(torch.zeros(latent_dim, 0, device=scale.device), image[:0], cell[:0])
+    counts = torch.bincount(image, minlength=len(means)).tolist()
+    parts = zip(means, cell.split(counts), strict=True)
+    latent = torch.cat([mean.flatten(1).T[some] for mean, some in parts]).to(scale.device).float() * scale
+    norm = latent.square().sum(1)
+    gap = torch.full_like(norm, torch.inf)
+    chosen = [int(norm.argmax())]
+    for _ in range(min(count, len(latent)) - 1):
+        last = chosen[-1]
+        gap = torch.minimum(gap, torch.addmv(norm, latent, latent[last], alpha=-2) + norm[last])
+        # Its own gap is zero but for rounding.
+        gap[last] = -torch.inf
+        chosen.append(int(gap.argmax()))
+    taken = torch.tensor(chosen)
+    return Common(latent[taken.to(scale.device)].T.contiguous(), image[taken], cell[taken])

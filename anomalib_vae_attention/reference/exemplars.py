@@ -1,13 +1,13 @@
 """The exemplars: the posteriors of the normal images themselves."""
 
 import logging
-import math
+from typing import NamedTuple
 
 import torch
 
 from anomalib_vae_attention.vae import Posterior
 
-from .bank import Bank, gather
+from .bank import choose_common, gather
 from .base import LeftOut, Match, NormalReference, require_images
 
 logger = logging.getLogger(__name__)
@@ -22,50 +22,59 @@ CALIBRATION_IMAGES = 256
 """Number of normal images, evenly spaced over those seen, from which the energy of normal data is estimated."""
 CALIBRATION_BATCH = 32
 """Normal images that are left out and matched at a time."""
-COMPARED = 32
-"""Number of normal images by which the exemplars of a cell are compared with those of the cells around it."""
 SEARCH_BYTES = 2**22
 """Memory of one part of a search, exemplars and distances in single precision: what a processor's cache holds."""
-FEW = 512
-"""Exemplars of a cell, at most, where there are fewer images and the cells around it help."""
+COMMON = 1024
+"""Exemplars that all cells share."""
+POOL = 40_000
+"""Latents among which the shared exemplars are chosen."""
+
+
+class Found(NamedTuple):
+    """What a search among some exemplars found for ``c`` cells of ``B`` images.
+
+    Attributes:
+        departure: Whitened latent less the weighted mean of the exemplars, of shape ``(c, B, d)``.
+        log_weight: Logarithm of the sum of the weights ``exp(-e_n / T)``, of shape ``(c, B)``.
+        nearest: Energy to the nearest exemplar, of shape ``(c, B)``, at least 0.
+    """
+
+    departure: torch.Tensor
+    log_weight: torch.Tensor
+    nearest: torch.Tensor
 
 
 class Exemplars(NormalReference):
-    """The posteriors of the normal images themselves, kept per cell with a byte a latent.
+    """The posteriors of the normal images themselves.
 
-    A cell is compared with the exemplars ``mu^n(p)`` of all images at that cell, by the square of eq. 4's mean over its
-    variance, ``e_n(p) = sum_i (mu_i(p) - mu_i^n(p))^2 / (v_i + v_i)``. Its match ``mu*`` is their mean, weighted by
-    ``exp(-e_n / T)``, and ``e(p)`` the energy between the two. The match depends smoothly on the image: where two
-    exemplars are equally near, a runtime's last digit does not choose the map.
+    A cell is compared with exemplars ``mu^n`` by the square of eq. 4's mean over its variance,
+    ``e_n(p) = sum_i (mu_i(p) - mu_i^n)^2 / (v_i + v_i)``. Its match ``mu*`` is their mean, weighted by ``exp(-e_n / T)``;
+    ``e(p)`` is the energy between the two. The match depends smoothly on the image: where two exemplars are equally near,
+    a runtime's last digit does not choose the map.
 
-    Few images show little of what is normal at a cell, less so if parts do not always lie alike. Where there are fewer
-    than :data:`FEW` images, that many exemplars of the cell and the cells around it are tried too: as far around as
-    images make up that number, a random sample where they are more. They are kept if they bring normal images that are
-    left out nearer than those of the cell alone do.
+    The exemplars are those of all images at that very cell, kept with a byte a latent: what is normal at one place need
+    not be so at another. Few images show little of what is normal at a cell, less so if parts turn or do not always lie
+    alike. So all cells share :data:`COMMON` more, of any cell of any image, chosen to be unlike each other.
 
     Args:
         max_exemplars: Most images to keep. Of more, a random sample of that size is kept (reservoir sampling, seeded),
-            so that memory is at most ``(d + 4) h w`` bytes an image: 68 KiB for 64 latents on a 32x32 grid, or 34 MiB
-            where :data:`FEW` of the cells around help.
-        radius: How many cells away an exemplar may be, 0 or more; None finds out.
+            so that memory is at most ``(d + 4) h w`` bytes an image: 68 KiB for 64 latents on a 32x32 grid.
     """
 
     bank: torch.Tensor
     step: torch.Tensor
     half_norm: torch.Tensor
+    common: torch.Tensor
     centre: torch.Tensor
     scale: torch.Tensor
     temperature: torch.Tensor
 
-    def __init__(self, max_exemplars: int = 2000, radius: int | None = None) -> None:
+    def __init__(self, max_exemplars: int = 2000) -> None:
         super().__init__()
         self.max_exemplars = max_exemplars
-        self.radius = radius
         self.register_buffer("bank", torch.zeros(0, dtype=torch.int8))
-        self.register_buffer("step", torch.zeros(0))
-        self.register_buffer("half_norm", torch.zeros(0))
-        self.register_buffer("centre", torch.zeros(0))
-        self.register_buffer("scale", torch.zeros(0))
+        for name in ("step", "half_norm", "common", "centre", "scale"):
+            self.register_buffer(name, torch.zeros(0))
         self.register_buffer("temperature", torch.tensor(LEAST_TEMPERATURE))
         self.start()
 
@@ -74,7 +83,8 @@ class Exemplars(NormalReference):
         self._kept: list[torch.Tensor] = []
         self._seen = 0
         self._variance = torch.zeros(0)
-        self._image = torch.zeros(0, dtype=torch.int64)
+        # Image and cell of each shared exemplar.
+        self._origin = torch.zeros(2, 0, dtype=torch.int64)
         self._random = torch.Generator().manual_seed(0)
 
     def update(self, posterior: Posterior) -> None:
@@ -96,7 +106,7 @@ class Exemplars(NormalReference):
                 self._kept[place] = mean.half()
 
     def finish(self) -> LeftOut:
-        """Build the bank; see :meth:`NormalReference.finish`."""
+        """Build the banks; see :meth:`NormalReference.finish`."""
         require_images(len(self._kept))
         device = self._variance.device
         self.scale = (2 * self._variance).rsqrt().detach().clone()
@@ -104,46 +114,16 @@ class Exemplars(NormalReference):
         for mean in self._kept:
             total += mean.double()
         self.centre = (total / len(self._kept)).float().to(device)
-        self._build()
-        chosen = self._spread(CALIBRATION_IMAGES)
+        self.bank, self.step = gather(self._kept, self.centre, self.scale)
+        self.half_norm = 0.5 * torch.stack([(cell * self.step[:, None]).square().sum(0) for cell in self.bank])[:, None]
+        common = choose_common(self._kept, self.scale, COMMON, POOL)
+        self.common, self._origin = common.latent, torch.stack([common.image, common.cell]).to(device)
+        chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
         nearest = self._leave_out(chosen).nearest
         self.temperature.copy_((RELATIVE_TEMPERATURE * nearest.mean()).clamp_min(LEAST_TEMPERATURE))
         left_out = self._leave_out(chosen)
         self.start()
         return left_out
-
-    def _spread(self, most: int) -> torch.Tensor:
-        """Return the numbers of some images, evenly spaced."""
-        return torch.linspace(0, len(self._kept) - 1, min(most, len(self._kept))).round().long()
-
-    def _build(self) -> None:
-        """Fill the bank, with the cells around where that brings normal images that are left out nearer."""
-        count = len(self._kept)
-        own = gather(self._kept, self.centre, self.scale, self.radius or 0)
-        self._use(own)
-        if self.radius is not None or count >= FEW:
-            return
-        compared = self._spread(COMPARED)
-        of_own = self._leave_out(compared).nearest.mean()
-        radius = max(1, (math.isqrt(FEW // count) - 1) // 2)
-        self._use(gather(self._kept, self.centre, self.scale, radius, FEW))
-        of_all = self._leave_out(compared).nearest.mean()
-        # A single image has only the cells around to be compared with.
-        if count > 1 and of_own <= of_all:
-            self._use(own)
-            return
-        logger.info(
-            "Normal images are nearer to each other where cells are compared with those around them, too: "
-            "%d exemplars a cell, from up to %d away.",
-            self.bank.shape[2],
-            radius,
-        )
-
-    def _use(self, bank: Bank) -> None:
-        """Make a bank the one that is searched."""
-        self.bank, self.step, self._image = bank.steps, bank.step, bank.image
-        half_norm = 0.5 * torch.stack([(cell * self.step[:, None]).square().sum(0) for cell in self.bank])
-        self.half_norm = half_norm[:, None] + HIDDEN * bank.outside
 
     def _leave_out(self, chosen: torch.Tensor) -> LeftOut:
         """Match some of the images, each with all others."""
@@ -164,20 +144,15 @@ class Exemplars(NormalReference):
         """Return the shapes that the buffers should have; see :meth:`NormalReference.shapes`."""
         latent_dim, height, width = self.centre.shape
         cells, count = height * width, self.bank.shape[-1]
-        bank, half_norm = (cells, latent_dim, count), (cells, 1, count)
-        centre = (latent_dim, height, width)
-        vector = (latent_dim,)
         return {
-            "bank": bank,
-            "step": vector,
-            "half_norm": half_norm,
-            "centre": centre,
-            "scale": vector,
+            "bank": (cells, latent_dim, count),
+            "step": (latent_dim,),
+            "half_norm": (cells, 1, count),
+            "common": (latent_dim, self.common.shape[-1]),
+            "centre": (latent_dim, height, width),
+            "scale": (latent_dim,),
             "temperature": (),
         }
-
-    def _whiten(self, latent: torch.Tensor) -> torch.Tensor:
-        return latent * self.scale[:, None, None]
 
     def match(self, posterior: Posterior) -> Match:
         """Mix the exemplars of every cell; see :meth:`NormalReference.match`."""
@@ -190,55 +165,96 @@ class Exemplars(NormalReference):
 
         Args:
             mean: Posterior means, of shape ``(B, d, h, w)``.
-            leave_out: Exemplar to hide from each image, of shape ``(B,)``; where there is no other, it is hidden from
-                the cell itself only.
+            leave_out: Number of the image whose exemplars are hidden from each, of shape ``(B,)``; where there is no
+                other, those of the same cell are hidden.
 
         Returns:
             Energy ``(B, h, w)``, match ``(B, d, h, w)`` and energy to the nearest ``(B, h, w)``.
         """
         batch, latent_dim, height, width = mean.shape
-        cells, exemplars = height * width, self.bank.shape[2]
-        query = self._whiten(mean - self.centre).flatten(2).permute(2, 0, 1).contiguous()
+        query = self._by_cell(mean)
+        departure, log_weight, nearest = self._search_own(self._by_cell(mean - self.centre), leave_out)
+        if self.common.shape[1]:
+            common = self._search_common(query, leave_out)
+            share = (common.log_weight - log_weight).sigmoid()[..., None]
+            departure = departure + share * (common.departure - departure)
+            nearest = torch.minimum(nearest, common.nearest)
+        # Matches are held fixed in the gradient.
+        matched = (query - departure).detach()
+        energy = (query - matched).square().sum(2)
+        latent = matched.permute(1, 2, 0).reshape(batch, latent_dim, height, width) / self.scale[:, None, None]
+        return energy.T.reshape(batch, height, width), latent, nearest.T.reshape(batch, height, width)
+
+    def _by_cell(self, latent: torch.Tensor) -> torch.Tensor:
+        """Whiten latents ``(B, d, h, w)`` and bring them to the shape ``(h w, B, d)``."""
+        return (latent * self.scale[:, None, None]).flatten(2).permute(2, 0, 1).contiguous()
+
+    def _search_own(self, query: torch.Tensor, leave_out: torch.Tensor | None) -> Found:
+        """Search the exemplars of each cell for queries ``(h w, B, d)`` relative to its centre."""
+        cells, batch, latent_dim = query.shape
+        exemplars = self.bank.shape[2]
         # The step goes into the query and the match, which are shorter than the bank. An export multiplies the bank by
         # it: OpenVINO keeps bytes only of what is scaled next, and makes floats of the rest.
         exporting = torch.compiler.is_compiling()
         step = torch.ones_like(self.step) if exporting else self.step
-        scaled = query * (step * (2 / self.temperature))
-        offset = self.half_norm * (-2 / self.temperature)
-        part = cells if exporting else max(1, SEARCH_BYTES // (4 * exemplars * (latent_dim + batch)))
+        hidden = None
+        if leave_out is not None:
+            hidden = leave_out[:, None] == torch.arange(exemplars, device=query.device)
         found = []
-        for start in range(0, cells, part):
-            some = slice(start, start + part)
-            found.append(self._attend(some, scaled[some], offset[some], leave_out))
-        # Matches are held fixed in the gradient.
-        matched = (torch.cat([match for match, _ in found]) * step).detach()
-        greatest = torch.cat([logit for _, logit in found])
-        energy = (query - matched).square().sum(2)
-        nearest = (query.square().sum(2) - self.temperature * greatest).clamp_min(0)
-        matched = matched.permute(1, 2, 0).reshape(batch, latent_dim, height, width)
-        latent = matched / self.scale[:, None, None] + self.centre
-        return energy.T.reshape(batch, height, width), latent, nearest.T.reshape(batch, height, width)
+        for some in _parts(cells, exemplars * (latent_dim + batch)):
+            bank = self.bank[some].to(query.dtype)
+            bank = bank * self.step[:, None] if exporting else bank
+            found.append(self._attend(query[some], bank, self.half_norm[some], step, hidden))
+        return _joined(found)
+
+    def _search_common(self, query: torch.Tensor, leave_out: torch.Tensor | None) -> Found:
+        """Search the exemplars that all cells share for queries ``(h w, B, d)``."""
+        cells, batch, latent_dim = query.shape
+        bank, half_norm = self.common[None], 0.5 * self.common.square().sum(0)
+        hidden = None
+        if leave_out is not None:
+            image, cell = self._origin
+            hidden = (leave_out[:, None] == image).expand(cells, -1, -1)
+            if len(self._kept) == 1:
+                hidden = (torch.arange(cells, device=cell.device)[:, None, None] == cell).expand(-1, batch, -1)
+        found = []
+        for some in _parts(cells, batch * bank.shape[2]):
+            # One product for all cells of a part, as the exemplars are the same.
+            rows = query[some].reshape(1, -1, latent_dim)
+            unseen = None if hidden is None else hidden[some].reshape(1, rows.shape[1], -1)
+            parts = self._attend(rows, bank, half_norm, torch.ones_like(self.scale), unseen)
+            found.append(Found(*(part.reshape(-1, batch, *part.shape[2:]) for part in parts)))
+        return _joined(found)
 
     def _attend(
         self,
-        some: slice,
         query: torch.Tensor,
-        offset: torch.Tensor,
-        leave_out: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the match ``(c, B, d)``, in steps, and the greatest logit ``(c, B)`` of ``c`` cells."""
-        bank = self.bank[some].to(query.dtype)
-        if torch.compiler.is_compiling():
-            bank = bank * self.step[:, None]
-        logit = torch.baddbmm(offset, query, bank)
-        if leave_out is not None:
-            self._hide(logit, leave_out, some)
-        return torch.bmm(logit.softmax(2), bank.mT), logit.amax(2)
+        bank: torch.Tensor,
+        half_norm: torch.Tensor,
+        step: torch.Tensor,
+        hidden: torch.Tensor | None,
+    ) -> Found:
+        """Weigh the exemplars ``(c, d, K)``, in steps, for queries ``(c, B, d)``, less those that are hidden."""
+        logit = torch.baddbmm(half_norm * (-2 / self.temperature), query * (step * (2 / self.temperature)), bank)
+        if hidden is not None:
+            logit = logit - HIDDEN * hidden
+        weight, greatest = logit.softmax(2), logit.amax(2)
+        norm = query.square().sum(2)
+        # The greatest weight is exp(greatest) over the sum.
+        log_sum = greatest - weight.amax(2).log()
+        return Found(
+            departure=query - torch.bmm(weight, bank.mT) * step,
+            log_weight=log_sum - norm / self.temperature,
+            nearest=(norm - self.temperature * greatest).clamp_min(0),
+        )
 
-    def _hide(self, logit: torch.Tensor, leave_out: torch.Tensor, some: slice) -> None:
-        """Lower the logits of each image's own exemplars at some of the cells, in place; see :meth:`_search`."""
-        exemplars = logit.shape[2]
-        if len(self._kept) > 1:
-            logit -= HIDDEN * (self._image[some, None] == leave_out[:, None])
-        elif exemplars > 1:
-            logit[:, :, exemplars // 2] -= HIDDEN
+
+def _parts(cells: int, floats: int) -> list[slice]:
+    """Divide cells, each of which takes so many floats, into parts that a cache holds; an export has one part."""
+    part = cells if torch.compiler.is_compiling() else max(1, SEARCH_BYTES // (4 * floats))
+    return [slice(start, start + part) for start in range(0, cells, part)]
+
+
+def _joined(found: list[Found]) -> Found:
+    """Put what was found for parts of the cells together."""
+    return Found(*(torch.cat(parts) for parts in zip(*found, strict=True)))

@@ -7,13 +7,12 @@ from .exemplars import Exemplars
 from .gaussian import Gaussian
 
 
-def make_reference(name: str, max_exemplars: int, radius: int | None = None) -> NormalReference:
+def make_reference(name: str, max_exemplars: int) -> NormalReference:
     """Make a normal reference.
 
     Args:
         name: ``"exemplars"`` or ``"gaussian"``.
         max_exemplars: Most normal images that the exemplars keep.
-        radius: How many cells away an exemplar may be; see :class:`Exemplars`.
 
     Returns:
         The reference, before it has collected anything.
@@ -23,4 +22,4 @@ def make_reference(name: str, max_exemplars: int, radius: int | None = None) -> 
     """
     require_choice("reference", name, ["exemplars", "gaussian"])
     require_whole("max_exemplars", max_exemplars, least=1)
-    return Gaussian() if name == "gaussian" else Exemplars(max_exemplars, radius)
+    return Gaussian() if name == "gaussian" else Exemplars(max_exemplars)
