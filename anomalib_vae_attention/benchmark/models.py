@@ -11,7 +11,8 @@ from torch import nn
 from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.backbone import Backbone
 
-from .plan import BACKBONE, UNCACHED, Cell, read_model
+from .coreset import use_fast_coreset
+from .plan import BACKBONE, FAST, UNCACHED, Cell, read_model
 
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
@@ -64,7 +65,9 @@ def build_model(cell: Cell) -> "AnomalibModule | BareBackbone":
         "visualizer": False,
     }
     if name == "patchcore":
-        return Patchcore(**common, coreset_sampling_ratio=variant)
+        if variant.endswith(FAST):
+            use_fast_coreset()
+        return Patchcore(**common, coreset_sampling_ratio=float(variant.removesuffix(FAST)))
     if name == "padim":
         # The default is the paper's number for ResNet-18, or all there are.
         features = min(variant, sum(backbone.channels)) if ":" not in cell.model else variant

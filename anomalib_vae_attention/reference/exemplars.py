@@ -48,9 +48,9 @@ class Exemplars(NormalReference):
     """The posteriors of the normal images themselves.
 
     A cell is compared with exemplars ``mu^n`` by the square of eq. 4's mean over its variance,
-    ``e_n(p) = sum_i (mu_i(p) - mu_i^n)^2 / (v_i + v_i)``. Its match ``mu*`` is their mean, weighted by ``exp(-e_n / T)``;
-    ``e(p)`` is the energy between the two. The match depends smoothly on the image: where two exemplars are equally near,
-    a runtime's last digit does not choose the map.
+    ``e_n(p) = sum_i (mu_i(p) - mu_i^n)^2 / (v_i + v_i)``. Its match ``mu*`` is their mean, weighted by
+    ``exp(-e_n / T)``; ``e(p)`` is the energy between the two. The match depends smoothly on the image: where two
+    exemplars are equally near, a runtime's last digit does not choose the map.
 
     The exemplars are those of all images at that very cell, kept with a byte a latent: what is normal at one place need
     not be so at another. Few images show little of what is normal at a cell, less so if parts turn or do not always lie

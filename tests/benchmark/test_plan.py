@@ -24,6 +24,7 @@ CELL = Cell("a/b", "/data/a/b", "padim", 0, "net", ("x", "y"), 256, keep=True, e
         ("vae_attention:exemplars-uncached", "vae_attention:exemplars-uncached"),
         ("patchcore:0.10", "patchcore"),
         ("patchcore:1e-2", "patchcore:0.01"),
+        ("patchcore:.1-fast", "patchcore:0.1-fast"),
         ("padim:100", "padim"),
     ],
 )
@@ -33,7 +34,7 @@ def test_one_name_for_every_model(given: str, canonical: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["stfpm", "patchcore:0", "patchcore:x", "padim:0", "padim:1.5", "vae_attention:none", ""]
+    "name", ["stfpm", "patchcore:0", "patchcore:x", "patchcore:-fast", "padim:0", "padim:1.5", "vae_attention:none", ""]
 )
 def test_what_is_no_model_is_named_in_the_error(name: str) -> None:
     with pytest.raises(
