@@ -13,6 +13,7 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torchvision.transforms.v2 import Compose, Normalize, Resize
@@ -215,6 +216,11 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
         """Create anomalib's default post-processor."""
         return PostProcessor()
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what it takes to go on with the training, if it has several epochs."""
+        super().on_save_checkpoint(checkpoint)
+        self.fit_procedure.save(checkpoint)
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the post-processor that the checkpoint was made with, unless another was asked for.
 
@@ -226,6 +232,8 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
             callbacks: list[Callback] = getattr(self._trainer, "callbacks", [])
             callbacks[:] = [self.post_processor if callback is default else callback for callback in callbacks]
         super().on_load_checkpoint(checkpoint)
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            self.fit_procedure.resume(checkpoint)
         trained = checkpoint.get("hyper_parameters", {}).get("attention")
         if trained is not None and trained != self.hparams["attention"]:
             logger.warning(
