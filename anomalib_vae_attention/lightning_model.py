@@ -28,6 +28,7 @@ from .image_maps import ATTENTIONS
 from .image_model import ImageVaeModel
 from .normal_quantile import NormalQuantile
 from .persistence import WholeFiles, use_whole_checkpoints
+from .pre_processing import SamePreProcessor
 from .scoring import not_finite
 from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
 from .unreadable import NameUnreadableFiles
@@ -188,7 +189,7 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
 
     def _default_pre_processor(self, input_size: Sequence[int] | None) -> PreProcessor:
         if isinstance(self.model, ImageVaeModel):
-            return PreProcessor(Resize(list(self.model.input_size), antialias=True))
+            return SamePreProcessor(Resize(list(self.model.input_size), antialias=True))
         size = None if input_size is None else (input_size[0], input_size[1])
         return self.configure_pre_processor(size, mean=self.model.backbone.mean, std=self.model.backbone.std)
 
@@ -206,10 +207,10 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
             std: Standard deviation of each channel that the backbone was trained with.
 
         Returns:
-            Pre-processor that resizes and normalises.
+            Pre-processor that resizes and normalises, in exported models as in the engine.
         """
         size = list(image_size or (256, 256))
-        return PreProcessor(Compose([Resize(size, antialias=True), Normalize(mean=list(mean), std=list(std))]))
+        return SamePreProcessor(Compose([Resize(size, antialias=True), Normalize(mean=list(mean), std=list(std))]))
 
     @staticmethod
     def configure_post_processor() -> PostProcessor:
