@@ -11,13 +11,18 @@ from anomalib.pre_processing import PreProcessor
 from torch.utils.data import DataLoader
 
 from .arguments import require_positive, require_whole
+from .distributed import rank, world_size
 from .normal_quantile import NormalQuantile
+from .random_state import random_states, set_random_state
 
 if TYPE_CHECKING:
     from .image_model import ImageVaeModel
     from .lightning_model import VaeAttention
 
 logger = logging.getLogger(__name__)
+
+RANDOM_STATES = "random_states"
+"""Where checkpoints keep the states of the random number generators."""
 
 
 class GradientFit:
@@ -67,6 +72,25 @@ class GradientFit:
         """Have the last epoch validated, however rarely others are: what is not validated is not saved."""
         if module.trainer.current_epoch + 1 == module.trainer.max_epochs:
             module.trainer.check_val_every_n_epoch = 1
+
+    @staticmethod
+    def save(checkpoint: dict[str, Any]) -> None:
+        """Add the random state to a checkpoint; all processes must call it."""
+        checkpoint[RANDOM_STATES] = random_states()
+
+    @staticmethod
+    def resume(checkpoint: dict[str, Any]) -> None:
+        """Go on with the random state of a checkpoint, so that the training ends as one that was never stopped."""
+        states = checkpoint.get(RANDOM_STATES, [])
+        if len(states) == world_size():
+            set_random_state(states[rank()])
+        else:
+            logger.warning(
+                "The checkpoint has the random state of %d processes, but there are %d: the training goes on with "
+                "other random numbers than it would have had without the stop.",
+                len(states),
+                world_size(),
+            )
 
     def kl_weight_at(self, step: int) -> float:
         """Return the weight of the KL divergence after a number of optimiser steps."""
