@@ -172,17 +172,19 @@ class Exemplars(NormalReference):
             Energy ``(B, h, w)``, match ``(B, d, h, w)`` and energy to the nearest ``(B, h, w)``.
         """
         batch, latent_dim, height, width = mean.shape
-        query = self._by_cell(mean)
-        departure, log_weight, nearest = self._search_own(self._by_cell(mean - self.centre), leave_out)
+        # Relative to the centre, where latents are small and differences lose no digits.
+        query = self._by_cell(mean - self.centre)
+        departure, log_weight, nearest = self._search_own(query, leave_out)
         if self.common.shape[1]:
-            common = self._search_common(query, leave_out)
+            common = self._search_common(self._by_cell(mean), leave_out)
             share = (common.log_weight - log_weight).sigmoid()[..., None]
             departure = departure + share * (common.departure - departure)
             nearest = torch.minimum(nearest, common.nearest)
         # Matches are held fixed in the gradient.
         matched = (query - departure).detach()
         energy = (query - matched).square().sum(2)
-        latent = matched.permute(1, 2, 0).reshape(batch, latent_dim, height, width) / self.scale[:, None, None]
+        matched = matched.permute(1, 2, 0).reshape(batch, latent_dim, height, width)
+        latent = matched / self.scale[:, None, None] + self.centre
         return energy.T.reshape(batch, height, width), latent, nearest.T.reshape(batch, height, width)
 
     def _by_cell(self, latent: torch.Tensor) -> torch.Tensor:
