@@ -1,18 +1,20 @@
 """Resizing that is the same in training, in exported models and in every runtime."""
 
+from functools import reduce
 from typing import Any
 
 import torch
 from anomalib.pre_processing import PreProcessor
 from torch import nn
+from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
 
 
 class AntialiasedResize(nn.Module):
-    """Bilinear resizing with anti-aliasing, as torchvision's ``Resize(size, antialias=True)``, as two matrix products.
+    """Bilinear resizing with anti-aliasing, as torchvision's ``Resize(size, antialias=True)``, in every runtime.
 
-    Runtimes differ in what they make of a resizing that is anti-aliased (OpenVINO leaves it out without a word); of a
-    matrix product they make the same. The weights are made from the image's size, which may be open in an export.
+    Runtimes differ in what they make of a resizing that is anti-aliased (OpenVINO leaves it out without a word); of
+    :func:`resize_rows`, which exports have instead, they make the same.
 
     Args:
         size: Height and width to resize to.
@@ -24,35 +26,48 @@ class AntialiasedResize(nn.Module):
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Resize images of shape ``(B, C, H, W)`` to ``(B, C, *size)``."""
-        # Columns first: OpenVINO 2026.4 takes a product with columns for a fully connected layer, and fails to compile
-        # one that a normalisation of the channels follows.
-        for dim, size in ((-1, self.size[1]), (-2, self.size[0])):
-            given = image.shape[dim]
-            # An open size of an export is not an int: asking whether it is equal would fix it.
-            if isinstance(given, int) and given == size:
-                continue
-            weights = resize_weights(size, given, image.device).to(image.dtype)
-            image = weights @ image if dim == -2 else image @ weights.T
-        return image
+        if not torch.compiler.is_compiling():
+            return F.interpolate(image, self.size, mode="bilinear", antialias=True)
+        height, width = self.size
+        # Whole rows are gathered several times as fast as single pixels.
+        return resize_rows(resize_rows(image, height).mT, width).mT
 
 
-def resize_weights(size: int, given: int, device: torch.device | None = None) -> torch.Tensor:
-    """Return a line's resizing as a matrix: triangles as wide as the pixels of the coarser of the two lines.
+def resize_rows(image: torch.Tensor, height: int) -> torch.Tensor:
+    """Resize the height of images: each new row is the weighted sum of the few that lie within its triangle.
+
+    The triangle is as wide as two rows of the coarser of the two images, as in torchvision's anti-aliased resizing.
 
     Args:
-        size: Number of pixels after resizing, at least 1.
-        given: Number of pixels before, at least 1; a symbol in an export with open sizes.
-        device: Where to make it.
+        image: Images of shape ``(B, C, H, W)``; ``H`` may be open in an export.
+        height: Number of rows after resizing, at least 1.
 
     Returns:
-        Weights of shape ``(size, given)``, float32; each row sums to 1.
+        Images of shape ``(B, C, height, W)``.
     """
+    given = image.shape[-2]
+    # An open size of an export is not an int: asking whether it is equal would fix it.
+    if isinstance(given, int) and given == height:
+        return image
+    place, weight = _taps(height, given, image.device)
+    if isinstance(given, int):
+        # Runtimes fuse this sum; of an open size its length is not known.
+        taps = zip(place.T, weight.T[..., None], strict=True)
+        return reduce(torch.add, [image.index_select(2, rows) * share for rows, share in taps])
+    rows = image.index_select(2, place.flatten()).unflatten(2, place.shape)
+    return (rows * weight[..., None]).sum(3)
+
+
+def _taps(size: int, given: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return which of ``given`` pixels make each of ``size``, and with which weights, both of shape ``(size, K)``."""
     scale = given / size
-    centre = (torch.arange(size, dtype=torch.float32, device=device) + 0.5) * scale
-    place = torch.arange(given, dtype=torch.float32, device=device) + 0.5
     reach: Any = torch.sym_max(scale, 1.0)
-    weights = (1 - (centre[:, None] - place).abs() / reach).clamp(min=0)
-    return weights / weights.sum(1, keepdim=True)
+    count: Any = torch.sym_max((2 * given + size - 1) // size, 2)
+    centre = (torch.arange(size, dtype=torch.float32, device=device) + 0.5) * scale
+    first = (centre - reach - 0.5).ceil()
+    place = first[:, None] + torch.arange(count, dtype=torch.float32, device=device)
+    weight = (1 - (centre[:, None] - place - 0.5).abs() / reach).clamp(min=0) * ((place >= 0) & (place < given))
+    return place.clamp(0, given - 1).long(), weight / weight.sum(1, keepdim=True)
 
 
 class SamePreProcessor(PreProcessor):

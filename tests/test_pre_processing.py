@@ -18,10 +18,15 @@ from anomalib_vae_attention.pre_processing import AntialiasedResize, SamePreProc
 
 @pytest.mark.parametrize("given", [(448, 448), (37, 301), (64, 48), (64, 64), (1, 5)])
 def test_it_is_torchvisions(given: tuple[int, int]) -> None:
-    """Shrinking, enlarging and both at once give what torchvision gives."""
+    """Shrinking, enlarging and both at once give what torchvision gives, exported with and without an open size."""
     image = torch.rand(2, 3, *given)
     expected = Resize([64, 48], antialias=True)(image)
-    torch.testing.assert_close(AntialiasedResize((64, 48))(image), expected, rtol=0, atol=1e-6)
+    resize = AntialiasedResize((64, 48))
+    torch.testing.assert_close(resize(image), expected, rtol=0, atol=1e-6)
+    sizes = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    for shapes, example in (({}, image), (sizes, torch.rand(2, 3, 80, 100))):
+        exported = torch.export.export(resize, (example,), dynamic_shapes=(shapes,)).module()
+        torch.testing.assert_close(exported(image), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("transform", [Resize([32, 32]), Compose([Resize([32, 32]), Normalize([0.5] * 3, [0.5] * 3)])])
