@@ -1,9 +1,10 @@
 """What the exemplars are made of: those of every cell side by side, a byte a latent, and some that all cells share."""
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+
+from .kept import KeptLatents
 
 TOLERANCE = 0.3
 """Share by which the mean energy of normal images to their nearest exemplar of a cell may rise for a smaller bank."""
@@ -45,34 +46,7 @@ class Common(NamedTuple):
     cell: torch.Tensor
 
 
-def to_bytes(means: list[torch.Tensor], centre: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Replace latents by a byte each, one image after the other, so that they take less memory and never more.
-
-    They are stored relative to their mean at each cell: a byte then holds the differences that count, and a search that
-    expands the square loses no digits.
-
-    Args:
-        means: Posterior mean of each image, of shape ``(d, h, w)``; after the call, whitened, relative to the centre
-            and in steps, as 8-bit integers.
-        centre: Their mean, of shape ``(d, h, w)``.
-        scale: Factor of each latent that whitens, of shape ``(d,)``.
-
-    Returns:
-        The step of each latent, of shape ``(d,)``, on the device of ``centre``.
-    """
-    whitening = scale[:, None, None]
-
-    def departure(mean: torch.Tensor) -> torch.Tensor:
-        return (mean.to(centre.device).float() - centre) * whitening
-
-    greatest = torch.stack([departure(mean).abs().amax((1, 2)) for mean in means]).amax(0)
-    step = (greatest / torch.iinfo(torch.int8).max).clamp_min(torch.finfo(torch.float32).tiny)
-    for number, mean in enumerate(means):
-        means[number] = (departure(mean) / step[:, None, None]).round().to(torch.int8).to(mean.device)
-    return step
-
-
-def gather(images: Sequence[torch.Tensor], step: torch.Tensor) -> Bank:
+def gather(images: KeptLatents, step: torch.Tensor) -> Bank:
     """Put the exemplars of each cell side by side, less those that others stand for: a search reads all of them twice.
 
     Each cell's are put in the order of the greedy k-centre (see :func:`choose_common`), and as many of the first are
@@ -80,7 +54,7 @@ def gather(images: Sequence[torch.Tensor], step: torch.Tensor) -> Bank:
     rise by no more than :data:`TOLERANCE`: half of them where parts lie alike, more where each is different.
 
     Args:
-        images: Exemplars of each of ``N`` images, as :func:`to_bytes` makes them, of shape ``(d, h, w)``.
+        images: Exemplars of each of ``N`` images, in bytes.
         step: Step of each latent, of shape ``(d,)``.
 
     Returns:
@@ -91,7 +65,7 @@ def gather(images: Sequence[torch.Tensor], step: torch.Tensor) -> Bank:
     count, cells = len(images), height * width
 
     def row_of(row: int) -> torch.Tensor:
-        return torch.stack([image[:, row] for image in images]).to(step.device).permute(2, 1, 0)
+        return images.row(row).to(step.device).permute(2, 1, 0)
 
     orders = [torch.arange(count, dtype=torch.int32, device=step.device).expand(width, -1)] * height
     kept = count
@@ -136,7 +110,7 @@ def _most_unlike_first(exemplars: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return order, blocks.cummin(2).values.mean(1).sum(0)
 
 
-def choose_common(means: Sequence[torch.Tensor], scale: torch.Tensor, count: int, pool: int) -> Common:
+def choose_common(means: KeptLatents, scale: torch.Tensor, count: int, pool: int) -> Common:
     """Choose exemplars of any cell of any image that are unlike each other: each is farthest from those before it.
 
     Greedy k-centre (Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985) on a seeded random
@@ -144,7 +118,7 @@ def choose_common(means: Sequence[torch.Tensor], scale: torch.Tensor, count: int
     cells' own exemplars know.
 
     Args:
-        means: Posterior mean of each image, of shape ``(d, h, w)``.
+        means: Posterior mean of each image, not in bytes.
         scale: Factor of each latent that whitens, of shape ``(d,)``.
         count: How many exemplars.
         pool: How many of all latents to choose among.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from support import collect
+from support import collect, keep
 
 from anomalib_vae_attention.reference import (
     Exemplars,
@@ -96,10 +96,10 @@ def test_number_of_shared_exemplars(images: int, size: tuple[int, int], count: i
 
 def test_shared_exemplars_are_unlike_each_other() -> None:
     """Of few latents that are rare and many that are alike, the rare ones are all chosen, where chance takes few."""
-    latents = 0.01 * torch.randn(40, 4, 10, 10)
-    rare = 10 * torch.randn(30, 4)
+    latents = (0.01 * torch.randn(40, 4, 10, 10)).half().float()
+    rare = (10 * torch.randn(30, 4)).half().float()
     latents[:30, :, 3, 7] = rare
-    common = choose_common(list(latents), torch.ones(4), 40, 100_000)
+    common = choose_common(keep(latents), torch.ones(4), 40, 100_000)
     assert {tuple(latent) for latent in rare.tolist()} <= {tuple(latent) for latent in common.latent.T.tolist()}
     picked = latents.flatten(2)[common.image, :, common.cell]
     assert torch.equal(picked, common.latent.T)
@@ -108,8 +108,8 @@ def test_shared_exemplars_are_unlike_each_other() -> None:
 
 def test_shared_exemplars_are_each_the_farthest_from_those_before() -> None:
     """The greedy k-centre, computed with all distances in double precision."""
-    latents, scale = torch.randn(6, 3, 4, 5), torch.tensor([1.0, 2.0, 0.5])
-    common = choose_common(list(latents), scale, 30, 100_000)
+    latents, scale = torch.randn(6, 3, 4, 5).half().float(), torch.tensor([1.0, 2.0, 0.5])
+    common = choose_common(keep(latents), scale, 30, 100_000)
     everything = (latents.permute(0, 2, 3, 1).reshape(-1, 3) * scale).double()
     chosen = [int(everything.square().sum(1).argmax())]
     for _ in range(29):
@@ -274,7 +274,7 @@ def test_the_sample_is_fair() -> None:
     normal = Exemplars(max_exemplars=500)
     normal.start()
     normal.update(Posterior(torch.arange(count).float().view(count, 1, 1, 1), torch.ones(1)))
-    kept = torch.stack(normal._kept).flatten()
+    kept = torch.stack(list(normal._kept)).flatten()
     assert len(kept.unique()) == 500
     # The mean of 500 of 2000 numbers has a standard deviation of 22.4.
     assert kept.mean() == pytest.approx(count / 2, abs=4 * 22.4)
