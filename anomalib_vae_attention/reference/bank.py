@@ -54,7 +54,7 @@ def gather(images: KeptLatents, step: torch.Tensor) -> Bank:
     rise by no more than :data:`TOLERANCE`: half of them where parts lie alike, more where each is different.
 
     Args:
-        images: Exemplars of each of ``N`` images, in bytes.
+        images: Exemplars of ``N`` images, aligned.
         step: Step of each latent, of shape ``(d,)``.
 
     Returns:
@@ -118,7 +118,7 @@ def choose_common(means: KeptLatents, scale: torch.Tensor, count: int, pool: int
     cells' own exemplars know.
 
     Args:
-        means: Posterior mean of each image, not in bytes.
+        means: Posterior means of the images, not aligned.
         scale: Factor of each latent that whitens, of shape ``(d,)``.
         count: How many exemplars.
         pool: How many of all latents to choose among.
@@ -133,8 +133,10 @@ def choose_common(means: KeptLatents, scale: torch.Tensor, count: int, pool: int
     if cells == 1:
         return Common(torch.zeros(latent_dim, 0, device=scale.device), image[:0], cell[:0])
     counts = torch.bincount(image, minlength=len(means)).tolist()
-    parts = zip(means, cell.split(counts), strict=True)
-    latent = torch.cat([mean.flatten(1).T[some] for mean, some in parts]).to(scale.device).float() * scale
+    latent = torch.empty(len(sample), latent_dim)
+    for ours, mean, some in zip(latent.split(counts), means, cell.split(counts), strict=True):
+        ours.copy_(mean.flatten(1).T[some])
+    latent = latent.to(scale.device) * scale
     norm = latent.square().sum(1)
     gap = torch.full_like(norm, torch.inf)
     chosen = [int(norm.argmax())]

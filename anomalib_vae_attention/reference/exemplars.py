@@ -119,7 +119,7 @@ class Exemplars(NormalReference):
         self.centre = (total / len(self._kept)).float().to(device)
         common = choose_common(self._kept, self.scale, COMMON, POOL)
         self.common, self._origin = common.latent, torch.stack([common.image, common.cell]).to(device)
-        self.step = self._kept.to_bytes(self.centre, self.scale)
+        self.step = self._kept.align(self.centre, self.scale)
         self.bank, self._image = gather(self._kept, self.step)
         self.half_norm = 0.5 * torch.stack([(cell * self.step[:, None]).square().sum(0) for cell in self.bank])[:, None]
         chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
@@ -133,8 +133,8 @@ class Exemplars(NormalReference):
         """Match some of the images, each with all others."""
         energies, nearest = [], []
         for some in chosen.split(CALIBRATION_BATCH):
-            steps = torch.stack([self._kept[index] for index in some.tolist()]).to(self.bank.device)
-            means = steps * (self.step / self.scale)[:, None, None] + self.centre
+            whitened = torch.stack([self._kept[index] for index in some.tolist()]).to(self.bank.device)
+            means = whitened / self.scale[:, None, None] + self.centre
             energy, _, least = self._search(means, some.to(self.bank.device))
             energies.append(energy)
             # A single image of a single cell has nothing left to be compared with.

@@ -4,78 +4,83 @@ from collections.abc import Iterator
 
 import torch
 
-BLOCK = 256
+GREATEST = torch.iinfo(torch.int8).max
+BLOCK = 512
 """Images whose latents lie in one tensor: for 64 latents on a 32x32 grid so large (32 MiB) that the C library gives the
-memory back when it is freed, and takes it page by page as it is filled."""
+memory back when it is freed, and takes it page by page as it is filled. Tensors of single images, however small, would
+lie between those that come and go, and leave holes where these do not fit."""
 
 
 class KeptLatents:
-    """Posterior means of images in half precision, of shape ``(d, h, w)`` each, in the memory of the CPU.
+    """Posterior means of images, of shape ``(d, h, w)`` each, a byte a latent, in the memory of the CPU.
 
-    It has the length, the items and their order of a list; an item that is set is copied.
+    It has the length, the items and their order of a list. An item is what was put in but for the rounding: to 1/254 of
+    the greatest that the latent has in the image, until :meth:`align` makes the steps those of all images.
     """
 
     def __init__(self) -> None:
         self._blocks: list[torch.Tensor] = []
+        self._steps: list[torch.Tensor] = []
         self._count = 0
 
     def __len__(self) -> int:
         """Return the number of images."""
         return self._count
 
-    def __getitem__(self, number: int) -> torch.Tensor:
-        """Return the latents of one image, not copied; an ``IndexError`` where there is none."""
-        if not 0 <= number < self._count:
-            msg = f"There is no image {number} among {self._count}."
+    def _place(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the bytes ``(d, h, w)`` of an image, and the step of each latent ``(d, 1, 1)``."""
+        if not 0 <= number < len(self):
+            msg = f"There is no image {number} among {len(self)}."
             raise IndexError(msg)
-        return self._blocks[number // BLOCK][number % BLOCK]
+        block, place = divmod(number, BLOCK)
+        return self._blocks[block][place], self._steps[block][place]
+
+    def __getitem__(self, number: int) -> torch.Tensor:
+        """Return the latents of one image; an ``IndexError`` where there is none."""
+        steps, step = self._place(number)
+        return steps * step
 
     def __setitem__(self, number: int, mean: torch.Tensor) -> None:
         """Put other latents in the place of an image's."""
-        self[number].copy_(mean)
+        steps, step = self._place(number)
+        step.copy_(mean.abs().amax((1, 2), keepdim=True) / GREATEST).clamp_min_(torch.finfo(torch.float32).tiny)
+        steps.copy_((mean.cpu() / step).round())
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         """Go through the latents of the images."""
-        return (self[number] for number in range(self._count))
+        return (self[number] for number in range(len(self)))
 
     def append(self, mean: torch.Tensor) -> None:
         """Add the latents of an image."""
-        if self._count == BLOCK * len(self._blocks):
-            self._blocks.append(torch.empty(BLOCK, *mean.shape, dtype=torch.half))
+        if len(self) == BLOCK * len(self._blocks):
+            self._blocks.append(torch.empty(BLOCK, *mean.shape, dtype=torch.int8))
+            self._steps.append(torch.empty(BLOCK, len(mean), 1, 1))
         self._count += 1
-        self[self._count - 1] = mean
+        self[len(self) - 1] = mean
 
-    def row(self, number: int) -> torch.Tensor:
-        """Return the latents of one row of cells, of shape ``(N, d, w)``."""
-        return torch.cat([block[:, :, number] for block in self._blocks])[: self._count]
+    def align(self, centre: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+        """Whiten the latents, relative to their mean at each cell, in steps that are the same for all images.
 
-    def to_bytes(self, centre: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-        """Make a byte of each latent, one block after the other, so that it never takes more memory.
-
-        They are stored relative to their mean at each cell: a byte then holds the differences that count, and a search
-        that expands the square loses no digits.
+        A byte then holds the differences that count, and a search that expands the square loses no digits.
 
         Args:
             centre: Mean of the images, of shape ``(d, h, w)``.
             scale: Factor of each latent that whitens, of shape ``(d,)``.
 
         Returns:
-            The step of each latent, of shape ``(d,)``: after the call items are 8-bit integers, whitened, relative to
-            the centre and in steps.
+            The step of each latent, of shape ``(d,)``, on the device of ``scale``.
         """
-        whitening = scale[:, None, None]
-
-        def departure(mean: torch.Tensor) -> torch.Tensor:
-            return (mean.to(centre.device).float() - centre) * whitening
-
-        # One image after the other: larger tensors that come and go would leave holes in the heap.
-        greatest = torch.zeros_like(scale)
+        centre, whitening = centre.cpu(), scale.cpu()[:, None, None]
+        greatest = torch.zeros(len(scale))
         for mean in self:
-            torch.maximum(greatest, departure(mean).abs().amax((1, 2)), out=greatest)
-        step = (greatest / torch.iinfo(torch.int8).max).clamp_min(torch.finfo(torch.float32).tiny)
-        for number, block in enumerate(self._blocks):
-            steps = torch.empty(block.shape, dtype=torch.int8)
-            for place, mean in enumerate(block[: self._count - BLOCK * number]):
-                steps[place] = (departure(mean) / step[:, None, None]).round()
-            self._blocks[number] = steps
-        return step
+            torch.maximum(greatest, ((mean - centre) * whitening).abs().amax((1, 2)), out=greatest)
+        common = (greatest / GREATEST).clamp_min(torch.finfo(torch.float32).tiny)
+        for number, mean in enumerate(self):
+            steps, step = self._place(number)
+            step.copy_(common[:, None, None])
+            steps.copy_(((mean - centre) * whitening / step).round())
+        return common.to(scale.device)
+
+    def row(self, number: int) -> torch.Tensor:
+        """Return the steps of one row of cells, 8-bit integers of shape ``(N, d, w)``."""
+        return torch.cat([block[:, :, number] for block in self._blocks])[: len(self)]
