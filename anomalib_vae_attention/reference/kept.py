@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import torch
 
 GREATEST = torch.iinfo(torch.int8).max
+"""Most steps that a latent is from 0."""
 BLOCK = 512
 """Images whose latents lie in one tensor: for 64 latents on a 32x32 grid so large (32 MiB) that the C library gives the
 memory back when it is freed, and takes it page by page as it is filled. Tensors of single images, however small, would
@@ -19,8 +20,8 @@ class KeptLatents:
     """
 
     def __init__(self) -> None:
-        self._blocks: list[torch.Tensor] = []
         self._steps: list[torch.Tensor] = []
+        self._step: list[torch.Tensor] = []
         self._count = 0
 
     def __len__(self) -> int:
@@ -28,20 +29,20 @@ class KeptLatents:
         return self._count
 
     def _place(self, number: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the bytes ``(d, h, w)`` of an image, and the step of each latent ``(d, 1, 1)``."""
+        """Return the steps of an image ``(d, h, w)``, 8-bit integers, and the step of each latent ``(d, 1, 1)``."""
         if not 0 <= number < len(self):
             msg = f"There is no image {number} among {len(self)}."
             raise IndexError(msg)
         block, place = divmod(number, BLOCK)
-        return self._blocks[block][place], self._steps[block][place]
+        return self._steps[block][place], self._step[block][place]
 
     def __getitem__(self, number: int) -> torch.Tensor:
-        """Return the latents of one image; an ``IndexError`` where there is none."""
+        """Return the latents of one image, of shape ``(d, h, w)``; an ``IndexError`` where there is none."""
         steps, step = self._place(number)
         return steps * step
 
     def __setitem__(self, number: int, mean: torch.Tensor) -> None:
-        """Put other latents in the place of an image's."""
+        """Put other latents ``(d, h, w)`` in the place of an image's; an ``IndexError`` where there is none."""
         steps, step = self._place(number)
         step.copy_(mean.abs().amax((1, 2), keepdim=True) / GREATEST).clamp_min_(torch.finfo(torch.float32).tiny)
         steps.copy_((mean.cpu() / step).round())
@@ -51,10 +52,10 @@ class KeptLatents:
         return (self[number] for number in range(len(self)))
 
     def append(self, mean: torch.Tensor) -> None:
-        """Add the latents of an image."""
-        if len(self) == BLOCK * len(self._blocks):
-            self._blocks.append(torch.empty(BLOCK, *mean.shape, dtype=torch.int8))
-            self._steps.append(torch.empty(BLOCK, len(mean), 1, 1))
+        """Add the latents of an image, of shape ``(d, h, w)``."""
+        if len(self) == BLOCK * len(self._steps):
+            self._steps.append(torch.empty(BLOCK, *mean.shape, dtype=torch.int8))
+            self._step.append(torch.empty(BLOCK, len(mean), 1, 1))
         self._count += 1
         self[len(self) - 1] = mean
 
@@ -83,4 +84,5 @@ class KeptLatents:
 
     def row(self, number: int) -> torch.Tensor:
         """Return the steps of one row of cells, 8-bit integers of shape ``(N, d, w)``."""
-        return torch.cat([block[:, :, number] for block in self._blocks])[: len(self)]
+        ends = range(len(self), 0, -BLOCK)
+        return torch.cat([steps[:end, :, number] for steps, end in zip(self._steps, ends, strict=True)])
