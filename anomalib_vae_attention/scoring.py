@@ -2,6 +2,7 @@
 
 import torch
 
+
 def require_scorable(image: torch.Tensor, is_fitted: torch.Tensor) -> None:
     """Check that a model can score images; an export has no such check.
 
