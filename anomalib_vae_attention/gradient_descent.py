@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from .arguments import require_positive, require_whole
 from .normal_quantile import NormalQuantile
+from .vae.resnet import ResNetDecoder
 
 if TYPE_CHECKING:
     from .image_model import ImageVaeModel
@@ -49,11 +50,11 @@ class GradientFit:
 
     def optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Return Adam on all of the network's weights."""
-        return torch.optim.Adam(model.parameters(), lr=self.learning_rate)
+        return torch.optim.Adam(model.parameters(), lr=self.learning_rate, fused=True)
 
     @staticmethod
     def start(module: "VaeAttention") -> None:
-        """Look whether this way of fitting can do what is asked for.
+        """Look whether this way of fitting can do what is asked for; start a residual decoder from the mean image.
 
         Raises:
             ValueError: If images are to be held out.
@@ -61,12 +62,27 @@ class GradientFit:
         if isinstance(module.post_processor, NormalQuantile) and module.post_processor.held_out:
             msg = "normal_quantile holds images out for vae='feature' only: give it held_out=0 and validation images."
             raise ValueError(msg)
+        model = cast("ImageVaeModel", module.model)
+        if isinstance(model.vae.decoder, ResNetDecoder) and module.trainer.global_step == 0:
+            sums = [(batch.sum(0), len(batch)) for batch in map(model.prepare_image, _normal_images(module))]
+            if sums:
+                total, counts = zip(*sums, strict=True)
+                model.vae.decoder.start_from(torch.stack(total).sum(0) / sum(counts))
 
     @staticmethod
     def start_epoch(module: "VaeAttention") -> None:
         """Have the last epoch validated, however rarely others are: what is not validated is not saved."""
         if module.trainer.current_epoch + 1 == module.trainer.max_epochs:
             module.trainer.check_val_every_n_epoch = 1
+
+    def learning_rate_at(self, step: int, steps: float) -> float:
+        """Return the step size after a number of optimiser steps: half a cosine, from the first one down to 0.
+
+        Args:
+            step: Steps done.
+            steps: Steps of the whole run; infinite where nobody knows, which leaves the step size as it is.
+        """
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
 
     def kl_weight_at(self, step: int) -> float:
         """Return the weight of the KL divergence after a number of optimiser steps."""
@@ -79,6 +95,9 @@ class GradientFit:
             FloatingPointError: If it is not finite.
         """
         image = module.finite(batch)
+        rate = self.learning_rate_at(module.trainer.global_step, module.trainer.estimated_stepping_batches)
+        for group in cast("torch.optim.Optimizer", module.optimizers()).param_groups:
+            group["lr"] = rate
         found = cast("dict[str, torch.Tensor]", module.model(image))
         terms = {name: term.mean() for name, term in found.items()}
         loss = terms["reconstruction"] + self.kl_weight_at(module.trainer.global_step) * terms["kl"]
