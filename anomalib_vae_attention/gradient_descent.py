@@ -25,7 +25,7 @@ class GradientFit:
     """How the model of ``vae="resnet18"`` and ``"conv"`` learns: see :class:`VaeAttention` for the arguments.
 
     Args:
-        learning_rate: Step size of Adam.
+        learning_rate: Step size of Adam at the start; see :meth:`learning_rate_at`.
         kl_weight: Weight of the KL divergence in the loss, not negative.
         kl_warmup_steps: Steps over which that weight rises linearly from 0, 0 or more.
 

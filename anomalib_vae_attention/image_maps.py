@@ -23,6 +23,9 @@ ATTENTIONS = ("energy", "activation_energy", "latent", "mean", "normal_differenc
 WITHOUT_LAYERS = ("reconstruction", "elbo_gradient")
 """Those of them that look at no layer."""
 
+BY_LATENT = ("latent", "normal_difference")
+"""Those that take gradients of every latent, which is most of the work."""
+
 Explained = tuple[torch.Tensor, torch.Tensor]
 """Maps of shape ``(B, H, W)`` and image scores of shape ``(B,)``, each greater where more anomalous."""
 
@@ -128,8 +131,9 @@ class ImageMaps(LatentMaps):
         found: dict[tuple[str, str], list[Explained]] = {}
         for part in self._split(image, 2 * self.latent_dim):
             encoded = self._encode(part, list(names.values()))
-            jacobian = self._by_latents(encoded, list(names.values()), range(2 * self.latent_dim))
-            encoded = encoded._replace(jacobian=jacobian)
+            if set(attentions) & set(BY_LATENT):
+                jacobian = self._by_latents(encoded, list(names.values()), range(2 * self.latent_dim))
+                encoded = encoded._replace(jacobian=jacobian)
             for attention in attentions:
                 explain = getattr(self, f"_{attention}")
                 for layer in [""] if attention in WITHOUT_LAYERS else layers:

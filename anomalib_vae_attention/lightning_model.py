@@ -72,7 +72,8 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
         cache_features: Whether features are kept in memory between the two passes of the fit: ``True``, ``False``
             (images are read and passed through the backbone twice), or ``"auto"``, up to 1 GiB.
         elbo_steps: Gradient steps on the ELBO after the probabilistic PCA start, 0 or more.
-        learning_rate: Step size of Adam: of these steps (1e-4 for ``None``), or of an image VAE's (1e-3).
+        learning_rate: Step size of Adam: of these steps (1e-4 for ``None``), or of an image VAE's (1e-3), which
+            falls to 0 over the run along half a cosine.
         input_size: Height and width to which the default pre-processor resizes images: for ``None`` 256x256, and
             28x28 with ``"conv"``. Image VAEs take images of this size only.
         attention_layers: Layers of an image VAE's encoder that attention looks at; maps of several are averaged. For
