@@ -61,6 +61,12 @@ class ClosedFormFit:
     def start_epoch(self, module: "VaeAttention") -> None:
         """Do nothing: there is one epoch."""
 
+    def save(self, checkpoint: dict[str, Any]) -> None:
+        """Do nothing: what was stopped within its one epoch starts again."""
+
+    def resume(self, checkpoint: dict[str, Any]) -> None:
+        """Do nothing: a checkpoint is of a fit that is done."""
+
     def step(self, module: "VaeAttention", batch: Any) -> torch.Tensor:  # noqa: ANN401
         """Collect the features of a batch of normal images; fit the model to all of them after the last."""
         with torch.no_grad(), module.full_precision():

@@ -23,6 +23,11 @@ def world_size() -> int:
     return distributed.get_world_size() if distributed.is_available() and distributed.is_initialized() else 1
 
 
+def rank() -> int:
+    """Return the number of this process, 0 where torch's process group is not in use."""
+    return distributed.get_rank() if world_size() > 1 else 0
+
+
 def gather(part: T) -> list[T]:
     """Return every process's part, in the order of their ranks; all processes must call it.
 

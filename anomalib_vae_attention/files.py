@@ -27,9 +27,16 @@ def replacing(file: Path) -> Generator[Path, None, None]:
         # mkstemp lets only the owner read it.
         temporary.chmod(0o644)
         yield temporary
+        settle(temporary)
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def settle(file: Path) -> None:
+    """Wait until a file's content is on the disk: a power cut must not leave a name without it."""
+    with file.open("rb+") as opened:
+        os.fsync(opened.fileno())
 
 
 def write_json(file: Path, content: Any) -> None:  # noqa: ANN401

@@ -11,7 +11,9 @@ from anomalib.pre_processing import PreProcessor
 from torch.utils.data import DataLoader
 
 from .arguments import require_positive, require_whole
+from .distributed import rank, world_size
 from .normal_quantile import NormalQuantile
+from .random_state import random_states, set_random_state
 from .vae.resnet import ResNetDecoder
 
 if TYPE_CHECKING:
@@ -20,12 +22,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+RANDOM_STATES = "random_states"
+"""Where checkpoints keep the states of the random number generators."""
+
 
 class GradientFit:
     """How the model of ``vae="resnet18"`` and ``"conv"`` learns: see :class:`VaeAttention` for the arguments.
 
     Args:
-        learning_rate: Step size of Adam at the start; see :meth:`learning_rate_at`.
+        learning_rate: Step size of Adam.
         kl_weight: Weight of the KL divergence in the loss, not negative.
         kl_warmup_steps: Steps over which that weight rises linearly from 0, 0 or more.
 
@@ -75,14 +80,24 @@ class GradientFit:
         if module.trainer.current_epoch + 1 == module.trainer.max_epochs:
             module.trainer.check_val_every_n_epoch = 1
 
-    def learning_rate_at(self, step: int, steps: float) -> float:
-        """Return the step size after a number of optimiser steps: half a cosine, from the first one down to 0.
+    @staticmethod
+    def save(checkpoint: dict[str, Any]) -> None:
+        """Add the random state to a checkpoint; all processes must call it."""
+        checkpoint[RANDOM_STATES] = random_states()
 
-        Args:
-            step: Steps done.
-            steps: Steps of the whole run; infinite where nobody knows, which leaves the step size as it is.
-        """
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * min(1.0, step / steps)))
+    @staticmethod
+    def resume(checkpoint: dict[str, Any]) -> None:
+        """Go on with the random state of a checkpoint, so that the training ends as one that was never stopped."""
+        states = checkpoint.get(RANDOM_STATES, [])
+        if len(states) == world_size():
+            set_random_state(states[rank()])
+        else:
+            logger.warning(
+                "The checkpoint has the random state of %d processes, but there are %d: the training goes on with "
+                "other random numbers than it would have had without the stop.",
+                len(states),
+                world_size(),
+            )
 
     def kl_weight_at(self, step: int) -> float:
         """Return the weight of the KL divergence after a number of optimiser steps."""
@@ -95,9 +110,6 @@ class GradientFit:
             FloatingPointError: If it is not finite.
         """
         image = module.finite(batch)
-        rate = self.learning_rate_at(module.trainer.global_step, module.trainer.estimated_stepping_batches)
-        for group in cast("torch.optim.Optimizer", module.optimizers()).param_groups:
-            group["lr"] = rate
         found = cast("dict[str, torch.Tensor]", module.model(image))
         terms = {name: term.mean() for name, term in found.items()}
         loss = terms["reconstruction"] + self.kl_weight_at(module.trainer.global_step) * terms["kl"]

@@ -13,6 +13,7 @@ from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
 from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torchvision.transforms.v2 import Compose, Normalize, Resize
@@ -27,6 +28,7 @@ from .image_maps import ATTENTIONS
 from .image_model import ImageVaeModel
 from .normal_quantile import NormalQuantile
 from .persistence import WholeFiles, use_whole_checkpoints
+from .pre_processing import SamePreProcessor
 from .scoring import not_finite
 from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
 from .unreadable import NameUnreadableFiles
@@ -72,8 +74,7 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
         cache_features: Whether features are kept in memory between the two passes of the fit: ``True``, ``False``
             (images are read and passed through the backbone twice), or ``"auto"``, up to 1 GiB.
         elbo_steps: Gradient steps on the ELBO after the probabilistic PCA start, 0 or more.
-        learning_rate: Step size of Adam: of these steps (1e-4 for ``None``), or of an image VAE's (1e-3), which
-            falls to 0 over the run along half a cosine.
+        learning_rate: Step size of Adam: of these steps (1e-4 for ``None``), or of an image VAE's (1e-3).
         input_size: Height and width to which the default pre-processor resizes images: for ``None`` 256x256, and
             28x28 with ``"conv"``. Image VAEs take images of this size only.
         attention_layers: Layers of an image VAE's encoder that attention looks at; maps of several are averaged. For
@@ -195,7 +196,7 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
 
     def _default_pre_processor(self, input_size: Sequence[int] | None) -> PreProcessor:
         if isinstance(self.model, ImageVaeModel):
-            return PreProcessor(Resize(list(self.model.input_size), antialias=True))
+            return SamePreProcessor(Resize(list(self.model.input_size), antialias=True))
         size = None if input_size is None else (input_size[0], input_size[1])
         return self.configure_pre_processor(size, mean=self.model.backbone.mean, std=self.model.backbone.std)
 
@@ -213,15 +214,20 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
             std: Standard deviation of each channel that the backbone was trained with.
 
         Returns:
-            Pre-processor that resizes and normalises.
+            Pre-processor that resizes and normalises, in exported models as in the engine.
         """
         size = list(image_size or (256, 256))
-        return PreProcessor(Compose([Resize(size, antialias=True), Normalize(mean=list(mean), std=list(std))]))
+        return SamePreProcessor(Compose([Resize(size, antialias=True), Normalize(mean=list(mean), std=list(std))]))
 
     @staticmethod
     def configure_post_processor() -> PostProcessor:
         """Create anomalib's default post-processor."""
         return PostProcessor()
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what it takes to go on with the training, if it has several epochs."""
+        super().on_save_checkpoint(checkpoint)
+        self.fit_procedure.save(checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the post-processor that the checkpoint was made with, unless another was asked for.
@@ -234,6 +240,8 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
             callbacks: list[Callback] = getattr(self._trainer, "callbacks", [])
             callbacks[:] = [self.post_processor if callback is default else callback for callback in callbacks]
         super().on_load_checkpoint(checkpoint)
+        if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
+            self.fit_procedure.resume(checkpoint)
         trained = checkpoint.get("hyper_parameters", {}).get("attention")
         if trained is not None and trained != self.hparams["attention"]:
             logger.warning(

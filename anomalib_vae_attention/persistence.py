@@ -1,5 +1,6 @@
 """Checkpoints and exported models that are there whole or not at all, whenever a process is killed."""
 
+import errno
 import struct
 import tempfile
 import zipfile
@@ -13,7 +14,7 @@ from anomalib.engine.plugins import AnomalibCheckpointIO
 from anomalib.models.components import AnomalibModule
 from lightning.pytorch import LightningModule, Trainer
 
-from .files import replacing
+from .files import replacing, settle
 
 
 class WholeCheckpointIO(AnomalibCheckpointIO):
@@ -60,7 +61,10 @@ def require_undamaged(path: str | Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
-    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError, struct.error) as error:
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError, struct.error) as error:
+        # An offset in a damaged table of contents may lie before the beginning; other errors are the disk's.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
         msg = f"{path} is not a checkpoint, or not all of one ({error}). {advice}"
         raise ValueError(msg) from error
     if damaged:
@@ -110,11 +114,16 @@ class WholeFiles(LightningModule):
 
 
 def _export(export: Callable[..., Path], model: LightningModule, root: Path, *args, **kwargs) -> Path:
-    """Export to a folder beside the place, then move all files there, the one that is loaded last."""
+    """Export to a folder beside the place, then move all files there, last the one that names the others."""
     root.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".export-", dir=root) as scratch:
         main = export(model, Path(scratch), *args, **kwargs)
         files = [file for file in Path(scratch).rglob("*") if file.is_file()]
+        for file in files:
+            settle(file)
+        if len(files) > 1:
+            # Better none than the new weights beside the old graph.
+            (root / main.relative_to(scratch)).unlink(missing_ok=True)
         for file in sorted(files, key=lambda file: file == main):
             target = root / file.relative_to(scratch)
             target.parent.mkdir(parents=True, exist_ok=True)

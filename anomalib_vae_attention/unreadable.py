@@ -10,6 +10,9 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader
 
+UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for files that it cannot read; the last for more than twice ``Image.MAX_IMAGE_PIXELS``."""
+
 
 def image_files(loader: DataLoader) -> Iterator[Path]:
     """List the image and mask files of a loader of one of anomalib's data sets, without reading them."""
@@ -35,7 +38,7 @@ def unreadable_files(loaders: list[DataLoader]) -> dict[Path, str]:
         try:
             with Image.open(file) as image:
                 image.load()
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             reasons[file] = str(error)
     return reasons
 
@@ -91,7 +94,7 @@ class NameUnreadableFiles(pl.Callback):
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Put the names of the unreadable files before the message of an error that names none."""
         del pl_module
-        if not isinstance(exception, OSError | SyntaxError) or getattr(exception, "filename", None):
+        if not isinstance(exception, UNREADABLE) or getattr(exception, "filename", None):
             return
         loaders = [trainer.train_dataloader, trainer.val_dataloaders, trainer.test_dataloaders]
         loaders.append(trainer.predict_dataloaders)
@@ -99,4 +102,9 @@ class NameUnreadableFiles(pl.Callback):
         reasons = unreadable_files([loader for loader in flat if isinstance(loader, DataLoader)])
         if reasons:
             files = "; ".join(f"{file}: {reason}" for file, reason in reasons.items())
-            exception.args = (f"{len(reasons)} of the images cannot be read. {files}\n{exception}",)
+            message = f"{len(reasons)} of the images cannot be read. {files}\n{exception}"
+            if isinstance(exception, OSError) and exception.errno is not None:
+                # The disk's own errors are printed from their number and this.
+                exception.strerror = message
+            else:
+                exception.args = (message,)

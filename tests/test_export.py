@@ -110,7 +110,7 @@ def test_exports_keep_the_exemplars_as_bytes(quantile: VaeAttention, exported: d
     bank = quantile.model.get_buffer("reference.bank").nbytes
     for file in (exported["given"], quantile.to_openvino(tmp_path, input_size=(256, 256))):
         written = sum(part.stat().st_size for part in file.parent.iterdir())
-        assert bank < written < 2 * bank
+        assert bank < written < 3 * bank
 
 
 def test_another_size_with_the_size_left_open(loaded: VaeAttention, exported: dict[str, Path]) -> None:

@@ -1,5 +1,6 @@
 """Results are written whole or not at all."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,18 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         interrupted()
     assert read_json(file) == 1
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_the_content_is_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A power cut finds the old file or all of the new one."""
+    file, settled = tmp_path / "result.json", []
+
+    def fsync(handle: int) -> None:
+        settled.append((os.fstat(handle).st_size, file.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_json(file, 123)
+    assert settled == [(4, False)]
 
 
 @pytest.mark.parametrize("content", ["", '{"status": "do'])

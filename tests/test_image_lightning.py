@@ -2,6 +2,7 @@
 
 import logging
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import openvino
 import pytest
 import torch
 from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from support import make_engine, scores
@@ -21,6 +23,7 @@ from anomalib_vae_attention import EmbeddedAD, VaeAttention
 from anomalib_vae_attention.gradient_descent import GradientFit
 from anomalib_vae_attention.image_maps import ATTENTIONS
 from anomalib_vae_attention.image_model import ImageVaeModel
+from anomalib_vae_attention.random_state import random_states, set_random_state
 
 SMALL = {
     "resnet18": {"vae": "resnet18", "input_size": (32, 32), "latent_dim": 4},
@@ -74,13 +77,44 @@ def test_training_is_seeded_and_learns(small_data: EmbeddedAD, tmp_path: Path) -
         assert torch.equal(tensor, states[1][name]), name
 
 
-def test_a_run_is_resumed(small_data: EmbeddedAD, tmp_path: Path) -> None:
-    engine = make_engine(tmp_path, max_epochs=2)
-    engine.fit(model=small(), datamodule=small_data)
-    resumed = make_engine(tmp_path / "resumed", max_epochs=3)
-    resumed.fit(model=small(), datamodule=small_data, ckpt_path=engine.best_model_path)
-    assert resumed.trainer.current_epoch == 3
-    assert torch.load(resumed.best_model_path, weights_only=True)["global_step"] == 9
+@pytest.mark.parametrize("name", SMALL)
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
+    name: str, small_data: EmbeddedAD, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that goes on from a checkpoint ends in the state of one that was never stopped, to the last bit."""
+
+    def fit(folder: str, epochs: int, seed: int, checkpoint: str | None = None) -> tuple[VaeAttention, Engine]:
+        seed_everything(seed)
+        model, engine = small(name), make_engine(tmp_path / folder, max_epochs=epochs)
+        engine.fit(model=model, datamodule=small_data, ckpt_path=checkpoint)
+        return model, engine
+
+    whole, _ = fit("whole", 3, seed=0)
+    _, stopped = fit("stopped", 2, seed=0)
+    resumed, engine = fit("resumed", 3, seed=1, checkpoint=stopped.best_model_path)
+    assert engine.trainer.current_epoch == 3
+    checkpoint = torch.load(engine.best_model_path, weights_only=True)
+    assert checkpoint["global_step"] == 9
+    for key, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed.state_dict()[key]), key
+    assert "random state" not in caplog.text
+    # Of another number of processes.
+    torch.save({**checkpoint, "random_states": []}, tmp_path / "other.ckpt")
+    fit("other", 4, seed=0, checkpoint=str(tmp_path / "other.ckpt"))
+    assert "the random state of 0 processes, but there are 1" in caplog.text
+
+
+def test_the_random_state_is_that_of_all_generators() -> None:
+    """torch, NumPy and Python go on with the numbers that would have come."""
+
+    def draw() -> list[float]:
+        return [float(torch.rand(())), float(np.random.rand()), random.random()]  # noqa: NPY002 - the global one
+
+    (state,) = random_states()
+    expected = draw()
+    assert draw() != expected
+    set_random_state(state)
+    assert draw() == expected
 
 
 def test_what_is_normal_is_learnt_without_augmentation(small_data: EmbeddedAD, tmp_path: Path) -> None:
@@ -187,13 +221,6 @@ def test_weight_of_the_divergence_rises() -> None:
     fit = GradientFit(1e-3, 2.0, 4)
     assert [fit.kl_weight_at(step) for step in (0, 1, 3, 9)] == [0.5, 1.0, 2.0, 2.0]
     assert [GradientFit(1e-3, 2.0, 0).kl_weight_at(step) for step in (0, 5)] == [2.0, 2.0]
-
-
-def test_step_size_falls_to_nothing() -> None:
-    fit = GradientFit(1e-3, 1.0, 0)
-    rates = [fit.learning_rate_at(step, 4) for step in range(5)]
-    assert rates == pytest.approx([1e-3, 8.5355e-4, 5e-4, 1.46447e-4, 0], abs=1e-8)
-    assert fit.learning_rate_at(10, float("inf")) == pytest.approx(1e-3)
 
 
 def test_a_residual_decoder_starts_from_the_mean_image(small_data: EmbeddedAD, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Checkpoints and exports are whole or not there, and damaged ones are not loaded."""
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,7 @@ import pytest
 import torch
 from anomalib.models.components import AnomalibModule
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from support import folder, make_engine, small_model, write_images
+from support import clear_error, folder, make_engine, small_model, write_images
 
 from anomalib_vae_attention import EmbeddedAD
 from anomalib_vae_attention.persistence import WholeCheckpointIO, require_undamaged
@@ -100,6 +101,56 @@ def test_an_export_is_replaced_whole(
         other: "second",
     }
     assert [path.name for path in tmp_path.iterdir()] == ["weights"]
+
+
+@pytest.mark.parametrize("moves", [0, 1])
+def test_no_export_of_two_models(moves: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interruption while files are moved to their place leaves no new weights beside the old graph."""
+    model, move = small_model(pre_trained=False), Path.replace
+
+    def exporting(text: str) -> Callable[..., Path]:
+        def export(_model: object, root: Path) -> Path:
+            for name in ("model.xml", "model.bin"):
+                (Path(root) / name).write_text(text)
+            return Path(root) / "model.xml"
+
+        return export
+
+    def killed(file: Path, target: Path) -> None:
+        if len(moved) == moves:
+            raise KeyboardInterrupt
+        moved.append(target)
+        move(file, target)
+
+    moved: list[Path] = []
+    monkeypatch.setattr(AnomalibModule, "to_openvino", exporting("first"))
+    model.to_openvino(tmp_path)
+    monkeypatch.setattr(AnomalibModule, "to_openvino", exporting("second"))
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        model.to_openvino(tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {"model.bin"}
+
+
+@pytest.mark.parametrize("bit", [0, 7])
+def test_every_damage_is_found(bit: int, tmp_path: Path) -> None:
+    """With one bit changed, at any place, a checkpoint is refused by name, by torch, or is what it was."""
+    file, content = tmp_path / "model.ckpt", {"a": torch.arange(6.0), "text": "b"}
+    torch.save(content, file)
+    whole, refused = file.read_bytes(), 0
+    for place in range(len(whole)):
+        damaged = bytearray(whole)
+        damaged[place] ^= 1 << bit
+        file.write_bytes(damaged)
+        with clear_error(ValueError, names=r"model\.ckpt (is not a checkpoint|has changed)"):
+            require_undamaged(file)
+            with contextlib.suppress(RuntimeError, KeyError, EOFError):
+                loaded = torch.load(file, weights_only=True)
+                assert torch.equal(loaded["a"], content["a"])
+                assert loaded["text"] == "b"
+            continue
+        refused += 1
+    assert refused > 0.4 * len(whole)
 
 
 def test_predictions_of_sixteen_bits_are_refused(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ models, each as its name or with a variant:
   vae_attention[:exemplars]   vae_attention:gaussian; with -uncached after the variant it reads the images twice
                               instead of keeping their features in memory
   patchcore[:0.1]             anomalib's Patchcore; the variant is the coreset ratio; with -fast after it the same
-                              coreset is chosen in a tenth of the time, so that its fit time is not anomalib's
+                              coreset is chosen in less time, so that its fit time is not anomalib's
   padim[:100]                 anomalib's Padim; the variant is the number of features
 
 example:

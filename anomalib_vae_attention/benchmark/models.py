@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from anomalib import PrecisionType
 from anomalib.models import Padim, Patchcore
+from anomalib.pre_processing import PreProcessor
 from torch import nn
 
 from anomalib_vae_attention import VaeAttention
@@ -16,7 +17,6 @@ from .plan import BACKBONE, FAST, UNCACHED, Cell, read_model
 
 if TYPE_CHECKING:
     from anomalib.models.components import AnomalibModule
-    from anomalib.pre_processing import PreProcessor
 
 
 class BareBackbone(nn.Module):
@@ -27,7 +27,7 @@ class BareBackbone(nn.Module):
         pre_processor: The pre-processor of the models.
     """
 
-    def __init__(self, backbone: Backbone, pre_processor: "PreProcessor") -> None:
+    def __init__(self, backbone: Backbone, pre_processor: PreProcessor) -> None:
         super().__init__()
         self.pre_processor = pre_processor
         self.backbone = backbone
@@ -52,15 +52,17 @@ def build_model(cell: Cell) -> "AnomalibModule | BareBackbone":
     is_bare = cell.model == BACKBONE
     backbone = Backbone(cell.backbone, cell.layers, pre_trained=is_bare)
     size = (cell.image_size, cell.image_size)
-    pre_processor = VaeAttention.configure_pre_processor(size, backbone.mean, backbone.std)
+    ours = VaeAttention.configure_pre_processor(size, backbone.mean, backbone.std)
+    # The others resize as anomalib has them do.
+    anomalibs = PreProcessor(ours.transform)
     if is_bare:
-        return BareBackbone(backbone, pre_processor).eval()
+        return BareBackbone(backbone, anomalibs).eval()
     name, variant = read_model(cell.model)
     # The backbone's own order, finest first, which anomalib's models take for granted.
     common: dict[str, Any] = {
         "backbone": cell.backbone,
         "layers": backbone.layers,
-        "pre_processor": pre_processor,
+        "pre_processor": ours if name == "vae_attention" else anomalibs,
         "evaluator": False,
         "visualizer": False,
     }

@@ -5,17 +5,32 @@ from typing import NamedTuple
 
 import torch
 
+TOLERANCE = 0.3
+"""Share by which the mean energy of normal images to their nearest exemplar of a cell may rise for a smaller bank."""
+LEAST_NEAREST = 1.0
+"""Least such energy that the share is taken of: one standard deviation in one latent."""
+LEAST_EXEMPLARS = 64
+"""Exemplars that every cell keeps, if there are as many images: fewer would save little."""
+TRIED_IMAGES = 64
+"""Normal images, evenly spaced, whose nearest exemplars say how many are enough."""
+ALIGNMENT = 16
+"""What the number of exemplars is a multiple of, for the sake of the processors that multiply them."""
+DISTANCE_BYTES = 2**27
+"""Memory of the distances between all exemplars of some cells."""
+
 
 class Bank(NamedTuple):
-    """Exemplars of every cell of a grid of ``h w`` cells, one of each of ``N`` images.
+    """Exemplars of every cell of a grid of ``h w`` cells, each of one of ``N`` images.
 
     Attributes:
-        steps: Whitened exemplars relative to the cell's mean, in steps, of shape ``(h w, d, N)``, 8-bit integers.
+        steps: Whitened exemplars relative to the cell's mean, in steps, of shape ``(h w, d, K)``, 8-bit integers.
         step: Step of each latent, of shape ``(d,)``.
+        image: Number of the image that each is of, of shape ``(h w, K)``.
     """
 
     steps: torch.Tensor
     step: torch.Tensor
+    image: torch.Tensor
 
 
 class Common(NamedTuple):
@@ -44,7 +59,7 @@ def gather(means: Sequence[torch.Tensor], centre: torch.Tensor, scale: torch.Ten
         scale: Factor of each latent that whitens, of shape ``(d,)``.
 
     Returns:
-        The bank, on the device of ``centre``.
+        The bank of all ``N`` images, on the device of ``centre``.
     """
     rows = range(centre.shape[1])
 
@@ -55,7 +70,58 @@ def gather(means: Sequence[torch.Tensor], centre: torch.Tensor, scale: torch.Ten
     greatest = torch.stack([departures(row).abs().amax((0, 2)) for row in rows]).amax(0)
     step = (greatest / torch.iinfo(torch.int8).max).clamp_min(torch.finfo(torch.float32).tiny)
     steps = torch.cat([(departures(row) / step[:, None]).round().to(torch.int8) for row in rows])
-    return Bank(steps, step)
+    return Bank(steps, step, torch.arange(len(means), device=centre.device).expand(len(steps), -1))
+
+
+def thin(bank: Bank) -> Bank:
+    """Leave out the exemplars of each cell that others stand for, so that a search takes no longer than it must.
+
+    Each cell's are put in the order of the greedy k-centre (see :func:`choose_common`), and as many of the first are
+    kept in every cell as it takes for the mean energy of normal images to their nearest, they themselves left out, to
+    rise by no more than :data:`TOLERANCE`: half of them where parts lie alike, more where each is different.
+
+    Args:
+        bank: One exemplar of each of ``N`` images in every cell.
+
+    Returns:
+        The bank with ``K`` exemplars a cell, at least :data:`LEAST_EXEMPLARS`; all of a grid of one cell.
+    """
+    cells, _, count = bank.steps.shape
+    if cells == 1 or count <= LEAST_EXEMPLARS:
+        return bank
+    orders, rise = [], torch.zeros(count, dtype=torch.float64, device=bank.steps.device)
+    for some in bank.steps.split(max(1, DISTANCE_BYTES // (4 * count**2))):
+        order, nearest = _most_unlike_first(some.float() * bank.step[:, None])
+        orders.append(order)
+        rise += nearest.double() / cells
+    enough = int((rise <= (1 + TOLERANCE) * rise[-1].clamp_min(LEAST_NEAREST)).nonzero()[0]) + 1
+    kept = min(count, max(LEAST_EXEMPLARS, -(-enough // ALIGNMENT) * ALIGNMENT))
+    order = torch.cat(orders)[:, :kept]
+    return Bank(bank.steps.gather(2, order[:, None].expand(-1, len(bank.step), -1)), bank.step, order)
+
+
+def _most_unlike_first(exemplars: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Order exemplars ``(c, d, N)`` so that each is the farthest from those before it.
+
+    Returns:
+        The order ``(c, N)``, and the energy of images to the nearest other among the first 1 to N, the mean over some
+        images, summed over the cells, of shape ``(N,)``.
+    """
+    cells, _, count = exemplars.shape
+    norm = exemplars.square().sum(1)
+    distance = torch.baddbmm(norm[:, None] + norm[..., None], exemplars.mT, exemplars, alpha=-2).clamp_(min=0)
+    rows = torch.arange(cells, device=norm.device)
+    chosen = [norm.argmax(1)]
+    gap = torch.full_like(norm, torch.inf)
+    for _ in range(count - 1):
+        torch.minimum(gap, distance[rows, chosen[-1]], out=gap)
+        gap[rows, chosen[-1]] = -torch.inf
+        chosen.append(gap.argmax(1))
+    order = torch.stack(chosen, 1)
+    tried = torch.linspace(0, count - 1, min(TRIED_IMAGES, count), device=norm.device).round().long()
+    others = distance[:, tried].masked_fill(tried[:, None] == torch.arange(count, device=norm.device), torch.inf)
+    nearest = others.gather(2, order[:, None].expand(-1, len(tried), -1)).cummin(2).values
+    return order, nearest.mean(1).sum(0)
 
 
 def choose_common(means: Sequence[torch.Tensor], scale: torch.Tensor, count: int, pool: int) -> Common:

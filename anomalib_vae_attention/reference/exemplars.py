@@ -7,7 +7,7 @@ import torch
 
 from anomalib_vae_attention.vae import Posterior
 
-from .bank import choose_common, gather
+from .bank import choose_common, gather, thin
 from .base import LeftOut, Match, NormalReference, require_images
 
 logger = logging.getLogger(__name__)
@@ -52,9 +52,10 @@ class Exemplars(NormalReference):
     ``exp(-e_n / T)``; ``e(p)`` is the energy between the two. The match depends smoothly on the image: where two
     exemplars are equally near, a runtime's last digit does not choose the map.
 
-    The exemplars are those of all images at that very cell, kept with a byte a latent: what is normal at one place need
-    not be so at another. Few images show little of what is normal at a cell, less so if parts turn or do not always lie
-    alike. So all cells share :data:`COMMON` more, of any cell of any image, chosen to be unlike each other.
+    The exemplars are those of the images at that very cell, less those that others stand for, kept with a byte a
+    latent: what is normal at one place need not be so at another. Few images show little of what is normal at a cell,
+    less so if parts turn or do not always lie alike. So all cells share :data:`COMMON` more, of any cell of any image,
+    chosen to be unlike each other.
 
     Args:
         max_exemplars: Most images to keep. Of more, a random sample of that size is kept (reservoir sampling, seeded),
@@ -83,7 +84,8 @@ class Exemplars(NormalReference):
         self._kept: list[torch.Tensor] = []
         self._seen = 0
         self._variance = torch.zeros(0)
-        # Image and cell of each shared exemplar.
+        # Image of each exemplar of a cell; image and cell of each shared one.
+        self._image = torch.zeros(0, 0, dtype=torch.int64)
         self._origin = torch.zeros(2, 0, dtype=torch.int64)
         self._random = torch.Generator().manual_seed(0)
 
@@ -114,7 +116,7 @@ class Exemplars(NormalReference):
         for mean in self._kept:
             total += mean.double()
         self.centre = (total / len(self._kept)).float().to(device)
-        self.bank, self.step = gather(self._kept, self.centre, self.scale)
+        self.bank, self.step, self._image = thin(gather(self._kept, self.centre, self.scale))
         self.half_norm = 0.5 * torch.stack([(cell * self.step[:, None]).square().sum(0) for cell in self.bank])[:, None]
         common = choose_common(self._kept, self.scale, COMMON, POOL)
         self.common, self._origin = common.latent, torch.stack([common.image, common.cell]).to(device)
@@ -172,17 +174,19 @@ class Exemplars(NormalReference):
             Energy ``(B, h, w)``, match ``(B, d, h, w)`` and energy to the nearest ``(B, h, w)``.
         """
         batch, latent_dim, height, width = mean.shape
-        query = self._by_cell(mean)
-        departure, log_weight, nearest = self._search_own(self._by_cell(mean - self.centre), leave_out)
+        # Relative to the centre, where latents are small and differences lose no digits.
+        query = self._by_cell(mean - self.centre)
+        departure, log_weight, nearest = self._search_own(query, leave_out)
         if self.common.shape[1]:
-            common = self._search_common(query, leave_out)
+            common = self._search_common(self._by_cell(mean), leave_out)
             share = (common.log_weight - log_weight).sigmoid()[..., None]
             departure = departure + share * (common.departure - departure)
             nearest = torch.minimum(nearest, common.nearest)
         # Matches are held fixed in the gradient.
         matched = (query - departure).detach()
         energy = (query - matched).square().sum(2)
-        latent = matched.permute(1, 2, 0).reshape(batch, latent_dim, height, width) / self.scale[:, None, None]
+        matched = matched.permute(1, 2, 0).reshape(batch, latent_dim, height, width)
+        latent = matched / self.scale[:, None, None] + self.centre
         return energy.T.reshape(batch, height, width), latent, nearest.T.reshape(batch, height, width)
 
     def _by_cell(self, latent: torch.Tensor) -> torch.Tensor:
@@ -197,13 +201,11 @@ class Exemplars(NormalReference):
         # it: OpenVINO keeps bytes only of what is scaled next, and makes floats of the rest.
         exporting = torch.compiler.is_compiling()
         step = torch.ones_like(self.step) if exporting else self.step
-        hidden = None
-        if leave_out is not None:
-            hidden = leave_out[:, None] == torch.arange(exemplars, device=query.device)
         found = []
         for some in _parts(cells, exemplars * (latent_dim + batch)):
             bank = self.bank[some].to(query.dtype)
             bank = bank * self.step[:, None] if exporting else bank
+            hidden = None if leave_out is None else leave_out[:, None] == self._image[some, None]
             found.append(self._attend(query[some], bank, self.half_norm[some], step, hidden))
         return _joined(found)
 

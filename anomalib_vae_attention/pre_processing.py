@@ -1,0 +1,109 @@
+"""Resizing that is the same in training, in exported models and in every runtime."""
+
+from functools import reduce
+from typing import Any
+
+import torch
+from anomalib.pre_processing import PreProcessor
+from torch import nn
+from torch.nn import functional as F  # noqa: N812
+from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
+
+
+class AntialiasedResize(nn.Module):
+    """Bilinear resizing with anti-aliasing, as torchvision's ``Resize(size, antialias=True)``, in every runtime.
+
+    Runtimes differ in what they make of a resizing that is anti-aliased (OpenVINO leaves it out without a word); of
+    :func:`resize_rows`, which exports have instead, they make the same.
+
+    Args:
+        size: Height and width to resize to.
+    """
+
+    def __init__(self, size: tuple[int, int]) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Resize images of shape ``(B, C, H, W)`` to ``(B, C, *size)``."""
+        if not torch.compiler.is_compiling():
+            return F.interpolate(image, self.size, mode="bilinear", antialias=True)
+        height, width = self.size
+        # Whole rows are gathered several times as fast as single pixels.
+        return resize_rows(resize_rows(image, height).mT, width).mT
+
+
+def resize_rows(image: torch.Tensor, height: int) -> torch.Tensor:
+    """Resize the height of images: each new row is the weighted sum of the few that lie within its triangle.
+
+    The triangle is as wide as two rows of the coarser of the two images, as in torchvision's anti-aliased resizing.
+
+    Args:
+        image: Images of shape ``(B, C, H, W)``; ``H`` may be open in an export.
+        height: Number of rows after resizing, at least 1.
+
+    Returns:
+        Images of shape ``(B, C, height, W)``.
+    """
+    given = image.shape[-2]
+    # An open size of an export is not an int: asking whether it is equal would fix it.
+    if isinstance(given, int) and given == height:
+        return image
+    place, weight = _taps(height, given, image.device)
+    if isinstance(given, int):
+        # Runtimes fuse this sum; of an open size its length is not known.
+        taps = zip(place.T, weight.T[..., None], strict=True)
+        return reduce(torch.add, [image.index_select(2, rows) * share for rows, share in taps])
+    rows = image.index_select(2, place.flatten()).unflatten(2, place.shape)
+    return (rows * weight[..., None]).sum(3)
+
+
+def _taps(size: int, given: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return which of ``given`` pixels make each of ``size``, and with which weights, both of shape ``(size, K)``."""
+    scale = given / size
+    reach: Any = torch.sym_max(scale, 1.0)
+    count: Any = torch.sym_max((2 * given + size - 1) // size, 2)
+    centre = (torch.arange(size, dtype=torch.float32, device=device) + 0.5) * scale
+    first = (centre - reach - 0.5).ceil()
+    place = first[:, None] + torch.arange(count, dtype=torch.float32, device=device)
+    weight = (1 - (centre[:, None] - place - 0.5).abs() / reach).clamp(min=0) * ((place >= 0) & (place < given))
+    return place.clamp(0, given - 1).long(), weight / weight.sum(1, keepdim=True)
+
+
+class SamePreProcessor(PreProcessor):
+    """anomalib's pre-processor, but that exported models and inferencers resize as the engine does.
+
+    anomalib leaves anti-aliasing out of exports. A large image is then sharper in them than any that the model learnt
+    from, and its score greater: thresholds no longer hold.
+
+    Args:
+        transform: What to do with images. A bilinear, anti-aliased ``Resize`` to a height and a width, alone or in a
+            ``Compose``, is exported as it is; of others anomalib's exportable version is.
+    """
+
+    def __init__(self, transform: Transform | None = None) -> None:
+        super().__init__(transform)
+        self._keep_antialiasing()
+
+    def load_checkpoint_config(self, config: dict[str, Any]) -> None:
+        """Restore the transform of a checkpoint."""
+        super().load_checkpoint_config(config)
+        self._keep_antialiasing()
+
+    def _keep_antialiasing(self) -> None:
+        if isinstance(self.transform, Compose) and isinstance(self.export_transform, Compose):
+            pairs = zip(self.transform.transforms, self.export_transform.transforms, strict=True)
+            self.export_transform = Compose([_exported(*pair) for pair in pairs])
+        else:
+            self.export_transform = _exported(self.transform, self.export_transform)
+
+
+def _exported(original: Any, exportable: Any) -> Any:  # noqa: ANN401
+    """Return what is exported for a transform, given anomalib's version of it."""
+    if not isinstance(original, Resize) or not original.antialias or original.size is None:
+        return exportable
+    # A name or a member of an enumeration, by torchvision's version.
+    interpolation = getattr(original.interpolation, "value", original.interpolation)
+    if interpolation == InterpolationMode.BILINEAR.value and len(original.size) == 2:
+        return AntialiasedResize((original.size[0], original.size[1]))
+    return exportable
