@@ -69,8 +69,8 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
         pre_trained: Whether the backbone has ImageNet weights.
         latent_dim: Number of latents: a cell with ``"feature"``, less than the layers' channels together (64 for
             ``None``); an image with image VAEs (32 for ``None``).
-        max_exemplars: Most training images that ``"exemplars"`` keeps, 68 KiB each at 256x256 with ``"feature"``; of
-            more, a random sample. Has no effect on ``"gaussian"``.
+        max_exemplars: Most training images that ``"exemplars"`` chooses from, of more a random sample; what it keeps
+            takes 68 KiB an image at 256x256 with ``"feature"``. Has no effect on ``"gaussian"``.
         cache_features: Whether features are kept in memory between the two passes of the fit: ``True``, ``False``
             (images are read and passed through the backbone twice), or ``"auto"``, up to 1 GiB.
         elbo_steps: Gradient steps on the ELBO after the probabilistic PCA start, 0 or more.

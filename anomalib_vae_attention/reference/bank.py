@@ -15,8 +15,8 @@ TRIED_IMAGES = 64
 """Normal images, evenly spaced, whose nearest exemplars say how many are enough."""
 ALIGNMENT = 16
 """What the number of exemplars is a multiple of, for the sake of the processors that multiply them."""
-DISTANCE_BYTES = 2**27
-"""Memory of the distances between all exemplars of some cells."""
+DISTANCE_BYTES = 2**25
+"""Most memory of the distances between all exemplars of some cells."""
 
 
 class Bank(NamedTuple):
@@ -24,12 +24,10 @@ class Bank(NamedTuple):
 
     Attributes:
         steps: Whitened exemplars relative to the cell's mean, in steps, of shape ``(h w, d, K)``, 8-bit integers.
-        step: Step of each latent, of shape ``(d,)``.
         image: Number of the image that each is of, of shape ``(h w, K)``.
     """
 
     steps: torch.Tensor
-    step: torch.Tensor
     image: torch.Tensor
 
 
@@ -47,72 +45,85 @@ class Common(NamedTuple):
     cell: torch.Tensor
 
 
-def gather(means: Sequence[torch.Tensor], centre: torch.Tensor, scale: torch.Tensor) -> Bank:
-    """Put the exemplars of each cell side by side.
+def to_bytes(means: list[torch.Tensor], centre: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    """Replace latents by a byte each, one image after the other, so that they take less memory and never more.
 
     They are stored relative to their mean at each cell: a byte then holds the differences that count, and a search that
     expands the square loses no digits.
 
     Args:
-        means: Posterior mean of each image, of shape ``(d, h, w)``.
+        means: Posterior mean of each image, of shape ``(d, h, w)``; after the call, whitened, relative to the centre
+            and in steps, as 8-bit integers.
         centre: Their mean, of shape ``(d, h, w)``.
         scale: Factor of each latent that whitens, of shape ``(d,)``.
 
     Returns:
-        The bank of all ``N`` images, on the device of ``centre``.
+        The step of each latent, of shape ``(d,)``, on the device of ``centre``.
     """
-    rows = range(centre.shape[1])
+    whitening = scale[:, None, None]
 
-    def departures(row: int) -> torch.Tensor:
-        latent = torch.stack([mean[:, row] for mean in means]).to(centre.device).float()
-        return ((latent - centre[:, row]) * scale[:, None]).permute(2, 1, 0)
+    def departure(mean: torch.Tensor) -> torch.Tensor:
+        return (mean.to(centre.device).float() - centre) * whitening
 
-    greatest = torch.stack([departures(row).abs().amax((0, 2)) for row in rows]).amax(0)
+    greatest = torch.stack([departure(mean).abs().amax((1, 2)) for mean in means]).amax(0)
     step = (greatest / torch.iinfo(torch.int8).max).clamp_min(torch.finfo(torch.float32).tiny)
-    steps = torch.cat([(departures(row) / step[:, None]).round().to(torch.int8) for row in rows])
-    return Bank(steps, step, torch.arange(len(means), device=centre.device).expand(len(steps), -1))
+    for number, mean in enumerate(means):
+        means[number] = (departure(mean) / step[:, None, None]).round().to(torch.int8).to(mean.device)
+    return step
 
 
-def thin(bank: Bank) -> Bank:
-    """Leave out the exemplars of each cell that others stand for, so that a search takes no longer than it must.
+def gather(images: Sequence[torch.Tensor], step: torch.Tensor) -> Bank:
+    """Put the exemplars of each cell side by side, less those that others stand for: a search reads all of them twice.
 
     Each cell's are put in the order of the greedy k-centre (see :func:`choose_common`), and as many of the first are
     kept in every cell as it takes for the mean energy of normal images to their nearest, they themselves left out, to
     rise by no more than :data:`TOLERANCE`: half of them where parts lie alike, more where each is different.
 
     Args:
-        bank: One exemplar of each of ``N`` images in every cell.
+        images: Exemplars of each of ``N`` images, as :func:`to_bytes` makes them, of shape ``(d, h, w)``.
+        step: Step of each latent, of shape ``(d,)``.
 
     Returns:
-        The bank with ``K`` exemplars a cell, at least :data:`LEAST_EXEMPLARS`; all of a grid of one cell.
+        ``K`` exemplars a cell, at least :data:`LEAST_EXEMPLARS`, on the device of ``step``; all of them if there are no
+        more, or the grid has one cell only.
     """
-    cells, _, count = bank.steps.shape
-    if cells == 1 or count <= LEAST_EXEMPLARS:
-        return bank
-    orders, rise = [], torch.zeros(count, dtype=torch.float64, device=bank.steps.device)
-    for some in bank.steps.split(max(1, DISTANCE_BYTES // (4 * count**2))):
-        order, nearest = _most_unlike_first(some.float() * bank.step[:, None])
-        orders.append(order)
-        rise += nearest.double() / cells
-    enough = int((rise <= (1 + TOLERANCE) * rise[-1].clamp_min(LEAST_NEAREST)).nonzero()[0]) + 1
-    kept = min(count, max(LEAST_EXEMPLARS, -(-enough // ALIGNMENT) * ALIGNMENT))
-    order = torch.cat(orders)[:, :kept]
-    return Bank(bank.steps.gather(2, order[:, None].expand(-1, len(bank.step), -1)), bank.step, order)
+    latent_dim, height, width = images[0].shape
+    count, cells = len(images), height * width
+
+    def row_of(row: int) -> torch.Tensor:
+        return torch.stack([image[:, row] for image in images]).to(step.device).permute(2, 1, 0)
+
+    orders = [torch.arange(count, dtype=torch.int32, device=step.device).expand(width, -1)] * height
+    kept = count
+    if cells > 1 and count > LEAST_EXEMPLARS:
+        part = max(1, min(width, DISTANCE_BYTES // (4 * count**2)))
+        energies = torch.zeros((), dtype=torch.float64, device=step.device)
+        for row in range(height):
+            found = [_most_unlike_first(some.float() * step[:, None]) for some in row_of(row).split(part)]
+            orders[row] = torch.cat([order for order, _ in found]).int()
+            energies = energies + torch.stack([nearest for _, nearest in found]).double().sum(0) / cells
+        enough = int((energies <= (1 + TOLERANCE) * energies[-1].clamp_min(LEAST_NEAREST)).nonzero()[0]) + 1
+        kept = min(count, max(LEAST_EXEMPLARS, enough * ALIGNMENT))
+    steps = torch.empty(cells, latent_dim, kept, dtype=torch.int8, device=step.device)
+    for row, order in enumerate(orders):
+        chosen = order[:, None, :kept].long().expand(-1, latent_dim, -1)
+        steps[row * width : (row + 1) * width] = row_of(row).gather(2, chosen)
+    return Bank(steps, torch.cat([order[:, :kept] for order in orders]))
 
 
 def _most_unlike_first(exemplars: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Order exemplars ``(c, d, N)`` so that each is the farthest from those before it.
 
     Returns:
-        The order ``(c, N)``, and the energy of images to the nearest other among the first 1 to N, the mean over some
-        images, summed over the cells, of shape ``(N,)``.
+        The order ``(c, N)``, and the energy of images to the nearest other among the first 16, 32 and so on to all (see
+        :data:`ALIGNMENT`), the mean over some images, summed over the cells.
     """
     cells, _, count = exemplars.shape
     norm = exemplars.square().sum(1)
-    distance = torch.baddbmm(norm[:, None] + norm[..., None], exemplars.mT, exemplars, alpha=-2).clamp_(min=0)
+    # In place, because this is the largest tensor here.
+    distance = torch.bmm(exemplars.mT, exemplars).mul_(-2).add_(norm[:, None]).add_(norm[..., None]).clamp_(min=0)
     rows = torch.arange(cells, device=norm.device)
-    chosen = [norm.argmax(1)]
-    gap = torch.full_like(norm, torch.inf)
+    gap, chosen = torch.full_like(norm, torch.inf), [norm.argmax(1)]
     for _ in range(count - 1):
         torch.minimum(gap, distance[rows, chosen[-1]], out=gap)
         gap[rows, chosen[-1]] = -torch.inf
@@ -120,8 +131,9 @@ def _most_unlike_first(exemplars: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     order = torch.stack(chosen, 1)
     tried = torch.linspace(0, count - 1, min(TRIED_IMAGES, count), device=norm.device).round().long()
     others = distance[:, tried].masked_fill(tried[:, None] == torch.arange(count, device=norm.device), torch.inf)
-    nearest = others.gather(2, order[:, None].expand(-1, len(tried), -1)).cummin(2).values
-    return order, nearest.mean(1).sum(0)
+    others = others.gather(2, order[:, None].expand(-1, len(tried), -1))
+    blocks = torch.stack([block.amin(2) for block in others.split(ALIGNMENT, 2)], 2)
+    return order, blocks.cummin(2).values.mean(1).sum(0)
 
 
 def choose_common(means: Sequence[torch.Tensor], scale: torch.Tensor, count: int, pool: int) -> Common:

@@ -7,7 +7,7 @@ import torch
 
 from anomalib_vae_attention.vae import Posterior
 
-from .bank import choose_common, gather, thin
+from .bank import choose_common, gather, to_bytes
 from .base import LeftOut, Match, NormalReference, require_images
 
 logger = logging.getLogger(__name__)
@@ -58,8 +58,8 @@ class Exemplars(NormalReference):
     chosen to be unlike each other.
 
     Args:
-        max_exemplars: Most images to keep. Of more, a random sample of that size is kept (reservoir sampling, seeded),
-            so that memory is at most ``(d + 4) h w`` bytes an image: 68 KiB for 64 latents on a 32x32 grid.
+        max_exemplars: Most images to choose from. Of more, a random sample of that size is taken (reservoir sampling,
+            seeded). An exemplar takes ``(d + 4) h w`` bytes: 68 KiB for 64 latents on a 32x32 grid.
     """
 
     bank: torch.Tensor
@@ -116,10 +116,11 @@ class Exemplars(NormalReference):
         for mean in self._kept:
             total += mean.double()
         self.centre = (total / len(self._kept)).float().to(device)
-        self.bank, self.step, self._image = thin(gather(self._kept, self.centre, self.scale))
-        self.half_norm = 0.5 * torch.stack([(cell * self.step[:, None]).square().sum(0) for cell in self.bank])[:, None]
         common = choose_common(self._kept, self.scale, COMMON, POOL)
         self.common, self._origin = common.latent, torch.stack([common.image, common.cell]).to(device)
+        self.step = to_bytes(self._kept, self.centre, self.scale)
+        self.bank, self._image = gather(self._kept, self.step)
+        self.half_norm = 0.5 * torch.stack([(cell * self.step[:, None]).square().sum(0) for cell in self.bank])[:, None]
         chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
         nearest = self._leave_out(chosen).nearest
         self.temperature.copy_((RELATIVE_TEMPERATURE * nearest.mean()).clamp_min(LEAST_TEMPERATURE))
@@ -131,7 +132,8 @@ class Exemplars(NormalReference):
         """Match some of the images, each with all others."""
         matches = []
         for some in chosen.split(CALIBRATION_BATCH):
-            means = torch.stack([self._kept[index] for index in some]).to(self.bank.device).float()
+            steps = torch.stack([self._kept[index] for index in some]).to(self.bank.device)
+            means = steps * (self.step / self.scale)[:, None, None] + self.centre
             matches.append(self._search(means, some.to(self.bank.device)))
         energy, _, nearest = (torch.cat(parts) for parts in zip(*matches, strict=True))
         # A single image of a single cell has nothing left to be compared with.

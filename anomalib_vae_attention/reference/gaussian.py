@@ -52,12 +52,15 @@ class Gaussian(NormalReference):
     def finish(self) -> LeftOut:
         """Turn the sums into mean and precision of each cell; see :meth:`NormalReference.finish`."""
         require_images(self._count)
-        mean, factor = self._summarise(self._count, self._sum, self._outer)
-        self.precision = torch.cholesky_inverse(factor).float()
+        mean, covariance = self._sum / self._count, self._outer / self._count
+        covariance -= mean[:, :, None] * mean[:, None, :]
+        # All that a cell's covariance is shrunk towards and the variance of the other posterior.
+        rest = self.shrinkage * covariance.mean(0) + 2 * torch.diag(self._variance.double())
+        own = (1 - self.shrinkage) * covariance
+        self.precision = torch.cholesky_inverse(torch.linalg.cholesky(own + rest)).float()
         self.mean = mean.T.reshape(-1, *self._size).float()
-        energies = [self._left_out(some.double().flatten(1).T) for some in self._some]
+        energy = self._left_out(torch.stack(self._some), mean, own, rest).float()
         self.start()
-        energy = torch.stack(energies).float()
         return LeftOut(energy, energy)
 
     @property
@@ -70,21 +73,24 @@ class Gaussian(NormalReference):
         latent_dim, height, width = self.mean.shape
         return {"mean": (latent_dim, height, width), "precision": (height * width, latent_dim, latent_dim)}
 
-    def _summarise(self, count: int, total: torch.Tensor, outer: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return each cell's mean ``(h w, d)`` and the Cholesky factor of its covariance ``(h w, d, d)``."""
-        mean = total / count
-        covariance = outer / count - mean[:, :, None] * mean[:, None, :]
-        covariance = torch.lerp(covariance, covariance.mean(0, keepdim=True), self.shrinkage)
-        return mean, torch.linalg.cholesky(covariance + 2 * torch.diag(self._variance.double()))
+    def _left_out(
+        self, latents: torch.Tensor, mean: torch.Tensor, own: torch.Tensor, rest: torch.Tensor
+    ) -> torch.Tensor:
+        """Return energies ``(B, h, w)`` of collected latents ``(B, d, h, w)``, each under the summary of the others.
 
-    def _left_out(self, latent: torch.Tensor) -> torch.Tensor:
-        """Return the energy ``(h, w)`` of a collected image, latents ``(h w, d)``, under the summary of the others."""
-        if self._count == 1:
-            return latent.new_zeros(self._size)
-        outer = self._outer - latent[:, :, None] * latent[:, None, :]
-        mean, factor = self._summarise(self._count - 1, self._sum - latent, outer)
-        difference = torch.linalg.solve_triangular(factor, (latent - mean)[:, :, None], upper=False)
-        return difference.square().sum((1, 2)).view(self._size)
+        Without image i a cell's covariance is ``n/(n-1) Cov - n/(n-1)^2 delta delta^T``, delta the image's departure
+        from the mean, and the departure from the others' mean ``n/(n-1) delta``. The Sherman-Morrison formula takes
+        that out of one decomposition for all images. What covariances are shrunk towards remains that of all images.
+        """
+        count = self._count
+        if count == 1:
+            return latents.new_zeros(len(latents), *self._size)
+        ratio = count / (count - 1)
+        factor = torch.linalg.cholesky(ratio * own + rest)
+        departure = latents.double().flatten(2).permute(2, 1, 0) - mean[:, :, None]
+        energy = torch.linalg.solve_triangular(factor, departure, upper=False).square().sum(1)
+        share = (1 - self.shrinkage) * ratio / (count - 1)
+        return (ratio**2 * energy / (1 - share * energy)).T.reshape(-1, *self._size)
 
     def match(self, posterior: Posterior) -> Match:
         """Measure the Mahalanobis distance of every cell; see :meth:`NormalReference.match`."""

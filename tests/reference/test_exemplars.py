@@ -195,8 +195,9 @@ def test_calibration_leaves_the_image_out() -> None:
     latents, variance = 20 * torch.randn(4, 3, 3, 4), torch.tensor([0.5, 0.125, 2.0])
     normal = Exemplars()
     left_out = collect(normal, latents, variance)
-    # Calibration takes the image itself as it was kept, in half precision; here all latents are shared.
-    query, exemplars, everything = latents.half().float(), stored(normal), latents.half().double().permute(0, 2, 3, 1)
+    # Calibration takes the image itself as it was kept, in bytes; here all latents are shared, which are not.
+    exemplars, everything = stored(normal), latents.half().double().permute(0, 2, 3, 1)
+    query = exemplars.permute(0, 3, 1, 2).float()
     for index in range(4):
         rest = [other for other in range(4) if other != index]
         common = everything[rest].flatten(0, 2)
