@@ -8,12 +8,16 @@ from anomalib.data import InferenceBatch
 from .arguments import require_choice, require_whole
 from .image_maps import ATTENTIONS, ImageMaps
 from .reference import make_reference, require_images
-from .scoring import LEAST_ENERGY, require_scorable, to_unit_interval
+from .scoring import require_scorable, to_unit_interval
 from .vae import Posterior
 from .vae.image import IMAGE_VAES, make_image_vae
 
 CALIBRATION_IMAGES = 16
 """Normal images from which the scales of maps and scores are estimated."""
+
+LEAST_ENERGY = 1e-12
+"""Least energy of normal images: that of latents a millionth of a standard deviation apart, about the resolution of
+single precision. A VAE may well use a small part of its prior's range; copies of one image have no energy."""
 
 
 class ImageVaeModel(ImageMaps):

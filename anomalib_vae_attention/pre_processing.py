@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from anomalib.pre_processing import PreProcessor
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
+from torchvision.transforms.v2.functional import resize
 
 
 class AntialiasedResize(nn.Module):
@@ -27,7 +27,7 @@ class AntialiasedResize(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Resize images of shape ``(B, C, H, W)`` to ``(B, C, *size)``."""
         if not torch.compiler.is_compiling():
-            return F.interpolate(image, self.size, mode="bilinear", antialias=True)
+            return resize(image, list(self.size), antialias=True)
         height, width = self.size
         # Whole rows are gathered several times as fast as single pixels.
         return resize_rows(resize_rows(image, height).mT, width).mT
@@ -50,6 +50,7 @@ def resize_rows(image: torch.Tensor, height: int) -> torch.Tensor:
     if isinstance(given, int) and given == height:
         return image
     place, weight = _taps(height, given, image.device)
+    weight = weight.to(image.dtype)
     if isinstance(given, int):
         # Runtimes fuse this sum; of an open size its length is not known.
         taps = zip(place.T, weight.T[..., None], strict=True)

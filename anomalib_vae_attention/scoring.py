@@ -2,9 +2,6 @@
 
 import torch
 
-LEAST_ENERGY = 1.0
-"""Least energy of normal images: that of latents one standard deviation apart. Copies of one image have less."""
-
 
 def require_scorable(image: torch.Tensor, is_fitted: torch.Tensor) -> None:
     """Check that a model can score images; an export has no such check.

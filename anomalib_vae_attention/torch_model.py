@@ -12,13 +12,15 @@ from .backbone import PACKAGED_BACKBONE, Backbone
 from .folding import fold_batch_norms
 from .reference import LeftOut, Match, make_reference
 from .resampling import apply_separable, blur_matrix, resize_matrix
-from .scoring import LEAST_ENERGY, require_scorable, to_unit_interval
+from .scoring import require_scorable, to_unit_interval
 from .vae import FeatureGrid, FeatureVAE
 
 if TYPE_CHECKING:
     from anomalib.data.utils.tiler import Tiler
 
 DEFAULT_LAYERS = ("blocks.1", "blocks.2", "blocks.4")
+LEAST_ENERGY = 1.0
+"""Least energy of normal images: that of latents one standard deviation apart. Copies of one image have less."""
 LEAST_VARIATION = 0.05
 """Least standard deviation of the logarithms of peak and mean over normal images."""
 

@@ -18,6 +18,7 @@ from PIL import Image
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
 from anomalib_vae_attention.reference import LeftOut, NormalReference
+from anomalib_vae_attention.reference.kept import KeptLatents
 from anomalib_vae_attention.vae import Posterior
 
 SIZE = (64, 64)
@@ -77,6 +78,14 @@ def write_images(root: Path, good: int = 6, bad: int = 2, mode: str = "RGB", siz
         for index in range(count):
             pixels = random.integers(offset, offset + 100, (*size, channels) if channels else size, dtype=np.uint8)
             Image.fromarray(pixels).save(root / name / f"{index}.png")
+
+
+def keep(latents: torch.Tensor) -> KeptLatents:
+    """Keep latents ``(N, d, h, w)``."""
+    kept = KeptLatents()
+    for mean in latents:
+        kept.append(mean)
+    return kept
 
 
 def collect(normal: NormalReference, mean: torch.Tensor, variance: torch.Tensor, batch: int = 3) -> LeftOut:

@@ -265,6 +265,21 @@ def test_normal_posteriors_are_those_of_all_images() -> None:
     torch.testing.assert_close(model.normal_variance, drawn.flatten(0, 1).var(0), rtol=0.05, atol=0)
 
 
+def test_latents_that_hardly_vary_leave_maps_their_scale() -> None:
+    """A VAE that uses a thousandth of its latents' range has energies a millionth as large, and so is their scale."""
+    model, normal = make("conv")
+    index, means = ATTENTIONS.index("energy"), slice(model.latent_dim)
+    *_, last = (module for module in model.vae.encoder.modules() if isinstance(module, torch.nn.Linear))
+    scales = []
+    for factor in (1, 1e-3):
+        with torch.no_grad():
+            last.weight[means].mul_(factor)
+            last.bias[means].mul_(factor)
+        model.collect(normal.split(1))
+        scales.append(float(model.map_scale[index]))
+    assert scales[1] == pytest.approx(1e-6 * scales[0], rel=1e-2)
+
+
 @pytest.mark.parametrize("reference", ["exemplars", "gaussian"])
 def test_state_is_restored(reference: str) -> None:
     """A fresh model with the state of another gives the very same maps."""

@@ -1,9 +1,11 @@
 """What the exemplars are made of: those of every cell side by side, a byte a latent, and some that all cells share."""
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+
+from .kept import KeptLatents
 
 TOLERANCE = 0.3
 """Share by which the mean energy of normal images to their nearest exemplar of a cell may rise for a smaller bank."""
@@ -45,42 +47,15 @@ class Common(NamedTuple):
     cell: torch.Tensor
 
 
-def to_bytes(means: list[torch.Tensor], centre: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
-    """Replace latents by a byte each, one image after the other, so that they take less memory and never more.
-
-    They are stored relative to their mean at each cell: a byte then holds the differences that count, and a search that
-    expands the square loses no digits.
-
-    Args:
-        means: Posterior mean of each image, of shape ``(d, h, w)``; after the call, whitened, relative to the centre
-            and in steps, as 8-bit integers.
-        centre: Their mean, of shape ``(d, h, w)``.
-        scale: Factor of each latent that whitens, of shape ``(d,)``.
-
-    Returns:
-        The step of each latent, of shape ``(d,)``, on the device of ``centre``.
-    """
-    whitening = scale[:, None, None]
-
-    def departure(mean: torch.Tensor) -> torch.Tensor:
-        return (mean.to(centre.device).float() - centre) * whitening
-
-    greatest = torch.stack([departure(mean).abs().amax((1, 2)) for mean in means]).amax(0)
-    step = (greatest / torch.iinfo(torch.int8).max).clamp_min(torch.finfo(torch.float32).tiny)
-    for number, mean in enumerate(means):
-        means[number] = (departure(mean) / step[:, None, None]).round().to(torch.int8).to(mean.device)
-    return step
-
-
-def gather(images: Sequence[torch.Tensor], step: torch.Tensor) -> Bank:
+def gather(images: KeptLatents, step: torch.Tensor) -> Bank:
     """Put the exemplars of each cell side by side, less those that others stand for: a search reads all of them twice.
 
-    Each cell's are put in the order of the greedy k-centre (see :func:`choose_common`), and as many of the first are
+    Each cell's are put in the order of the greedy k-centre (see :func:`_farthest_first`), and as many of the first are
     kept in every cell as it takes for the mean energy of normal images to their nearest, they themselves left out, to
     rise by no more than :data:`TOLERANCE`: half of them where parts lie alike, more where each is different.
 
     Args:
-        images: Exemplars of each of ``N`` images, as :func:`to_bytes` makes them, of shape ``(d, h, w)``.
+        images: Exemplars of ``N`` images, each of shape ``(d, h, w)``, aligned (:meth:`KeptLatents.align`).
         step: Step of each latent, of shape ``(d,)``.
 
     Returns:
@@ -91,7 +66,7 @@ def gather(images: Sequence[torch.Tensor], step: torch.Tensor) -> Bank:
     count, cells = len(images), height * width
 
     def row_of(row: int) -> torch.Tensor:
-        return torch.stack([image[:, row] for image in images]).to(step.device).permute(2, 1, 0)
+        return images.row(row).to(step.device).permute(2, 1, 0)
 
     orders = [torch.arange(count, dtype=torch.int32, device=step.device).expand(width, -1)] * height
     kept = count
@@ -99,7 +74,7 @@ def gather(images: Sequence[torch.Tensor], step: torch.Tensor) -> Bank:
         part = max(1, min(width, DISTANCE_BYTES // (4 * count**2)))
         energies = torch.zeros((), dtype=torch.float64, device=step.device)
         for row in range(height):
-            found = [_most_unlike_first(some.float() * step[:, None]) for some in row_of(row).split(part)]
+            found = [_order_cells(some.float() * step[:, None]) for some in row_of(row).split(part)]
             orders[row] = torch.cat([order for order, _ in found]).int()
             energies = energies + torch.stack([nearest for _, nearest in found]).double().sum(0) / cells
         enough = int((energies <= (1 + TOLERANCE) * energies[-1].clamp_min(LEAST_NEAREST)).nonzero()[0]) + 1
@@ -111,24 +86,19 @@ def gather(images: Sequence[torch.Tensor], step: torch.Tensor) -> Bank:
     return Bank(steps, torch.cat([order[:, :kept] for order in orders]))
 
 
-def _most_unlike_first(exemplars: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Order exemplars ``(c, d, N)`` so that each is the farthest from those before it.
+def _order_cells(exemplars: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Order the exemplars ``(c, d, N)`` of some cells so that each is the farthest from those before it.
 
     Returns:
         The order ``(c, N)``, and the energy of images to the nearest other among the first 16, 32 and so on to all (see
-        :data:`ALIGNMENT`), the mean over some images, summed over the cells.
+        :data:`ALIGNMENT`), the mean over some images, summed over the cells, of shape ``(ceil(N / 16),)``.
     """
     cells, _, count = exemplars.shape
     norm = exemplars.square().sum(1)
     # In place, because this is the largest tensor here.
     distance = torch.bmm(exemplars.mT, exemplars).mul_(-2).add_(norm[:, None]).add_(norm[..., None]).clamp_(min=0)
     rows = torch.arange(cells, device=norm.device)
-    gap, chosen = torch.full_like(norm, torch.inf), [norm.argmax(1)]
-    for _ in range(count - 1):
-        torch.minimum(gap, distance[rows, chosen[-1]], out=gap)
-        gap[rows, chosen[-1]] = -torch.inf
-        chosen.append(gap.argmax(1))
-    order = torch.stack(chosen, 1)
+    order = _farthest_first(norm, count, lambda last: distance[rows, last])
     tried = torch.linspace(0, count - 1, min(TRIED_IMAGES, count), device=norm.device).round().long()
     others = distance[:, tried].masked_fill(tried[:, None] == torch.arange(count, device=norm.device), torch.inf)
     others = others.gather(2, order[:, None].expand(-1, len(tried), -1))
@@ -136,15 +106,41 @@ def _most_unlike_first(exemplars: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return order, blocks.cummin(2).values.mean(1).sum(0)
 
 
-def choose_common(means: Sequence[torch.Tensor], scale: torch.Tensor, count: int, pool: int) -> Common:
-    """Choose exemplars of any cell of any image that are unlike each other: each is farthest from those before it.
+def _farthest_first(
+    norm: torch.Tensor, count: int, distance_to: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Choose by the greedy k-centre, for several sets at once.
 
-    Greedy k-centre (Gonzalez, "Clustering to minimize the maximum intercluster distance", 1985) on a seeded random
-    sample, by the distance between whitened latents. A random choice would mostly take what is frequent, which the
-    cells' own exemplars know.
+    Gonzalez, "Clustering to minimize the maximum intercluster distance" (1985); the first is the one of greatest norm.
 
     Args:
-        means: Posterior mean of each image, of shape ``(d, h, w)``.
+        norm: Squared norm of the points of each set, of shape ``(c, N)``.
+        count: How many to choose, from 1 to ``N``.
+        distance_to: Takes a point of each set, of shape ``(c,)``, and gives the squared distances of all from it, of
+            shape ``(c, N)``.
+
+    Returns:
+        Their numbers, each the farthest from those before it, of shape ``(c, count)``.
+    """
+    rows = torch.arange(len(norm), device=norm.device)
+    gap, chosen = torch.full_like(norm, torch.inf), [norm.argmax(1)]
+    for _ in range(count - 1):
+        last = chosen[-1]
+        torch.minimum(gap, distance_to(last), out=gap)
+        # Its own gap is zero but for rounding.
+        gap[rows, last] = -torch.inf
+        chosen.append(gap.argmax(1))
+    return torch.stack(chosen, 1)
+
+
+def choose_common(means: KeptLatents, scale: torch.Tensor, count: int, pool: int) -> Common:
+    """Choose exemplars of any cell of any image that are unlike each other: each is farthest from those before it.
+
+    The greedy k-centre on a seeded random sample, by the distance between whitened latents. A random choice would
+    mostly take what is frequent, which the cells' own exemplars know.
+
+    Args:
+        means: Posterior means of the images, each of shape ``(d, h, w)``, not aligned yet.
         scale: Factor of each latent that whitens, of shape ``(d,)``.
         count: How many exemplars.
         pool: How many of all latents to choose among.
@@ -159,16 +155,16 @@ def choose_common(means: Sequence[torch.Tensor], scale: torch.Tensor, count: int
     if cells == 1:
         return Common(torch.zeros(latent_dim, 0, device=scale.device), image[:0], cell[:0])
     counts = torch.bincount(image, minlength=len(means)).tolist()
-    parts = zip(means, cell.split(counts), strict=True)
-    latent = torch.cat([mean.flatten(1).T[some] for mean, some in parts]).to(scale.device).float() * scale
+    latent = torch.empty(len(sample), latent_dim)
+    for ours, mean, some in zip(latent.split(counts), means, cell.split(counts), strict=True):
+        ours.copy_(mean.flatten(1).T[some])
+    latent = latent.to(scale.device) * scale
     norm = latent.square().sum(1)
-    gap = torch.full_like(norm, torch.inf)
-    chosen = [int(norm.argmax())]
-    for _ in range(min(count, len(latent)) - 1):
-        last = chosen[-1]
-        gap = torch.minimum(gap, torch.addmv(norm, latent, latent[last], alpha=-2) + norm[last])
-        # Its own gap is zero but for rounding.
-        gap[last] = -torch.inf
-        chosen.append(int(gap.argmax()))
-    taken = torch.tensor(chosen)
-    return Common(latent[taken.to(scale.device)].T.contiguous(), image[taken], cell[taken])
+
+    def distance_to(last: torch.Tensor) -> torch.Tensor:
+        number = int(last)
+        return (torch.addmv(norm, latent, latent[number], alpha=-2) + norm[number])[None]
+
+    chosen = _farthest_first(norm[None], min(count, len(latent)), distance_to)[0]
+    taken = chosen.cpu()
+    return Common(latent[chosen].T.contiguous(), image[taken], cell[taken])

@@ -7,8 +7,9 @@ import torch
 
 from anomalib_vae_attention.vae import Posterior
 
-from .bank import choose_common, gather, to_bytes
+from .bank import choose_common, gather
 from .base import LeftOut, Match, NormalReference, require_images
+from .kept import KeptLatents
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Exemplars(NormalReference):
 
     def start(self) -> None:
         """Forget everything and get ready to collect."""
-        self._kept: list[torch.Tensor] = []
+        self._kept = KeptLatents()
         self._seen = 0
         self._variance = torch.zeros(0)
         # Image of each exemplar of a cell; image and cell of each shared one.
@@ -95,7 +96,7 @@ class Exemplars(NormalReference):
         for mean in posterior.mean.detach().cpu():
             self._seen += 1
             if len(self._kept) < self.max_exemplars:
-                self._kept.append(mean.half())
+                self._kept.append(mean)
                 continue
             if self._seen == self.max_exemplars + 1:
                 logger.warning(
@@ -105,7 +106,7 @@ class Exemplars(NormalReference):
                 )
             place = int(torch.randint(self._seen, (1,), generator=self._random))
             if place < self.max_exemplars:
-                self._kept[place] = mean.half()
+                self._kept[place] = mean
 
     def finish(self) -> LeftOut:
         """Build the banks; see :meth:`NormalReference.finish`."""
@@ -118,7 +119,7 @@ class Exemplars(NormalReference):
         self.centre = (total / len(self._kept)).float().to(device)
         common = choose_common(self._kept, self.scale, COMMON, POOL)
         self.common, self._origin = common.latent, torch.stack([common.image, common.cell]).to(device)
-        self.step = to_bytes(self._kept, self.centre, self.scale)
+        self.step = self._kept.align(self.centre, self.scale)
         self.bank, self._image = gather(self._kept, self.step)
         self.half_norm = 0.5 * torch.stack([(cell * self.step[:, None]).square().sum(0) for cell in self.bank])[:, None]
         chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
@@ -130,14 +131,15 @@ class Exemplars(NormalReference):
 
     def _leave_out(self, chosen: torch.Tensor) -> LeftOut:
         """Match some of the images, each with all others."""
-        matches = []
+        energies, nearest = [], []
         for some in chosen.split(CALIBRATION_BATCH):
-            steps = torch.stack([self._kept[index] for index in some]).to(self.bank.device)
-            means = steps * (self.step / self.scale)[:, None, None] + self.centre
-            matches.append(self._search(means, some.to(self.bank.device)))
-        energy, _, nearest = (torch.cat(parts) for parts in zip(*matches, strict=True))
-        # A single image of a single cell has nothing left to be compared with.
-        return LeftOut(energy, torch.where(nearest < HIDDEN, nearest, 0.0))
+            whitened = torch.stack([self._kept[index] for index in some.tolist()]).to(self.bank.device)
+            means = whitened / self.scale[:, None, None] + self.centre
+            energy, _, least = self._search(means, some.to(self.bank.device))
+            energies.append(energy)
+            # A single image of a single cell has nothing left to be compared with.
+            nearest.append(torch.where(least < HIDDEN, least, 0.0))
+        return LeftOut(torch.cat(energies), torch.cat(nearest))
 
     @property
     def grid_size(self) -> tuple[int, ...]:

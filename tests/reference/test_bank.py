@@ -2,18 +2,20 @@
 
 import pytest
 import torch
+from support import keep
 
 from anomalib_vae_attention.reference import bank as bank_module
-from anomalib_vae_attention.reference.bank import LEAST_EXEMPLARS, TOLERANCE, Bank, gather, to_bytes
+from anomalib_vae_attention.reference.bank import LEAST_EXEMPLARS, TOLERANCE, Bank, gather
+from anomalib_vae_attention.reference.kept import BLOCK, KeptLatents
 
 
 def make(latents: torch.Tensor) -> tuple[Bank, torch.Tensor, torch.Tensor]:
     """Return the bank of latents ``(N, d, h, w)``, and those that it has and all of each cell, ``(h w, K or N, d)``."""
-    images = list(latents)
+    images = keep(latents)
     # Around 0, which is not quite their mean.
-    step = to_bytes(images, torch.zeros(latents.shape[1:]), torch.ones(latents.shape[1]))
+    step = images.align(torch.zeros(latents.shape[1:]), torch.ones(latents.shape[1]))
     bank = gather(images, step)
-    everything = torch.stack(images).flatten(2).permute(2, 0, 1) * step
+    everything = torch.stack(list(images)).flatten(2).permute(2, 0, 1)
     return bank, (bank.steps * step[:, None]).mT.double(), everything.double()
 
 
@@ -24,14 +26,32 @@ def test_few_images_and_grids_of_one_cell_are_kept(images: int, size: tuple[int,
     assert bank.image.tolist() == [list(range(images))] * kept.shape[0]
 
 
-def test_bytes_are_the_latents_but_for_rounding() -> None:
-    latents, centre, scale = 30 * torch.randn(5, 3, 4, 2) + 7, torch.randn(3, 4, 2), torch.tensor([0.1, 1.0, 5.0])
-    images = list(latents.half())
-    step = to_bytes(images, centre, scale)
-    whitened = (latents.half().float() - centre) * scale[:, None, None]
-    assert {image.dtype for image in images} == {torch.int8}
-    assert ((torch.stack(images) * step[:, None, None] - whitened).abs() <= 0.501 * step[:, None, None]).all()
+@pytest.mark.parametrize("count", [1, BLOCK, 2 * BLOCK + 5])
+def test_latents_are_kept_as_in_a_list(count: int) -> None:
+    """To half a step of the greatest of each latent in each image."""
+    latents = torch.randn(count, 3, 4, 2) * torch.tensor([0.01, 1.0, 100.0])[:, None, None]
+    kept, expected = keep(latents), latents.clone()
+    kept[count - 1] = expected[count - 1] = torch.ones(3, 4, 2)
+    assert len(kept) == count
+    allowed = 0.501 * expected.abs().amax((2, 3), keepdim=True) / 127
+    assert ((torch.stack(list(kept)) - expected).abs() <= allowed).all()
+    for number in (-1, count):
+        with pytest.raises(IndexError, match=f"no image {number} among {count}"):
+            kept[number]
+    assert not list(KeptLatents())
+
+
+def test_aligned_latents_are_whitened_in_common_steps() -> None:
+    latents, centre = 30 * torch.randn(BLOCK + 5, 3, 4, 2) + 7, torch.randn(3, 4, 2)
+    scale = torch.tensor([0.1, 1.0, 5.0])
+    images = keep(latents)
+    whitened = (torch.stack(list(images)) - centre) * scale[:, None, None]
+    step = images.align(centre, scale)
+    assert ((torch.stack(list(images)) - whitened).abs() <= 0.501 * step[:, None, None]).all()
     torch.testing.assert_close(127 * step, whitened.abs().amax((0, 2, 3)))
+    row = images.row(2)
+    assert row.dtype == torch.int8
+    assert torch.equal(row * step[:, None], torch.stack(list(images))[:, :, 2])
 
 
 @pytest.mark.parametrize("memory", [2**25, 1])
