@@ -14,7 +14,7 @@ from .arguments import require_positive, require_whole
 from .distributed import rank, world_size
 from .normal_quantile import NormalQuantile
 from .random_state import random_states, set_random_state
-from .vae.resnet import ResNetDecoder
+from .vae.start import start_from
 
 if TYPE_CHECKING:
     from .image_model import ImageVaeModel
@@ -59,7 +59,7 @@ class GradientFit:
 
     @staticmethod
     def start(module: "VaeAttention") -> None:
-        """Look whether this way of fitting can do what is asked for; start a residual decoder from the mean image.
+        """Look whether this way of fitting can do what is asked for; start residual networks from the normal images.
 
         Raises:
             ValueError: If images are to be held out.
@@ -67,12 +67,9 @@ class GradientFit:
         if isinstance(module.post_processor, NormalQuantile) and module.post_processor.held_out:
             msg = "normal_quantile holds images out for vae='feature' only: give it held_out=0 and validation images."
             raise ValueError(msg)
-        model = cast("ImageVaeModel", module.model)
-        if isinstance(model.vae.decoder, ResNetDecoder) and module.trainer.global_step == 0:
-            sums = [(batch.sum(0), len(batch)) for batch in map(model.prepare_image, _normal_images(module))]
-            if sums:
-                total, counts = zip(*sums, strict=True)
-                model.vae.decoder.start_from(torch.stack(total).sum(0) / sum(counts))
+        if module.trainer.global_step == 0:
+            model = cast("ImageVaeModel", module.model)
+            start_from(model.vae, lambda: map(model.prepare_image, _normal_images(module)))
 
     @staticmethod
     def start_epoch(module: "VaeAttention") -> None:

@@ -6,10 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.decomposition import PCA
 
 from anomalib_vae_attention.loss import Bernoulli, Gaussian, kl_by_latent, kl_gradient
 from anomalib_vae_attention.vae.image import ImageVAE, make_image_vae
 from anomalib_vae_attention.vae.network import INPUT, Network
+from anomalib_vae_attention.vae.start import LOG_VARIANCE, start_from
 
 VAES = {
     "resnet18": ("resnet18", 4, (32, 64), 3, "gaussian"),
@@ -195,3 +197,33 @@ def test_a_layer_is_found_by_the_module_it_ends() -> None:
         encoder.find("layer5")
     with pytest.raises(ValueError, match="'fc' is no layer"):
         encoder.find("fc")
+
+
+@pytest.mark.parametrize("count", [9, 3])
+def test_a_residual_vae_starts_at_principal_components(count: int) -> None:
+    """Means over the images start uncorrelated, with the prior's variance, in scikit-learn's order; others at zero."""
+    vae = make_image_vae(*VAES["resnet18"]).train()
+    images = torch.rand(count, 3, 32, 64)
+    start_from(vae, lambda: images.split(4))
+    vae.eval()
+    with torch.no_grad():
+        mean, log_variance = vae.posterior(images)
+        decoded = vae.decode(mean)
+        features = vae.encoder.trace(images, kept=["flatten"])["flatten"]
+    assert (log_variance == LOG_VARIANCE).all()
+    used = min(4, count - 1)
+    expected = PCA(used, whiten=True).fit_transform(features.double()) * (count / (count - 1)) ** 0.5
+    torch.testing.assert_close(mean[:, :used].abs(), torch.tensor(expected).abs().float(), rtol=1e-2, atol=1e-2)
+    assert (mean[:, used:] == 0).all()
+    torch.testing.assert_close(decoded, images.mean(0).expand_as(decoded), rtol=1e-4, atol=1e-4)
+    assert all(norm.momentum == torch.nn.BatchNorm2d(1).momentum for norm in vae.modules() if isinstance(norm, torch.nn.BatchNorm2d))
+
+
+def test_what_cannot_start() -> None:
+    """No image is refused; the convolutional VAE starts as it is."""
+    with pytest.raises(ValueError, match="no training image"):
+        start_from(make_image_vae(*VAES["resnet18"]), list)
+    vae = make_image_vae(*VAES["conv"])
+    before = copy.deepcopy(vae.state_dict())
+    start_from(vae, lambda: [torch.rand(4, 1, 28, 28)])
+    torch.testing.assert_close(vae.state_dict(), before, rtol=0, atol=0)
