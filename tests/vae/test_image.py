@@ -216,7 +216,8 @@ def test_a_residual_vae_starts_at_principal_components(count: int) -> None:
     torch.testing.assert_close(mean[:, :used].abs(), torch.tensor(expected).abs().float(), rtol=1e-2, atol=1e-2)
     assert (mean[:, used:] == 0).all()
     torch.testing.assert_close(decoded, images.mean(0).expand_as(decoded), rtol=1e-4, atol=1e-4)
-    assert all(norm.momentum == torch.nn.BatchNorm2d(1).momentum for norm in vae.modules() if isinstance(norm, torch.nn.BatchNorm2d))
+    norms = [module for module in vae.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {torch.nn.BatchNorm2d(1).momentum}
 
 
 def test_what_cannot_start() -> None:
