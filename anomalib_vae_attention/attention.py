@@ -34,6 +34,29 @@ def energy_attention(
     ]
 
 
+def activation_energy_attention(
+    activations: torch.Tensor,
+    normal_activations: torch.Tensor,
+    variance: torch.Tensor,
+) -> torch.Tensor:
+    """Attribute a layer's own energy to its cells: gradient times departure from the reconstruction's activations.
+
+    With ``E = 1/(2 C) sum_kp (A_k(p) - A_hat_k(p))^2 / v_k(p)``, the negative logarithm of a Gaussian around what the
+    encoder makes of the reconstruction, the gradient is ``(A - A_hat) / (C v)``, and
+    ``M(p) = sum_k dE/dA_k(p) (A_k(p) - A_hat_k(p)) = 1/C sum_k (A_k(p) - A_hat_k(p))^2 / v_k(p)``: about 1 on normal
+    images. The latents act through ``A_hat`` only; the energy of the latents has no place in the image, this one has.
+
+    Args:
+        activations: A layer's ``A``, of shape ``(B, C, h, w)``.
+        normal_activations: The layer's activations for the reconstructions, ``A_hat``, of the same shape.
+        variance: Mean square ``v`` of the departures of normal images, of shape ``(C, h, w)``, greater than 0.
+
+    Returns:
+        A map an image, of shape ``(B, h, w)``, not negative.
+    """
+    return ((activations - normal_activations).square() / variance).mean(1)
+
+
 def latent_attention(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
     """Say what each of several latents looks at: Liu et al., eq. 1 and 2.
 

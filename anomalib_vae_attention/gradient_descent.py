@@ -14,6 +14,7 @@ from .arguments import require_positive, require_whole
 from .distributed import rank, world_size
 from .normal_quantile import NormalQuantile
 from .random_state import random_states, set_random_state
+from .vae.start import start_from
 
 if TYPE_CHECKING:
     from .image_model import ImageVaeModel
@@ -54,11 +55,11 @@ class GradientFit:
 
     def optimizer(self, model: torch.nn.Module) -> torch.optim.Optimizer:
         """Return Adam on all of the network's weights."""
-        return torch.optim.Adam(model.parameters(), lr=self.learning_rate)
+        return torch.optim.Adam(model.parameters(), lr=self.learning_rate, fused=True)
 
     @staticmethod
     def start(module: "VaeAttention") -> None:
-        """Look whether this way of fitting can do what is asked for.
+        """Look whether this way of fitting can do what is asked for; start residual networks from the normal images.
 
         Raises:
             ValueError: If images are to be held out.
@@ -66,6 +67,9 @@ class GradientFit:
         if isinstance(module.post_processor, NormalQuantile) and module.post_processor.held_out:
             msg = "normal_quantile holds images out for vae='feature' only: give it held_out=0 and validation images."
             raise ValueError(msg)
+        if module.trainer.global_step == 0:
+            model = cast("ImageVaeModel", module.model)
+            start_from(model.vae, lambda: map(model.prepare_image, _normal_images(module)))
 
     @staticmethod
     def start_epoch(module: "VaeAttention") -> None:

@@ -1,20 +1,30 @@
 """The attention maps and image scores of image VAEs, in their own units, without autograd."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
 
 from .arguments import require_choice
-from .attention import energy_attention, latent_attention, mean_attention, normal_difference_attention
+from .attention import (
+    activation_energy_attention,
+    energy_attention,
+    latent_attention,
+    mean_attention,
+    normal_difference_attention,
+)
+from .departures import Departures
 from .latent_maps import Encoded, LatentMaps
 from .reference import Match, NormalReference
 from .vae import Posterior
 from .vae.image import ImageVAE, LatentPosterior
 
-ATTENTIONS = ("energy", "latent", "mean", "normal_difference", "reconstruction", "elbo_gradient")
-"""How maps are made of an image VAE; the last two, without attention, are what it is to be compared with."""
+ATTENTIONS = ("energy", "activation_energy", "latent", "mean", "normal_difference", "reconstruction", "elbo_gradient")
+"""How maps are made of an image VAE; the last two, without a layer, are what attention is to be compared with."""
 WITHOUT_LAYERS = ("reconstruction", "elbo_gradient")
 """Those of them that look at no layer."""
+
+BY_LATENT = ("latent", "normal_difference")
+"""Those that take gradients of every latent, which is most of the work."""
 
 Explained = tuple[torch.Tensor, torch.Tensor]
 """Maps of shape ``(B, H, W)`` and image scores of shape ``(B,)``, each greater where more anomalous."""
@@ -58,6 +68,7 @@ class ImageMaps(LatentMaps):
         super().__init__(vae, input_size, channels, latent_dim, attention_layers)
         require_choice("attention", attention, ATTENTIONS)
         self.reference, self.attention = reference, attention
+        self.departures = Departures(self.map_shapes(self.attention_layers))
         self.register_buffer("normal_mean", torch.zeros(latent_dim))
         self.register_buffer("normal_variance", torch.ones(latent_dim))
         self.register_buffer("average_variance", torch.ones(latent_dim))
@@ -120,8 +131,9 @@ class ImageMaps(LatentMaps):
         found: dict[tuple[str, str], list[Explained]] = {}
         for part in self._split(image, 2 * self.latent_dim):
             encoded = self._encode(part, list(names.values()))
-            jacobian = self._by_latents(encoded, list(names.values()), range(2 * self.latent_dim))
-            encoded = encoded._replace(jacobian=jacobian)
+            if set(attentions) & set(BY_LATENT):
+                jacobian = self._by_latents(encoded, list(names.values()), range(2 * self.latent_dim))
+                encoded = encoded._replace(jacobian=jacobian)
             for attention in attentions:
                 explain = getattr(self, f"_{attention}")
                 for layer in [""] if attention in WITHOUT_LAYERS else layers:
@@ -184,6 +196,42 @@ class ImageMaps(LatentMaps):
             [gradients[name][:, 0] for name in layers],
         )
         return self._average(maps), match.nearest[:, 0, 0]
+
+    def _activation_energy(
+        self, image: torch.Tensor, layers: Sequence[str], encoded: Encoded | None = None
+    ) -> Explained:
+        encoded = encoded or self._encode(image, layers)
+        normal = self._encode(self.vae.decode(encoded.posterior.mean), layers)
+        maps = self._average(
+            activation_energy_attention(encoded.trace[name], normal.trace[name], self.departures.variance(name))
+            for name in layers
+        )
+        return maps, maps.amax((-2, -1))
+
+    def observe(self, batches: Iterable[torch.Tensor], layers: Sequence[str]) -> None:
+        """Learn how far activations of normal images are from those of their reconstructions.
+
+        Args:
+            batches: Normal images, in batches of shape ``(B, C, H, W)`` with the network's channels.
+            layers: Names of the encoder's layers, beside the model's own.
+
+        Raises:
+            ValueError: If there is no such layer, or no image.
+        """
+        layers = list(dict.fromkeys([*self.attention_layers, *self.find_layers(layers)]))
+        self.departures.start(self.map_shapes(layers))
+        for image in batches:
+            self._observe(image)
+        self.departures.finish()
+
+    @torch.no_grad()
+    def _observe(self, image: torch.Tensor) -> LatentPosterior:
+        """Add a batch of normal images to the departures, and return its posteriors."""
+        layers = self.departures.layers
+        encoded = self._encode(image, layers)
+        normal = self._encode(self.vae.decode(encoded.posterior.mean), layers)
+        self.departures.update({name: encoded.trace[name] - normal.trace[name] for name in layers})
+        return encoded.posterior
 
     def _reconstruction(self, image: torch.Tensor, *_context: object) -> Explained:
         residual = (image - self.vae.decode(self.vae.posterior(image).mean)).square().mean(1)

@@ -28,6 +28,8 @@ class ImageVaeModel(ImageMaps):
     ================== ============================================ ===============================================
     energy             gradient of the latent energy times the      the latent energy to the nearest normal
                        departure from the counterfactual            posterior
+    activation_energy  energy of the layer's activations against    the map's maximum
+                       the reconstruction's, at its place
     latent             mean over latents of eq. 1-2 (eq. 3)         the map's maximum
     mean               the released recipe                          the map's maximum
     normal_difference  eq. 4 in place of z, mean over latents       squared mean of u over its variance, added up
@@ -154,13 +156,15 @@ class ImageVaeModel(ImageMaps):
         Raises:
             ValueError: If there is no image.
         """
-        parameters, some = [], []
+        posteriors, some = [], []
+        self.departures.start(self.map_shapes(self.attention_layers))
         for batch in batches:
             image = self.prepare_image(batch)
-            parameters.append(self.vae.encoder(image))
+            posteriors.append(self._observe(image))
             some.append(image[:1])
-        require_images(len(parameters))
-        mean, log_variance = self.vae.split(torch.cat(parameters))
+        require_images(len(posteriors))
+        self.departures.finish()
+        mean, log_variance = (torch.cat(parts) for parts in zip(*posteriors, strict=True))
         self.average_variance.copy_(log_variance.exp().mean(0))
         self.normal_mean.copy_(mean.mean(0))
         self.normal_variance.copy_(mean.var(0, correction=0) + self.average_variance)

@@ -58,13 +58,18 @@ class LatentMaps(nn.Module):
         self._build_matrices()
 
     @torch.no_grad()
+    def map_shapes(self, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Return the shape ``(C, h, w)`` of what each of the encoder's layers gives of an image."""
+        encoder = self.vae.encoder
+        was_training, device = encoder.training, next(encoder.parameters()).device
+        trace = encoder.eval().trace(torch.zeros(1, self.channels, *self.input_size, device=device), layers)
+        encoder.train(was_training)
+        return {name: tuple(trace[name].shape[1:]) for name in layers}
+
     def _build_matrices(self) -> None:
         """Build the matrices that resize maps of the attention layers; an export takes them for constants."""
-        encoder = self.vae.encoder.eval()
-        trace = encoder.trace(torch.zeros(1, self.channels, *self.input_size), self.attention_layers)
-        encoder.train()
-        for name in self.attention_layers:
-            for axis, side, pixels in zip("hw", trace[name].shape[-2:], self.input_size, strict=True):
+        for shape in self.map_shapes(self.attention_layers).values():
+            for axis, side, pixels in zip("hw", shape[1:], self.input_size, strict=True):
                 self.register_buffer(f"resize_{axis}_{side}", resize_matrix(side, pixels), persistent=False)
 
     def find_layers(self, names: Sequence[str] | str) -> list[str]:

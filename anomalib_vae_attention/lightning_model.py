@@ -58,7 +58,8 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
             ResNet-18 from scratch; ``"conv"``: a small convolutional network. The latter two are image VAEs, with one
             vector of latents an image.
         attention: How maps are made. ``"energy"``: gradient of the latent energy times the departure from the
-            counterfactual normal image. Image VAEs only: ``"latent"`` (eq. 1-3), ``"mean"`` (the released recipe),
+            counterfactual normal image. Image VAEs only: ``"activation_energy"`` (energy of the layer's activations
+            against the reconstruction's, at its place), ``"latent"`` (eq. 1-3), ``"mean"`` (the released recipe),
             ``"normal_difference"`` (eq. 4), and the baselines ``"reconstruction"`` and ``"elbo_gradient"``.
         reference: What normal posteriors look like. ``"exemplars"``: the posteriors of the training images themselves;
             ``"gaussian"``: a Gaussian a cell, whose size does not grow with the number of images.
@@ -111,7 +112,13 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
         self,
         vae: Literal["feature", "resnet18", "conv"] = "feature",
         attention: Literal[
-            "energy", "latent", "mean", "normal_difference", "reconstruction", "elbo_gradient"
+            "energy",
+            "activation_energy",
+            "latent",
+            "mean",
+            "normal_difference",
+            "reconstruction",
+            "elbo_gradient",
         ] = "energy",
         reference: Literal["exemplars", "gaussian"] = "exemplars",
         backbone: str = PACKAGED_BACKBONE,

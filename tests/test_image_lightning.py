@@ -223,6 +223,19 @@ def test_weight_of_the_divergence_rises() -> None:
     assert [GradientFit(1e-3, 2.0, 0).kl_weight_at(step) for step in (0, 5)] == [2.0, 2.0]
 
 
+def test_a_residual_decoder_starts_from_the_mean_image(small_data: EmbeddedAD, tmp_path: Path) -> None:
+    """With no step worth the name, every image is decoded to the mean of the training images."""
+    model = small("resnet18", learning_rate=1e-12)
+    make_engine(tmp_path, max_epochs=1).fit(model=model, datamodule=small_data)
+    model.eval()
+    with torch.no_grad():
+        images = torch.cat([batch.image for batch in small_data.train_dataloader()])
+        images = model.model.prepare_image(model.pre_processor(images))
+        decoded = model.model.vae.decode(model.model.vae.posterior(images).mean)
+    mean = images.mean(0).clamp(0.01, 0.99)
+    torch.testing.assert_close(decoded, mean.expand_as(decoded), rtol=1e-4, atol=1e-4)
+
+
 def test_a_loss_that_is_no_number_ends_the_run(small_data: EmbeddedAD, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
         make_engine(tmp_path, max_epochs=30).fit(model=small(learning_rate=1e6), datamodule=small_data)

@@ -35,6 +35,7 @@ def make(name: str, **options: object) -> tuple[ImageVaeModel, torch.Tensor]:
             model(normal)
     model.eval()
     assert model.collect(normal.split(4)) == 9
+    model.observe(normal.split(4), LAYERS[name])
     return model, image
 
 
@@ -117,6 +118,12 @@ def test_maps_by_their_formulas(name: str, layer: str) -> None:
     normal = model.vae.encoder.trace(model.vae.decode(match.latent[:, :, 0, 0]))[model.vae.encoder.find(layer)]
     by_energy = torch.einsum("bd,bdchw->bchw", match.gradient[:, :, 0, 0], by_mean)
     expected["energy"] = (by_energy * (activations - normal)).sum(1)
+    seen = model.vae.encoder.trace(model.vae.decode(posterior.mean))[model.vae.encoder.find(layer)]
+    variance = model.departures.variance(model.vae.encoder.find(layer))
+    departure = (activations - seen).detach().requires_grad_()
+    energy = (departure.square() / variance).sum() / (2 * departure.shape[1])
+    (by_departure,) = torch.autograd.grad(energy, departure)
+    expected["activation_energy"] = (by_departure * departure).sum(1)
     for attention, theirs in expected.items():
         assert close(model.explain(image, attention, [layer])[0], resize(theirs.detach(), model.input_size)), attention
 
@@ -137,6 +144,7 @@ def test_scores_and_baselines_by_their_definitions(name: str) -> None:
             "energy": model.match(posterior).nearest[:, 0, 0],
             "latent": model.explain(image, "latent")[0].amax((1, 2)),
             "mean": model.explain(image, "mean")[0].amax((1, 2)),
+            "activation_energy": model.explain(image, "activation_energy")[0].amax((1, 2)),
         }
         assert set(scores) == set(ATTENTIONS)
         for attention, expected in scores.items():
@@ -150,7 +158,7 @@ def test_scores_and_baselines_by_their_definitions(name: str) -> None:
 def test_all_at_once_is_each_alone(name: str) -> None:
     model, image = make(name)
     found = model.explain_all(image, LAYERS[name])
-    assert len(found) == 4 * len(LAYERS[name]) + 2
+    assert len(found) == 5 * len(LAYERS[name]) + 2
     for (attention, layer), both in found.items():
         for ours, theirs in zip(both, model.explain(image, attention, [layer] if layer else None), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
@@ -202,6 +210,41 @@ def test_normal_mean_drops_out_of_the_printed_equation() -> None:
     after = model.explain(image, "normal_difference")
     assert torch.equal(before[0], after[0])
     assert not torch.allclose(before[1], after[1])
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_normal_departures_are_those_of_all_images(name: str) -> None:
+    """Mean squares over all normal images, however they were batched, and a share of the channel's mean."""
+    model = ImageVaeModel(**SMALL[name]).eval()
+    normal = torch.rand(7, model.channels, *model.input_size)
+    model.collect(normal.split(3))
+    (layer,) = model.attention_layers
+    with torch.no_grad():
+        reconstruction = model.vae.decode(model.vae.posterior(normal).mean)
+        trace, seen = (model.vae.encoder.trace(image)[layer] for image in (normal, reconstruction))
+    square = (trace - seen).square().mean(0)
+    expected = (square + 0.05 * square.mean((1, 2), keepdim=True)).clamp_min(1e-12)
+    torch.testing.assert_close(model.departures.variance(layer), expected, rtol=1e-4, atol=1e-12)
+    energies = model.explain(normal, "activation_energy")[0]
+    assert 0.5 < energies.mean() <= 1
+
+
+def test_departures_of_a_layer_that_was_not_learnt() -> None:
+    """A checkpoint's other layers are left out, what it does not have is asked for, with one clear error."""
+    model, image = make("conv", attention_layers=["conv1"])
+    other = ImageVaeModel(**SMALL["conv"], attention_layers=["conv1", "conv2"]).eval()
+    other.load_state_dict(model.state_dict())
+    known = model.explain(image, "activation_energy", ["conv1"])
+    assert torch.equal(other.explain(image, "activation_energy", ["conv1"])[0], known[0])
+    with pytest.raises(ValueError, match="has learnt nothing of 'relu2'"):
+        other.explain(image, "activation_energy", ["relu2"])
+    fewer = ImageVaeModel(**SMALL["conv"], attention_layers=["conv1"]).eval()
+    state = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith("departures.")}
+    fewer.load_state_dict(state)
+    with pytest.raises(ValueError, match="has learnt nothing of 'conv1'"):
+        fewer.explain(image, "activation_energy")
+    with pytest.raises(ValueError, match="the training set is empty"):
+        model.observe([], ["conv1"])
 
 
 def test_samples_are_seeded() -> None:

@@ -3,7 +3,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -14,6 +14,7 @@ from anomalib.data import AnomalibDataModule
 from lightning.pytorch.utilities import move_data_to_device
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from anomalib_vae_attention.files import replacing
@@ -72,6 +73,20 @@ def best_iou(truth: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
     return float((hits / (truth.sum() + predicted - hits))[last].max())
 
 
+def observe(module: VaeAttention, datamodule: AnomalibDataModule, layers: Sequence[str]) -> None:
+    """Have a model learn from the training images what ``activation_energy`` must know of layers."""
+    model, dataset = image_model(module), cast("Any", datamodule.train_data)
+    loader = DataLoader(dataset, cast("Any", datamodule).eval_batch_size, collate_fn=dataset.collate_fn)
+
+    def images() -> Iterator[torch.Tensor]:
+        for loaded in tqdm(loader, desc="training images", disable=None):
+            batch = move_data_to_device(loaded, module.device)
+            cast("Any", module.pre_processor).on_test_batch_start(None, None, batch, 0)
+            yield model.prepare_image(batch.image)
+
+    model.observe(images(), layers)
+
+
 @torch.no_grad()
 def collect(
     module: VaeAttention,
@@ -91,6 +106,8 @@ def collect(
         ValueError: If the model has no image VAE, or there is no such attention or layer.
     """
     model = image_model(module)
+    if "activation_energy" in attentions:
+        observe(module, datamodule, layers)
     labels, masks, parts = [], [], []
     for loaded in tqdm(datamodule.test_dataloader(), desc="test images", disable=None):
         batch = move_data_to_device(loaded, module.device)

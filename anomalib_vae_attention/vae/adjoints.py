@@ -22,6 +22,22 @@ class Add(nn.Module):
         return first + second
 
 
+class Offset(nn.Module):
+    """An image that is added to every image: what a decoder says before its latents say anything.
+
+    Args:
+        shape: Channels, height and width of the image.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.value = nn.Parameter(torch.zeros(shape))
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Add the offset to images of shape ``(B, C, H, W)``."""
+        return image + self.value
+
+
 @singledispatch
 def adjoint(
     layer: nn.Module,
@@ -65,6 +81,12 @@ def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
 def _(layer: Add, gradient: torch.Tensor, *_context: object) -> tuple[torch.Tensor, torch.Tensor]:
     del layer
     return gradient, gradient
+
+
+@adjoint.register
+def _(layer: Offset, gradient: torch.Tensor, *_context: object) -> tuple[torch.Tensor]:
+    del layer
+    return (gradient,)
 
 
 @adjoint.register

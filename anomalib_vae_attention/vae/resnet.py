@@ -7,17 +7,20 @@ AD at 256x256 with 32 latents.
 from collections.abc import Sequence
 from typing import cast
 
+import torch
 from torch import nn
 from torchvision.models import resnet18
 from torchvision.models.resnet import BasicBlock, ResNet
 
-from .adjoints import Add
+from .adjoints import Add, Offset
 from .network import Network, Step, chain
 
 STRIDE = 32
 """Pixels of the image to one cell of the last stage."""
 WIDTHS = (64, 128, 256, 512)
 """Channels of the four stages."""
+LEAST_BRIGHTNESS = 0.01
+"""Least distance of the first reconstruction's pixels from black and white, where the sigmoid's gradient vanishes."""
 
 
 def check_size(size: Sequence[int]) -> None:
@@ -112,6 +115,10 @@ class _DecoderBlock(nn.Module):
 class ResNetDecoder(Network):
     """The encoder backwards: linear, residual blocks with enlargement for strides and pooling, 7x7 to the image.
 
+    Where the encoder averages over the cells of its last stage, the linear layer has outputs of its own for every cell:
+    copies of one would leave the borders of images as the only hint to where a cell is. Last comes an :class:`Offset`,
+    so that nothing has to be learnt of what all images have in common; see :meth:`start_from`.
+
     Args:
         channels: Channels of the image.
         latent_dim: Number of latents ``d``.
@@ -122,13 +129,12 @@ class ResNetDecoder(Network):
         super().__init__()
         cells = size[0] // STRIDE, size[1] // STRIDE
         widths = WIDTHS[::-1]
-        self.fc = nn.Linear(latent_dim, widths[0])
+        self.fc = nn.Linear(latent_dim, widths[0] * cells[0] * cells[1])
         self.conv = nn.ConvTranspose2d(WIDTHS[0], channels, 7, 2, 3, output_padding=1)
         steps = chain([
             ("fc", self.fc),
             ("relu", nn.ReLU()),
-            ("unflatten", nn.Unflatten(1, (widths[0], 1, 1))),
-            ("unpool", nn.Upsample(scale_factor=(float(cells[0]), float(cells[1])))),
+            ("unflatten", nn.Unflatten(1, (widths[0], *cells))),
         ])
         stages = nn.ModuleDict()
         for number, width in enumerate(widths):
@@ -139,5 +145,17 @@ class ResNetDecoder(Network):
         for stage_name, blocks in stages.items():
             for index, block in enumerate(cast("nn.ModuleList", blocks)):
                 steps += cast("_DecoderBlock", block).steps(f"{stage_name}.{index}", steps[-1].name)
-        steps += chain([("upsample", nn.Upsample(scale_factor=2)), ("conv", self.conv)], steps[-1].name)
-        self.steps = steps
+        self.offset = Offset((channels, *size))
+        end = [("upsample", nn.Upsample(scale_factor=2)), ("conv", self.conv), ("offset", self.offset)]
+        self.steps = steps + chain(end, steps[-1].name)
+
+    @torch.no_grad()
+    def start_from(self, image: torch.Tensor) -> None:
+        """Make an image what is decoded from any latent, and leave it to training to add what latents say.
+
+        Args:
+            image: The mean of the normal images, of shape ``(C, H, W)``, pixels from 0 to 1.
+        """
+        self.offset.value.copy_(image.clamp(LEAST_BRIGHTNESS, 1 - LEAST_BRIGHTNESS).logit())
+        for parameter in self.conv.parameters():
+            nn.init.zeros_(parameter)

@@ -56,10 +56,10 @@ def test_all_attentions_of_two_checkpoints(
     arguments += ["--output", str(output), f"data.init_args.root={small_data.root}"]
     assert cli.main(arguments) == 0
     table = pd.read_csv(output)
-    assert len(table) == 2 * (4 * 2 + 2)
+    assert len(table) == 2 * (5 * 2 + 2)
     assert table[["image_AUROC", "pixel_AUROC", "best_IoU"]].apply(lambda column: column.between(0, 1)).all().all()
     shown = capsys.readouterr().out
-    assert shown.count("+-") == 3 * 10
+    assert shown.count("+-") == 3 * 12
     # What the model itself gives, before anomalib's post-processing, which clamps, and so makes ties.
     model = VaeAttention.load_from_checkpoint(checkpoints[0])
     found, maps = scores(model, small_data)

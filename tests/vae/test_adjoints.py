@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from anomalib_vae_attention.vae.adjoints import Add, adjoint
+from anomalib_vae_attention.vae.adjoints import Add, Offset, adjoint
 
 SCORES = 3
 
@@ -104,6 +104,7 @@ def test_other_layers(size: tuple[int, int], factors: tuple[int, int], affine: b
     check(nn.Unflatten(1, (3, *size)), torch.randn(2, 3 * count))
     check(nn.Linear(3 * count, 5), torch.randn(2, 3 * count))
     check(Add(), image.clone(), torch.randn(2, 3, *size))
+    check(Offset((3, *size)), image.clone())
 
 
 def test_a_layer_without_an_adjoint_is_named() -> None:

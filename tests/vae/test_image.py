@@ -6,10 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.decomposition import PCA
 
 from anomalib_vae_attention.loss import Bernoulli, Gaussian, kl_by_latent, kl_gradient
 from anomalib_vae_attention.vae.image import ImageVAE, make_image_vae
 from anomalib_vae_attention.vae.network import INPUT, Network
+from anomalib_vae_attention.vae.start import LOG_VARIANCE, start_from
 
 VAES = {
     "resnet18": ("resnet18", 4, (32, 64), 3, "gaussian"),
@@ -84,7 +86,8 @@ def test_gradients_by_several_layers_at_once() -> None:
     size=st.tuples(st.integers(8, 21), st.integers(8, 21)), depth=st.integers(1, 3), channels=st.sampled_from([1, 3])
 )
 def test_any_size_of_the_convolutional_network(size: tuple[int, int], depth: int, channels: int) -> None:
-    vae = make_image_vae("conv", 2, size, channels, "bernoulli", (3, 4, 5)[:depth], 6).eval()
+    # Wide enough that hardly a draw of weights has no active unit, whose gradients would be 0.
+    vae = make_image_vae("conv", 2, size, channels, "bernoulli", (8, 12, 16)[:depth], 64).eval()
     image = torch.rand(2, channels, *size)
     with torch.no_grad():
         assert vae.decode(vae.posterior(image).mean).shape == image.shape
@@ -194,3 +197,34 @@ def test_a_layer_is_found_by_the_module_it_ends() -> None:
         encoder.find("layer5")
     with pytest.raises(ValueError, match="'fc' is no layer"):
         encoder.find("fc")
+
+
+@pytest.mark.parametrize("count", [9, 3])
+def test_a_residual_vae_starts_at_principal_components(count: int) -> None:
+    """Means over the images start uncorrelated, with the prior's variance, in scikit-learn's order; others at zero."""
+    vae = make_image_vae(*VAES["resnet18"]).train()
+    images = torch.rand(count, 3, 32, 64)
+    start_from(vae, lambda: images.split(4))
+    vae.eval()
+    with torch.no_grad():
+        mean, log_variance = vae.posterior(images)
+        decoded = vae.decode(mean)
+        features = vae.encoder.trace(images, kept=["flatten"])["flatten"]
+    assert (log_variance == LOG_VARIANCE).all()
+    used = min(4, count - 1)
+    expected = PCA(used, whiten=True).fit_transform(features.double()) * (count / (count - 1)) ** 0.5
+    torch.testing.assert_close(mean[:, :used].abs(), torch.tensor(expected).abs().float(), rtol=1e-2, atol=1e-2)
+    assert (mean[:, used:] == 0).all()
+    torch.testing.assert_close(decoded, images.mean(0).expand_as(decoded), rtol=1e-4, atol=1e-4)
+    norms = [module for module in vae.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+    assert {norm.momentum for norm in norms} == {torch.nn.BatchNorm2d(1).momentum}
+
+
+def test_what_cannot_start() -> None:
+    """No image is refused; the convolutional VAE starts as it is."""
+    with pytest.raises(ValueError, match="no training image"):
+        start_from(make_image_vae(*VAES["resnet18"]), list)
+    vae = make_image_vae(*VAES["conv"])
+    before = copy.deepcopy(vae.state_dict())
+    start_from(vae, lambda: [torch.rand(4, 1, 28, 28)])
+    torch.testing.assert_close(vae.state_dict(), before, rtol=0, atol=0)
