@@ -85,7 +85,8 @@ def measure(category: Path, folder: Path, reference: Literal["exemplars", "gauss
         rounds: Turns of each model in which latencies are measured.
 
     Returns:
-        A row for each of :data:`COMPRESSIONS`: size, accuracy on the test images and latency at batch 1.
+        A row for each of :data:`COMPRESSIONS`: size, accuracy on the test images and latency at batch 1, or ``error``
+        where OpenVINO cannot run what it compressed.
     """
     seed_everything(0)
     # Without a post-processor, which would clamp scores to [0, 1] and make ties.
@@ -102,9 +103,14 @@ def measure(category: Path, folder: Path, reference: Literal["exemplars", "gauss
         file = model.to_openvino(
             folder / name, input_size=shape[1:], compression_type=compression, datamodule=calibration
         )
-        run = open_openvino(file, shape, cores())
-        results = score(predict(run, category, cast("PreProcessor", model.pre_processor).transform))
-        rows[name] = {"mib": folder_bytes(file.parent) / 2**20, **results}
+        rows[name] = {"mib": folder_bytes(file.parent) / 2**20}
+        try:
+            run = open_openvino(file, shape, cores())
+        except RuntimeError as error:
+            logger.warning("%s cannot be run by OpenVINO: %s", name, error)
+            rows[name]["error"] = str(error).strip().splitlines()[-1]
+            continue
+        rows[name] |= score(predict(run, category, cast("PreProcessor", model.pre_processor).transform))
         logger.info("%s: %s", name, rows[name])
         calls[name] = partial(_run_one, run, images)
     for name, latency in measure_latency(calls, rounds, budget=60).items():

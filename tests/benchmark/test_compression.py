@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from anomalib_vae_attention.benchmark import compression
+from anomalib_vae_attention.benchmark.runtimes import Run
 
 
 def test_half_precision_is_smaller_and_as_good(
@@ -19,6 +20,25 @@ def test_half_precision_is_smaller_and_as_good(
     assert half.pixel_AUROC == pytest.approx(whole.pixel_AUROC, abs=0.01)
     assert whole.ratio == 1
     assert half.median_ms > 0
+
+
+def test_what_cannot_be_run_is_reported(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A compressed model that OpenVINO refuses has its row with the error; the others have their figures."""
+    choices = {name: compression.COMPRESSIONS[name] for name in ("none (f32)", "FP16")}
+    monkeypatch.setattr(compression, "COMPRESSIONS", choices)
+    original = compression.open_openvino
+
+    def refuse(file: Path, shape: tuple[int, int, int], threads: int) -> Run:
+        if "FP16" in file.parts:
+            msg = "Exception from core\nCheck failed"
+            raise RuntimeError(msg)
+        return original(file, shape, threads)
+
+    monkeypatch.setattr(compression, "open_openvino", refuse)
+    table = compression.measure(tiny_root / "parts" / "washer", tmp_path, "gaussian", rounds=1)
+    assert table.loc["FP16", "error"] == "Check failed"
+    assert table.loc["none (f32)", ["pixel_AUROC", "median_ms"]].notna().all()
+    assert table.loc["FP16", ["pixel_AUROC", "median_ms"]].isna().all()
 
 
 def test_missing_nncf_is_named(
