@@ -219,7 +219,7 @@ def test_an_image_that_is_not_finite_is_named(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"vae": "pixel"}, r"vae must be one of \['feature', 'resnet18', 'conv'\]"),
-        ({"attention": "grad"}, r"attention must be one of \['energy', 'latent'"),
+        ({"attention": "grad"}, r"attention must be one of \['energy', 'activation_energy', 'latent'"),
         ({"reference": "mean"}, r"reference must be one of"),
         ({"elbo_steps": -1}, r"elbo_steps must be 0 or more"),
         ({"max_exemplars": 0}, r"max_exemplars must be at least 1"),
