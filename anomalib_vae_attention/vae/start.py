@@ -65,7 +65,7 @@ def _see(encoder: ResNetEncoder, batches: Iterable[torch.Tensor]) -> tuple[int, 
 
 
 def _whiten(head: nn.Linear, features: torch.Tensor) -> None:
-    """Make a head's means the whitened principal components of features ``(N, C)``, and its variances the same."""
+    """Make a head's means the whitened principal components of features ``(N, C)``, its log variances constant."""
     latent_dim = head.out_features // 2
     mean = features.mean(0)
     _, deviation, components = torch.linalg.svd(features - mean, full_matrices=False)
