@@ -37,6 +37,16 @@ USAGE = """usage: vae-attention dsprites fit|test|traverse --config FILE [ARGUME
 Each takes --help."""
 
 
+LAST_CHECKPOINT = {
+    "checkpoint.filename": ModelCheckpoint.CHECKPOINT_NAME_LAST,
+    "checkpoint.every_n_epochs": 1,
+    # With save_last=True and save_top_k=0, Lightning writes none before the end.
+    "checkpoint.save_top_k": 1,
+    "checkpoint.enable_version_counter": False,
+}
+"""The last epoch's checkpoint, in one file that each epoch replaces."""
+
+
 class DSpritesCLI(LightningCLI):
     """Lightning's command line with what every run on dSprites needs: one seed, checkpoints, scores and logs."""
 
@@ -48,7 +58,7 @@ class DSpritesCLI(LightningCLI):
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the callbacks, and derive folders and seeds from the run's."""
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
-        parser.set_defaults({"checkpoint.save_last": True, "checkpoint.save_top_k": 0, "checkpoint.every_n_epochs": 1})
+        parser.set_defaults(LAST_CHECKPOINT)
         parser.add_lightning_class_args(Scores, "scores")
         parser.link_arguments("trainer.default_root_dir", "checkpoint.dirpath", compute_fn=checkpoint_folder)
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
@@ -86,6 +96,8 @@ def make_cli(arguments: list[str], *, run: bool = True) -> DSpritesCLI:
     defaults: dict[str, Any] = {"accelerator": "cpu", "max_epochs": -1, "default_root_dir": "results/dsprites/run"}
     # Lightning supposes that whoever gives arguments from Python has none on the command line.
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+    # It is what a resumed run goes on from.
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
     return DSpritesCLI(
         BetaVAE,
         DSpritesDataModule,

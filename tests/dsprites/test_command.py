@@ -1,6 +1,7 @@
 """The command from end to end on a few small steps, and its errors."""
 
 import json
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -78,6 +79,36 @@ def test_fit_resume_test_and_traverse(folder: Path, sprites_root: Path, capsys: 
     assert str(Path("pictures", "traversal_heart.png")) in capsys.readouterr().out
     with Image.open(folder / "pictures" / "attention_heart.png") as picture:
         assert picture.size == (9 * 66, 10 * 66)
+
+
+KILLED_RUN = """
+import itertools, os, signal, sys
+from anomalib_vae_attention.dsprites import callbacks, command
+steps = itertools.count(1)
+def measure(*_):
+    if next(steps) == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"factor_vae_score": 0.5}
+callbacks.quick_metrics = measure
+command.main(sys.argv[1:])
+"""
+
+
+def test_a_killed_run_goes_on_from_its_last_epoch(folder: Path, sprites_root: Path) -> None:
+    """A run that was killed within its third epoch ends as one that was not."""
+    arguments = ["fit", "--config", str(CONFIGS["ad_factor_vae"]), *small(sprites_root), "--ckpt_path", "last"]
+    arguments += ["--trainer.max_steps", "7", "--trainer.default_root_dir"]
+    assert command.main([*arguments, "whole"]) == 0
+    killed = subprocess.run([sys.executable, "-c", KILLED_RUN, *arguments, "killed"], capture_output=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    (checkpoint,) = (folder / "killed" / "checkpoints").iterdir()
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 4
+    assert command.main([*arguments, "killed"]) == 0
+    assert rows(folder / "killed") == rows(folder / "whole")
+    weights = [torch.load(folder / run / "checkpoints" / "last.ckpt", weights_only=True) for run in ("whole", "killed")]
+    assert weights[0]["global_step"] == 7
+    for name, tensor in weights[0]["state_dict"].items():
+        assert torch.equal(tensor, weights[1]["state_dict"][name]), name
 
 
 def test_rows_after_the_checkpoint_are_dropped(folder: Path, sprites_root: Path) -> None:
