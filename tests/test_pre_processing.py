@@ -74,16 +74,11 @@ def test_exported_scores_are_the_engines(
         for path, score in zip(batch.image_path, batch.pred_score.tolist(), strict=True)
     }
     model = VaeAttention.load_from_checkpoint(fitted_small.checkpoint).eval()
-    inferencers = [
-        OpenVINOInferencer(
-            model.to_openvino(tmp_path, input_size=size),
-            device="CPU",
-            config={"INFERENCE_PRECISION_HINT": "f32"},
-        ),
-    ]
+    exported = model.to_onnx(tmp_path, input_size=size)
+    inferencers = [OpenVINOInferencer(exported, device="CPU", config={"INFERENCE_PRECISION_HINT": "f32"})]
     if size is None:
         inferencers.append(TorchInferencer(model.to_torch(tmp_path), device="cpu"))
-    session = onnxruntime.InferenceSession(model.to_onnx(tmp_path, input_size=size))
+    session = onnxruntime.InferenceSession(exported)
     for path, score in list(expected.items())[::3]:
         for inferencer in inferencers:
             assert float(np.asarray(inferencer.predict(path).pred_score).item()) == pytest.approx(score, abs=1e-4)
