@@ -61,7 +61,7 @@ class ClosedFormFit:
     def start_epoch(self, module: "VaeAttention") -> None:
         """Do nothing: there is one epoch."""
 
-    def save(self, checkpoint: dict[str, Any]) -> None:
+    def save(self, module: "VaeAttention", checkpoint: dict[str, Any]) -> None:
         """Do nothing: what was stopped within its one epoch starts again."""
 
     def resume(self, checkpoint: dict[str, Any]) -> None:

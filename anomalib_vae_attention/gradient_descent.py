@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from anomalib.pre_processing import PreProcessor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from .arguments import require_positive, require_whole
 from .distributed import rank, world_size
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 RANDOM_STATES = "random_states"
 """Where checkpoints keep the states of the random number generators."""
+SAMPLER_SEED = "sampler_seed"
+"""Where they keep the seed by which images are dealt out to several processes."""
 
 
 class GradientFit:
@@ -47,6 +49,7 @@ class GradientFit:
         self.learning_rate = learning_rate
         self.kl_weight = kl_weight
         self.kl_warmup_steps = kl_warmup_steps
+        self._sampler_seed: int | None = None
 
     @property
     def trainer_arguments(self) -> dict[str, Any]:
@@ -57,9 +60,10 @@ class GradientFit:
         """Return Adam on all of the network's weights."""
         return torch.optim.Adam(model.parameters(), lr=self.learning_rate, fused=True)
 
-    @staticmethod
-    def start(module: "VaeAttention") -> None:
+    def start(self, module: "VaeAttention") -> None:
         """Look whether this way of fitting can do what is asked for; start residual networks from the normal images.
+
+        A resumed training deals the images out to several processes as it did before.
 
         Raises:
             ValueError: If images are to be held out.
@@ -67,6 +71,9 @@ class GradientFit:
         if isinstance(module.post_processor, NormalQuantile) and module.post_processor.held_out:
             msg = "normal_quantile holds images out for vae='feature' only: give it held_out=0 and validation images."
             raise ValueError(msg)
+        sampler = _distributed_sampler(module)
+        if sampler is not None and self._sampler_seed is not None:
+            sampler.seed = self._sampler_seed
         if module.trainer.global_step == 0:
             model = cast("ImageVaeModel", module.model)
             start_from(model.vae, lambda: map(model.prepare_image, _normal_images(module)))
@@ -78,13 +85,16 @@ class GradientFit:
             module.trainer.check_val_every_n_epoch = 1
 
     @staticmethod
-    def save(checkpoint: dict[str, Any]) -> None:
+    def save(module: "VaeAttention", checkpoint: dict[str, Any]) -> None:
         """Add the random state to a checkpoint; all processes must call it."""
         checkpoint[RANDOM_STATES] = random_states()
+        sampler = _distributed_sampler(module)
+        if sampler is not None:
+            checkpoint[SAMPLER_SEED] = sampler.seed
 
-    @staticmethod
-    def resume(checkpoint: dict[str, Any]) -> None:
+    def resume(self, checkpoint: dict[str, Any]) -> None:
         """Go on with the random state of a checkpoint, so that the training ends as one that was never stopped."""
+        self._sampler_seed = checkpoint.get(SAMPLER_SEED)
         states = checkpoint.get(RANDOM_STATES, [])
         if len(states) == world_size():
             set_random_state(states[rank()])
@@ -132,6 +142,12 @@ class GradientFit:
         images = model.collect(_normal_images(module))
         model.train()
         logger.info("Normal posteriors of %d images, after %d epochs.", images, done)
+
+
+def _distributed_sampler(module: "VaeAttention") -> DistributedSampler | None:
+    """Return what deals the training images out to several processes, if there are several."""
+    sampler = getattr(module.trainer.train_dataloader, "sampler", None)
+    return sampler if isinstance(sampler, DistributedSampler) else None
 
 
 def _normal_images(module: "VaeAttention") -> Iterator[torch.Tensor]:

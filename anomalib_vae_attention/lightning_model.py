@@ -227,7 +227,7 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what it takes to go on with the training, if it has several epochs."""
         super().on_save_checkpoint(checkpoint)
-        self.fit_procedure.save(checkpoint)
+        self.fit_procedure.save(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take the post-processor that the checkpoint was made with, unless another was asked for.

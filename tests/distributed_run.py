@@ -8,11 +8,12 @@ import time
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from anomalib.engine import Engine
+from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.utilities import rank_zero_only
 from support import folder, make_engine, small_model
 
-from anomalib_vae_attention import NormalQuantile
+from anomalib_vae_attention import NormalQuantile, VaeAttention
 
 
 class Die(Callback):
@@ -27,25 +28,42 @@ class Die(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def two_engine(root: Path, **options: object) -> Engine:
+    """Make an engine of two processes."""
+    # Processes that are up already would make anomalib's folder of the second run at the same moment.
+    time.sleep(rank_zero_only.rank)
+    return make_engine(root, devices=2, strategy="ddp", **options)
+
+
+def resume(data: Path, output: Path) -> None:
+    """Train an image VAE at once, and with another seed from a checkpoint on; save the states."""
+    checkpoint = None
+    for name, epochs, seed in (("whole", 3, 0), ("stopped", 2, 0), ("resumed", 3, 1)):
+        seed_everything(seed)
+        model = VaeAttention("conv", input_size=(24, 30), latent_dim=4, widths=(8, 12), hidden_dim=16, visualizer=False)
+        engine = two_engine(output / name, max_epochs=epochs)
+        datamodule = folder(data, normal_test_dir="good", train_batch_size=2)
+        engine.fit(model=model, datamodule=datamodule, ckpt_path=checkpoint if name == "resumed" else None)
+        checkpoint = engine.best_model_path
+        torch.save(model.model.state_dict(), output / f"{name}-{rank_zero_only.rank}.pt")
+
+
 def main() -> int:
-    """Fit for each reference given, save the states, and predict a folder; or die."""
+    """Fit for each reference given, save the states, and predict a folder; or die; or resume."""
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
     parser.add_argument("--references", nargs="+", default=["exemplars"])
     parser.add_argument("--quantile", action="store_true")
     parser.add_argument("--die", type=int, help="rank of the process that dies")
+    parser.add_argument("--resume", action="store_true")
     parsed = parser.parse_args()
     torch.set_num_threads(1)
+    if parsed.resume:
+        resume(parsed.data, parsed.output)
+        return 0
     for reference in parsed.references:
-        # Processes that are up already would make anomalib's folder of the second run at the same moment.
-        time.sleep(rank_zero_only.rank)
-        engine = make_engine(
-            parsed.output / reference,
-            devices=2,
-            strategy="ddp",
-            callbacks=[] if parsed.die is None else [Die(parsed.die)],
-        )
+        engine = two_engine(parsed.output / reference, callbacks=[] if parsed.die is None else [Die(parsed.die)])
         # Features are kept for the one and read again for the other.
         options = {"reference": reference, "cache_features": reference == "exemplars", "visualizer": True}
         if parsed.quantile:

@@ -99,6 +99,16 @@ def test_checkpoint_is_that_of_one_process(fitted_by_two: Path) -> None:
         assert not [name for name in torch.load(checkpoint, weights_only=True)["state_dict"] if "anchor" in name]
 
 
+def test_a_resumed_training_ends_where_an_uninterrupted_one_does(data: Path, tmp_path: Path) -> None:
+    """An image VAE that goes on from a checkpoint, under another seed, ends with the same weights, to the last bit."""
+    finished = run(data, tmp_path, "--resume")
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    states = [torch.load(tmp_path / f"{name}-{rank}.pt") for name in ("whole", "resumed") for rank in range(2)]
+    for state in states[1:]:
+        for name, tensor in states[0].items():
+            assert torch.equal(tensor, state[name]), name
+
+
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_dead_process_ends_the_job(rank: int, data: Path, tmp_path: Path) -> None:
     """A process that is killed in the middle of training ends the job with an error, and leaves no checkpoint."""
