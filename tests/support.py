@@ -26,6 +26,11 @@ CASES = {"derandomize": True, "deadline": None, "suppress_health_check": list(He
 """Settings of hypothesis: the same cases in every run; fixtures are of the module and never changed."""
 CHOICES = [{"reference": "exemplars"}, {"reference": "gaussian"}]
 """Arguments of the model that go through the whole matrix of tests, the default first; a new choice is a new line."""
+SMALL_IMAGE_VAES = {
+    "resnet18": {"vae": "resnet18", "input_size": (32, 32), "latent_dim": 4},
+    "conv": {"vae": "conv", "input_size": (24, 30), "latent_dim": 4, "widths": (8, 12), "hidden_dim": 16},
+}
+"""Arguments of image VAEs that take a second to train."""
 
 
 class Fitted(NamedTuple):
@@ -46,6 +51,11 @@ def small_model(size: tuple[int, int] = SIZE, **options: object) -> VaeAttention
     """Make a model for small images, so that a fit takes a second."""
     pre_processor = VaeAttention.configure_pre_processor(size)
     return VaeAttention(**{"pre_processor": pre_processor, "visualizer": False, "latent_dim": 32, **options})
+
+
+def small_image_model(vae: str = "conv", **options: object) -> VaeAttention:
+    """Make a small model with an image VAE."""
+    return VaeAttention(**{"visualizer": False, **SMALL_IMAGE_VAES[vae], **options})
 
 
 def scores(model: VaeAttention, datamodule: EmbeddedAD) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,4 +1,4 @@
-"""Image VAEs through anomalib: fit, validate, test, predict, resume, export, and the command line."""
+"""The training of image VAEs through anomalib: what it learns, resuming, errors, and the command line."""
 
 import logging
 import os
@@ -8,15 +8,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
-import openvino
 import pytest
 import torch
-from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
 from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
-from support import make_engine, scores
+from support import SMALL_IMAGE_VAES, make_engine, small_image_model
 from torchvision.transforms.v2 import ColorJitter
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
@@ -25,45 +22,13 @@ from anomalib_vae_attention.image_maps import ATTENTIONS
 from anomalib_vae_attention.image_model import ImageVaeModel
 from anomalib_vae_attention.random_state import random_states, set_random_state
 
-SMALL = {
-    "resnet18": {"vae": "resnet18", "input_size": (32, 32), "latent_dim": 4},
-    "conv": {"vae": "conv", "input_size": (24, 30), "latent_dim": 4, "widths": (8, 12), "hidden_dim": 16},
-}
-
-
-def small(name: str = "conv", **options: object) -> VaeAttention:
-    """Make a small model with an image VAE."""
-    return VaeAttention(**{"visualizer": False, **SMALL[name], **options})
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_every_entry_point(name: str, small_data: EmbeddedAD, tmp_path: Path) -> None:
-    """train, validate, test and predict work, also from the checkpoint in a fresh model."""
-    engine, model = make_engine(tmp_path, max_epochs=2), small(name)
-    engine.train(model=model, datamodule=small_data)
-    checkpoint = engine.best_model_path
-    assert torch.load(checkpoint, map_location="cpu", weights_only=True)["epoch"] == 1
-    expected = scores(model, small_data)
-    other, other_engine = small(name), make_engine(tmp_path / "other")
-    (validated,) = other_engine.validate(model=other, datamodule=small_data, ckpt_path=checkpoint, verbose=False)
-    (tested,) = other_engine.test(model=other, datamodule=small_data, ckpt_path=checkpoint, verbose=False)
-    assert tested.keys() >= {"image_AUROC", "pixel_AUROC"}
-    assert all(0 <= value <= 1 for value in [*tested.values(), *validated.values()])
-    assert torch.equal(scores(other, small_data)[0], expected[0])
-    loaded = VaeAttention.load_from_checkpoint(checkpoint)
-    assert torch.equal(scores(loaded, small_data)[1], expected[1])
-    predictions = other_engine.predict(model=other, datamodule=small_data, ckpt_path=checkpoint)
-    for batch in predictions:
-        assert batch.anomaly_map.shape[-2:] == SMALL[name]["input_size"]
-        assert 0 <= batch.anomaly_map.min() <= batch.anomaly_map.max() <= 1
-
 
 def test_training_is_seeded_and_learns(small_data: EmbeddedAD, tmp_path: Path) -> None:
     """Two fits of one seed end in the same state, with a lower loss than they began with, and log its terms."""
     states, losses = [], []
     for run in ("first", "second"):
         seed_everything(3)
-        model, logger = small(), CSVLogger(tmp_path / run)
+        model, logger = small_image_model(), CSVLogger(tmp_path / run)
         make_engine(tmp_path / run, max_epochs=12, logger=logger).fit(model=model, datamodule=small_data)
         states.append(model.state_dict())
         (written,) = (tmp_path / run).rglob("metrics.csv")
@@ -77,7 +42,7 @@ def test_training_is_seeded_and_learns(small_data: EmbeddedAD, tmp_path: Path) -
         assert torch.equal(tensor, states[1][name]), name
 
 
-@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize("name", SMALL_IMAGE_VAES)
 def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
     name: str, small_data: EmbeddedAD, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -85,7 +50,7 @@ def test_a_resumed_run_ends_where_an_uninterrupted_one_does(
 
     def fit(folder: str, epochs: int, seed: int, checkpoint: str | None = None) -> tuple[VaeAttention, Engine]:
         seed_everything(seed)
-        model, engine = small(name), make_engine(tmp_path / folder, max_epochs=epochs)
+        model, engine = small_image_model(name), make_engine(tmp_path / folder, max_epochs=epochs)
         engine.fit(model=model, datamodule=small_data, ckpt_path=checkpoint)
         return model, engine
 
@@ -122,7 +87,7 @@ def test_what_is_normal_is_learnt_without_augmentation(small_data: EmbeddedAD, t
     datamodule = EmbeddedAD(
         root=small_data.root, train_batch_size=3, train_augmentations=ColorJitter(brightness=(0.1, 0.2))
     )
-    model = small()
+    model = small_image_model()
     make_engine(tmp_path, max_epochs=3, check_val_every_n_epoch=5).fit(model=model, datamodule=datamodule)
     model.eval()
     with torch.no_grad():
@@ -137,55 +102,16 @@ def test_another_attention_on_a_trained_model(
 ) -> None:
     """A trained model takes any attention; that thresholds belong to another one is said."""
     engine = make_engine(tmp_path, max_epochs=1)
-    engine.fit(model=small(), datamodule=small_data)
+    engine.fit(model=small_image_model(), datamodule=small_data)
     with caplog.at_level(logging.WARNING, logger="anomalib_vae_attention"):
         for attention in ATTENTIONS[1:]:
-            model = small(attention=attention)
+            model = small_image_model(attention=attention)
             make_engine(tmp_path / attention).test(
                 model=model, datamodule=small_data, ckpt_path=engine.best_model_path, verbose=False
             )
     messages = [record.getMessage() for record in caplog.records if "attention=" in record.getMessage()]
     assert len(messages) == len(ATTENTIONS) - 1
     assert "attention='energy'" in messages[0]
-
-
-@pytest.mark.parametrize(("name", "attention"), [*(("conv", each) for each in ATTENTIONS), ("resnet18", "latent")])
-def test_exports_agree(name: str, attention: str, small_data: EmbeddedAD, tmp_path: Path) -> None:
-    """ONNX Runtime, OpenVINO and anomalib's inferencers give what torch gives, for one and for several images."""
-    engine, model = make_engine(tmp_path, max_epochs=2), small(name, attention=attention)
-    engine.fit(model=model, datamodule=small_data)
-    model = VaeAttention.load_from_checkpoint(engine.best_model_path).eval()
-    size = SMALL[name]["input_size"]
-    path = model.to_onnx(tmp_path, input_size=size)
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    core = openvino.Core()
-    compiled = core.compile_model(core.read_model(path), "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-    for count in (1, 3):
-        image = torch.rand(count, 3, *size)
-        with torch.no_grad():
-            expected = model(image)
-        ours = dict(zip(names, session.run(None, {session.get_inputs()[0].name: image.numpy()}), strict=True))
-        theirs = {next(iter(output.names)): value for output, value in compiled(image.numpy()).items()}
-        for found in (ours, theirs):
-            for field in ("pred_score", "anomaly_map"):
-                wanted = getattr(expected, field).numpy()
-                assert found[field].shape == wanted.shape
-                assert np.abs(found[field] - wanted).max() < 1e-3, field
-
-
-def test_inferencers(small_data: EmbeddedAD, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
-    monkeypatch.chdir(tmp_path)
-    engine, model = make_engine(tmp_path, max_epochs=1), small(attention="mean")
-    engine.fit(model=model, datamodule=small_data)
-    model.eval()
-    file = small_data.test_data.samples.image_path[0]
-    result = TorchInferencer(model.to_torch(tmp_path), device="cpu").predict(file)
-    assert result.anomaly_map.shape[-2:] == (24, 30)
-    # The size left open: the inferencer does not resize.
-    path = model.to_openvino(tmp_path)
-    assert OpenVINOInferencer(path, device="CPU").predict(file).anomaly_map.squeeze().shape == (24, 30)
 
 
 @pytest.mark.parametrize(
@@ -203,7 +129,7 @@ def test_inferencers(small_data: EmbeddedAD, tmp_path: Path, monkeypatch: pytest
 )
 def test_arguments_out_of_range(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        small(**arguments)
+        small_image_model(**arguments)
 
 
 def test_defaults_of_each_vae() -> None:
@@ -225,7 +151,7 @@ def test_weight_of_the_divergence_rises() -> None:
 
 def test_a_residual_decoder_starts_from_the_mean_image(small_data: EmbeddedAD, tmp_path: Path) -> None:
     """With no step worth the name, every image is decoded to the mean of the training images."""
-    model = small("resnet18", learning_rate=1e-12)
+    model = small_image_model("resnet18", learning_rate=1e-12)
     make_engine(tmp_path, max_epochs=1).fit(model=model, datamodule=small_data)
     model.eval()
     with torch.no_grad():
@@ -238,7 +164,7 @@ def test_a_residual_decoder_starts_from_the_mean_image(small_data: EmbeddedAD, t
 
 def test_a_loss_that_is_no_number_ends_the_run(small_data: EmbeddedAD, tmp_path: Path) -> None:
     with pytest.raises(FloatingPointError, match="lower learning_rate"):
-        make_engine(tmp_path, max_epochs=30).fit(model=small(learning_rate=1e6), datamodule=small_data)
+        make_engine(tmp_path, max_epochs=30).fit(model=small_image_model(learning_rate=1e6), datamodule=small_data)
 
 
 def test_command_line(small_data: EmbeddedAD, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """anomalib's own standard: every choice of the model through every entry point, layout, inferencer and visualiser.
 
-A new ``vae``, ``attention`` or ``reference`` joins by a line in ``support.CHOICES``.
+A new ``reference`` joins by a line in ``support.CHOICES``; image VAEs have test_image_matrix.py as well.
 """
 
 from argparse import Namespace
@@ -16,7 +16,7 @@ from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 from anomalib.pipelines.tiled_ensemble import EvalTiledEnsemble, TrainTiledEnsemble
 from anomalib.visualization import ImageVisualizer
 from PIL import Image
-from support import CHOICES, SIZE, make_engine, small_model
+from support import CHOICES, SIZE, SMALL_IMAGE_VAES, make_engine, small_image_model, small_model
 
 from anomalib_vae_attention import VaeAttention
 
@@ -111,6 +111,17 @@ def test_every_layout_and_entry_point(layout: str, choice: dict, tmp_path: Path)
     assert len(images) == len(truth)
     with Image.open(images[0]) as picture:
         assert np.asarray(picture).std() > 0
+
+
+@pytest.mark.parametrize("vae", SMALL_IMAGE_VAES)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_image_vaes_in_every_layout(layout: str, vae: str, tmp_path: Path) -> None:
+    """Image VAEs train on each layout, and their residual finds the images with a marked square."""
+    datamodule = LAYOUTS[layout](tmp_path / "data", **SMALL)
+    model = small_image_model(vae, attention="reconstruction", visualizer=ImageVisualizer())
+    (result,) = make_engine(tmp_path / "results", max_epochs=1).train(model=model, datamodule=datamodule)
+    assert result["image_AUROC"] == 1
+    assert list((tmp_path / "results").rglob("images/**/*.*"))
 
 
 @pytest.mark.parametrize("choice", CHOICES, ids=str)
