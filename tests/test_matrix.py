@@ -118,7 +118,7 @@ def test_every_layout_and_entry_point(layout: str, choice: dict, tmp_path: Path)
 def test_image_vaes_in_every_layout(layout: str, vae: str, tmp_path: Path) -> None:
     """Image VAEs train on each layout, and their residual finds the images with a marked square."""
     datamodule = LAYOUTS[layout](tmp_path / "data", **SMALL)
-    model = small_image_model(vae, attention="reconstruction", visualizer=ImageVisualizer())
+    model = small_image_model(vae, attention="reconstruction", visualizer=ImageVisualizer(), input_size=(64, 64))
     (result,) = make_engine(tmp_path / "results", max_epochs=1).train(model=model, datamodule=datamodule)
     assert result["image_AUROC"] == 1
     assert list((tmp_path / "results").rglob("images/**/*.*"))

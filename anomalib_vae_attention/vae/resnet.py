@@ -79,6 +79,20 @@ class ResNetEncoder(Network):
         end = [("avgpool", source.avgpool), ("flatten", nn.Flatten()), ("fc", source.fc)]
         self.steps = steps + chain(end, steps[-1].name)
 
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Return means and log variances, of shape ``(B, 2 d)``.
+
+        Raises:
+            ValueError: If batch normalisation is to be trained on a single value a channel.
+        """
+        if self.training and len(image) == 1 and tuple(image.shape[-2:]) == (STRIDE, STRIDE):
+            msg = (
+                f"vae='resnet18' cannot learn from a batch of one image of {STRIDE}x{STRIDE} pixels: choose a "
+                "train_batch_size that leaves no single image for the last batch, or a greater input_size."
+            )
+            raise ValueError(msg)
+        return super().forward(image)
+
 
 class _DecoderBlock(nn.Module):
     """The layers of a residual block of the decoder: twice as large first, and fewer channels, where they change."""

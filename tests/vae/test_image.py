@@ -220,6 +220,15 @@ def test_a_residual_vae_starts_at_principal_components(count: int) -> None:
     assert {norm.momentum for norm in norms} == {torch.nn.BatchNorm2d(1).momentum}
 
 
+def test_a_single_image_of_one_cell_cannot_be_learnt_from() -> None:
+    """Batch normalisation has no variance of it, which is said; it can be scored."""
+    vae = make_image_vae(*VAES["resnet18"]).train()
+    with pytest.raises(ValueError, match="choose a train_batch_size"):
+        vae.posterior(torch.rand(1, 3, 32, 32))
+    assert vae.posterior(torch.rand(2, 3, 32, 32)).mean.shape == (2, 4)
+    assert vae.eval().posterior(torch.rand(1, 3, 32, 32)).mean.shape == (1, 4)
+
+
 def test_what_cannot_start() -> None:
     """No image is refused; the convolutional VAE starts as it is."""
     with pytest.raises(ValueError, match="no training image"):
