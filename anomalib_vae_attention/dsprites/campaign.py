@@ -4,20 +4,23 @@
         --seeds 0 1 2 --max_steps 20000 --output results/dsprites/campaign
 
 A run that was stopped goes on from its last checkpoint when the command is given again; one that is done is left alone.
+Commands side by side, with different configs or seeds, can share an output folder.
 Arguments that are not the campaign's own, such as ``--data.root``, are handed on to every run.
 """
 
 import argparse
-import csv
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-from .callbacks import SCORES_FILE, TEST_FILE, read_scores, write_scores
+import pandas as pd
+
+from anomalib_vae_attention.files import replacing
+
+from .callbacks import SCORES_FILE, TEST_FILE
 from .command import main as run_command
-from .traversal import plot_runs
+from .plots import plot_courses, plot_runs
 
 
 def finished_steps(run: Path) -> int:
@@ -49,44 +52,55 @@ def run_all(configs: Sequence[Path], seeds: Sequence[int], steps: int, output: P
                 print(f"{run} failed; the others go on.", file=sys.stderr)
                 continue
             done.append(run)
-            collect(done, output)
+            collect(output)
     return done
 
 
-def collect(runs: Sequence[Path], output: Path) -> None:
-    """Gather the runs' scores over the steps in ``scores.csv``, their tests in ``results.csv``, and plot these.
+def collect(output: Path) -> None:
+    """Gather the runs of a folder: scores over the steps in ``scores.csv``, tests in ``results.csv``, both plotted.
+
+    Runs that are not done are in the first, so that their course can be looked at, and commands side by side can share
+    a folder.
 
     Args:
-        runs: Folders of tested runs, named after config and seed.
-        output: Where to.
+        output: Folder of the runs, which are named after config and seed.
 
     Raises:
         OSError: If a file cannot be read or written.
     """
-    courses: list[Mapping[str, Any]] = []
-    results: list[Mapping[str, Any]] = []
-    for run in runs:
-        config, _, seed = run.name.rpartition("-")
-        names = {"config": config, "seed": seed}
-        courses += [{**names, **row} for row in read_scores(run / SCORES_FILE)]
-        results.append({**names, **json.loads((run / TEST_FILE).read_text(encoding="utf-8"))})
-    write_scores(output / "scores.csv", courses)
-    write_scores(output / "results.csv", results)
-    plot_runs(list(runs), output)
+    courses, results, tested = [], [], []
+    for file in sorted(output.glob(f"*-*/{SCORES_FILE}")):
+        config, _, seed = file.parent.name.rpartition("-")
+        names = {"config": config, "seed": int(seed)}
+        courses.append(pd.read_csv(file).assign(**names))
+        if finished_steps(file.parent):
+            tested.append(file.parent)
+            results.append({**names, **json.loads((file.parent / TEST_FILE).read_text(encoding="utf-8"))})
+    if courses:
+        table = pd.concat(courses)
+        table.insert(0, "seed", table.pop("seed"))
+        table.insert(0, "config", table.pop("config"))
+        write_table(table, output / "scores.csv")
+        plot_courses(table, output / "course.png")
+    if tested:
+        write_table(pd.DataFrame(results), output / "results.csv")
+        plot_runs(tested, output)
+
+
+def write_table(table: pd.DataFrame, file: Path) -> None:
+    """Write a table as CSV, whole or not at all."""
+    with replacing(file) as temporary:
+        table.to_csv(temporary, index=False)
 
 
 def print_table(file: Path) -> None:
-    """Print mean and standard deviation over the seeds of each metric in ``results.csv``."""
-    with file.open(newline="", encoding="utf-8") as stream:
-        rows = list(csv.DictReader(stream))
+    """Print mean and standard deviation (over n - 1) over the seeds of each metric in ``results.csv``."""
+    table = pd.read_csv(file)
     for name in ("factor_vae_score", "mig", "dci_disentanglement", "reconstruction"):
         print(name)
-        for config in dict.fromkeys(row["config"] for row in rows):
-            values = [float(row[name]) for row in rows if row["config"] == config]
-            mean = sum(values) / len(values)
-            # Over n - 1, as is usual for a few seeds.
-            spread = (sum((value - mean) ** 2 for value in values) / max(1, len(values) - 1)) ** 0.5
-            print(f"  {config:<16} {mean:8.3f} +- {spread:.3f} ({len(values)} seeds)")
+        for config, values in table.groupby("config", sort=False)[name]:
+            spread = values.std() if len(values) > 1 else 0.0
+            print(f"  {config:<16} {values.mean():8.3f} +- {spread:.3f} ({len(values)} seeds)")
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -24,7 +24,8 @@ from .allocator import keep_freed_memory
 from .callbacks import Scores, WholeCheckpoints, load_weights
 from .datamodule import DSpritesDataModule
 from .models import BetaVAE
-from .traversal import draw_pictures, plot_runs
+from .plots import plot_runs
+from .traversal import draw_pictures
 
 logger = logging.getLogger(__name__)
 

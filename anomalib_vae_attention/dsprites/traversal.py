@@ -1,17 +1,14 @@
-"""Pictures of what the latents mean: traversals, attention maps, and reconstruction against disentanglement."""
+"""Pictures of what the latents mean: traversals and attention maps."""
 
-import json
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812
 
 from .attention_loss import AttentionDisentanglement
-from .callbacks import TEST_FILE
 from .dataset import DSprites
 from .drawing import SIZE
 from .models import BetaVAE
@@ -108,37 +105,3 @@ def draw_pictures(model: BetaVAE, data: DSprites, folder: Path, layer: str) -> l
             files.append(folder / name)
             mpl.image.imsave(files[-1], np.clip(picture, 0, 1))
     return files
-
-
-def plot_runs(runs: list[Path], folder: Path) -> Path:
-    """Plot reconstruction against the FactorVAE score of tested runs, a colour a model (as Liu et al., fig. 8).
-
-    Args:
-        runs: Folders of runs with ``test.json``.
-        folder: Where to; is made if it is missing.
-
-    Returns:
-        The PNG file.
-
-    Raises:
-        FileNotFoundError: If a run has not been tested, naming it.
-        OSError: If the file cannot be written.
-    """
-    points: dict[str, list[tuple[float, float]]] = {}
-    for run in runs:
-        file = run / TEST_FILE
-        if not file.is_file():
-            msg = f"--runs {run}: there is no {TEST_FILE} in it; run vae-attention dsprites test first"
-            raise FileNotFoundError(msg)
-        result = json.loads(file.read_text(encoding="utf-8"))
-        points.setdefault(result["model"], []).append((result["reconstruction"], result["factor_vae_score"]))
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for model, values in sorted(points.items()):
-        axes.scatter(*np.array(values).T, label=f"{model} ({len(values)})")
-    axes.set_xlabel("reconstruction error (nats an image)")
-    axes.set_ylabel("FactorVAE score")
-    axes.legend()
-    folder.mkdir(parents=True, exist_ok=True)
-    figure.savefig(folder / "disentanglement.png", dpi=150)
-    return folder / "disentanglement.png"

@@ -19,7 +19,12 @@ from anomalib_vae_attention.dsprites.models import FactorVAE
 
 CONFIGS = {file.stem: file for file in (Path(__file__).parents[2] / "configs" / "dsprites").glob("*.yaml")}
 
-FAST_SCORES = {"factor_vae_score": 0.5, "mig": 0.25, "dci_disentanglement": 0.125}
+FAST_SCORES = {
+    "factor_vae_score": 0.5,
+    "mig": 0.25,
+    "dci_disentanglement": 0.125,
+    "dci_disentanglement_lasso": 0.125,
+}
 
 
 @pytest.fixture(autouse=True)
@@ -136,10 +141,28 @@ def test_campaign(folder: Path, sprites_root: Path, capsys: pytest.CaptureFixtur
     # Other seeds, other weights and batches.
     assert len({row["reconstruction"] for row in courses}) == 4
     assert "0.500 +- 0.000 (2 seeds)" in capsys.readouterr().out
-    assert (folder / "campaign" / "disentanglement.png").is_file()
+    for name in ("disentanglement.png", "course.png"):
+        with Image.open(folder / "campaign" / name) as picture:
+            assert np.asarray(picture).std() > 0
     (folder / "campaign" / "vae-0" / "checkpoints" / "last.ckpt").unlink()
     assert campaign.main(arguments) == 0
     assert not (folder / "campaign" / "vae-0" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_runs_of_a_campaign_that_are_not_done_are_in_the_table(tmp_path: Path) -> None:
+    """The table of all courses has them, that of the tests has not; seeds and configs come from the folders' names."""
+    row = {"step": 5, "factor_vae_score": 0.5, "mig": 0.1, "dci_disentanglement_lasso": 0.2, "reconstruction": 9.0}
+    for name, score in (("vae-0", 0.5), ("my-vae-12", 0.75)):
+        (tmp_path / name).mkdir()
+        callbacks.write_scores(tmp_path / name / "scores.csv", [{**row, "factor_vae_score": score}])
+    (tmp_path / "vae-0" / "test.json").write_text(json.dumps({"model": "VAE", **row}))
+    campaign.collect(tmp_path)
+    table = callbacks.read_scores(tmp_path / "scores.csv")
+    assert [(row["config"], row["seed"], row["factor_vae_score"]) for row in table] == [
+        ("my-vae", "12", "0.75"),
+        ("vae", "0", "0.5"),
+    ]
+    assert [row["config"] for row in callbacks.read_scores(tmp_path / "results.csv")] == ["vae"]
 
 
 def test_every_config_is_parsed_with_the_paper_s_settings(sprites_root: Path) -> None:
