@@ -94,13 +94,13 @@ def write_table(table: pd.DataFrame, file: Path) -> None:
 
 
 def print_table(file: Path) -> None:
-    """Print mean and standard deviation (over n - 1) over the seeds of each metric in ``results.csv``."""
+    """Print mean and, of several seeds, standard deviation (over n - 1) of each metric in ``results.csv``."""
     table = pd.read_csv(file)
     for name in ("factor_vae_score", "mig", "dci_disentanglement", "reconstruction"):
         print(name)
         for config, values in table.groupby("config", sort=False)[name]:
-            spread = values.std() if len(values) > 1 else 0.0
-            print(f"  {config:<16} {values.mean():8.3f} +- {spread:.3f} ({len(values)} seeds)")
+            spread = f" +- {values.std():.3f} ({len(values)} seeds)" if len(values) > 1 else " (one seed)"
+            print(f"  {config:<16} {values.mean():8.3f}{spread}")
 
 
 def main(arguments: list[str] | None = None) -> int:
