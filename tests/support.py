@@ -55,7 +55,7 @@ def small_model(size: tuple[int, int] = SIZE, **options: object) -> VaeAttention
 
 def small_image_model(vae: str = "conv", **options: object) -> VaeAttention:
     """Make a small model with an image VAE."""
-    return VaeAttention(**{"visualizer": False, **SMALL_IMAGE_VAES[vae], **options})
+    return VaeAttention(**{"visualizer": False, **SMALL_IMAGE_VAES.get(vae, {"vae": vae}), **options})
 
 
 def scores(model: VaeAttention, datamodule: EmbeddedAD) -> tuple[torch.Tensor, torch.Tensor]:
