@@ -57,7 +57,7 @@ def activation_energy_attention(
     return ((activations - normal_activations).square() / variance).mean(1)
 
 
-def latent_attention(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
+def latent_attention(activations: torch.Tensor, gradients: torch.Tensor, *, both_signs: bool = False) -> torch.Tensor:
     """Say what each of several latents looks at: Liu et al., eq. 1 and 2.
 
     ``alpha_k = (1/T) sum_pq d z_i / d A_k,pq`` and ``M^i = ReLU(sum_k alpha_k A_k)``. The gradients are the caller's:
@@ -67,11 +67,13 @@ def latent_attention(activations: torch.Tensor, gradients: torch.Tensor) -> torc
     Args:
         activations: A layer's ``A``, of shape ``(B, C, h, w)``.
         gradients: Gradient of each of ``P`` latents by ``A``, of shape ``(B, P, C, h, w)``.
+        both_signs: Take the absolute value in place of the ReLU, so that what lowers the latent counts, too.
 
     Returns:
         A map a latent, of shape ``(B, P, h, w)``, not negative.
     """
-    return torch.einsum("bpc,bchw->bphw", gradients.mean((-2, -1)), activations).relu()
+    maps = torch.einsum("bpc,bchw->bphw", gradients.mean((-2, -1)), activations)
+    return maps.abs() if both_signs else maps.relu()
 
 
 def mean_attention(activations: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:

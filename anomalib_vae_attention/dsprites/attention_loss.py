@@ -46,6 +46,9 @@ class AttentionDisentanglement(nn.Module):
     of ``mu_i`` alone. The loss reaches the encoder through the activations and through the gradient weights
     ``alpha``. How the paper chooses the two latents is not known, nor is the layer.
 
+    As printed, the loss has a trivial minimum: where a map is 0 everywhere, it overlaps with no other, and gets no
+    gradient. ``both_signs`` and ``normalise`` together leave only maps that really lie apart.
+
     Args:
         weight: ``lambda``, not negative.
         pairs: ``random``, two distinct latents for each batch; ``all``, the mean over all pairs of active latents; or
@@ -54,6 +57,7 @@ class AttentionDisentanglement(nn.Module):
         layer: Whose activations: ``conv1`` (32x32 pixels), ``conv2`` (16x16), ``conv3`` (8x8) or ``conv4`` (4x4).
         score: What is explained, the ``sample`` z or the ``mean``.
         normalise: Divide each map by its maximum before comparing.
+        both_signs: Take the absolute value in place of the ReLU of eq. 2, so that no map can vanish by its sign.
         second_order: Let the loss reach the weights through ``alpha`` too; otherwise ``alpha`` is a constant.
         warmup_steps: Optimiser steps over which ``lambda`` rises linearly from 0.
 
@@ -68,6 +72,7 @@ class AttentionDisentanglement(nn.Module):
         layer: Literal["conv1", "conv2", "conv3", "conv4"] = "conv4",
         score: Literal["sample", "mean"] = "sample",
         normalise: bool = False,
+        both_signs: bool = False,
         second_order: bool = True,
         warmup_steps: int = 0,
     ) -> None:
@@ -80,7 +85,8 @@ class AttentionDisentanglement(nn.Module):
                 msg = f"{name}={value!r} is not known; available are {', '.join(known)}."
                 raise ValueError(msg)
         self.weight, self.pairs, self.layer, self.score = weight, pairs, layer, score
-        self.normalise, self.second_order, self.warmup_steps = normalise, second_order, warmup_steps
+        self.normalise, self.both_signs = normalise, both_signs
+        self.second_order, self.warmup_steps = second_order, warmup_steps
 
     def weight_at(self, step: int) -> float:
         """Return ``lambda`` after a number of optimiser steps."""
@@ -118,7 +124,8 @@ class AttentionDisentanglement(nn.Module):
             by_parameters[:, rows, 1, latents] = (0.5 * noise * (0.5 * encoded.log_variance).exp())[:, latents]
         gradients = encoder.adjoint(by_parameters.flatten(2), encoded, self.layer)
         gradients = gradients if self.second_order else gradients.detach()
-        maps = latent_attention(encoded.activations[LAYERS.index(self.layer)], gradients)
+        activations = encoded.activations[LAYERS.index(self.layer)]
+        maps = latent_attention(activations, gradients, both_signs=self.both_signs)
         if self.normalise:
             greatest = maps.amax((-2, -1), keepdim=True)
             maps = maps / torch.where(greatest > 0, greatest, 1)

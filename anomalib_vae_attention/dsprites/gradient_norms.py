@@ -6,7 +6,7 @@ For each term it prints its value and, over batches, two norms of its gradient b
 root of the mean square, which is about what Adam divides its steps by; and ``mean``, that of the mean gradient, which
 is what is left of it over many steps. The overlap of attention maps is taken with lambda 1, for every choice of pairs
 and layer, with the gradient weights of the maps as functions of the encoder's weights (``second order``) and as
-constants.
+constants, and for all pairs of maps of both signs, normalised. Then it prints which maps are empty.
 """
 
 import argparse
@@ -14,12 +14,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
 from tqdm import tqdm
 
-from .attention_loss import PAIRS, AttentionDisentanglement
+from .attention_loss import PAIRS, AttentionDisentanglement, kl_by_latent
 from .callbacks import load_weights
 from .command import make_cli
 from .discriminator import permute
@@ -47,12 +48,38 @@ def losses(model: BetaVAE, images: torch.Tensor, seed: int) -> Iterator[tuple[st
         ratio = model.discriminator.estimate(latents, permute(latents, model.generator))
         stand_in = (terms.latents * ratio.gradient).sum()
         yield f"{model.gamma:g} TC", model.gamma * (stand_in - stand_in.detach() + ratio.total_correlation)
-    for layer, pairs, second_order in product(LAYERS, PAIRS, (True, False)):
-        loss = AttentionDisentanglement(pairs=pairs, layer=layer, second_order=second_order)  # type: ignore[arg-type]
-        encoded = model.encoder(images)
-        order = ", second order" if second_order else ""
+    choices: dict[str, dict[str, Any]] = {
+        f"{pairs}, second order" if second_order else pairs: {"pairs": pairs, "second_order": second_order}
+        for pairs, second_order in product(PAIRS, (True, False))
+    }
+    choices["all, second order, both signs, normalised"] = {"pairs": "all", "both_signs": True, "normalise": True}
+    for layer, (name, choice) in product(LAYERS, choices.items()):
+        loss = AttentionDisentanglement(layer=layer, **choice)  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(seed)
-        yield f"overlap, {layer}, {pairs}{order}", loss(model.encoder, encoded, terms.noise, generator)
+        yield f"overlap, {layer}, {name}", loss(model.encoder, model.encoder(images), terms.noise, generator)
+
+
+@torch.no_grad()
+def empty_maps(model: BetaVAE, images: torch.Tensor) -> pd.DataFrame:
+    """Count the attention maps that are 0 everywhere: they overlap with no other, whatever the latent looks at.
+
+    Args:
+        model: The model.
+        images: Shape ``(B, 1, 64, 64)``.
+
+    Returns:
+        A row a latent, the most active first: ``KL``, its divergence from the prior in nats, averaged over the images,
+        and for each layer the share of the images whose map of it is empty.
+    """
+    encoded = model.encoder(images)
+    latents = list(range(encoded.mean.shape[1]))
+    table = pd.DataFrame({"KL": kl_by_latent(encoded).mean(0).numpy()})
+    noise = torch.randn_like(encoded.mean)
+    for layer in LAYERS:
+        loss = AttentionDisentanglement(layer=layer)  # type: ignore[arg-type]
+        maps = loss.maps(model.encoder, encoded, noise, latents)
+        table[layer] = (maps.amax((-2, -1)) == 0).float().mean(0).numpy()
+    return table.rename_axis("latent").sort_values("KL", ascending=False)
 
 
 def measure(model: BetaVAE, batches: Sequence[torch.Tensor]) -> pd.DataFrame:
@@ -113,8 +140,10 @@ def main(arguments: list[str] | None = None) -> int:
     torch.manual_seed(0)
     cli.datamodule.setup("fit")
     loader = iter(cli.datamodule.train_dataloader())
-    table = measure(cli.model.train(), [next(loader).image for _ in range(chosen.batches)])
-    print(table.to_string(float_format="{:.3g}".format))
+    batches = [next(loader).image for _ in range(chosen.batches)]
+    print(measure(cli.model.train(), batches).to_string(float_format="{:.3g}".format))
+    print("\nShare of attention maps that are 0 everywhere:")
+    print(empty_maps(cli.model, torch.cat(batches[:8])).to_string(float_format="{:.2f}".format))
     return 0
 
 

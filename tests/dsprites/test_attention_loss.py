@@ -80,6 +80,20 @@ def test_normalised_maps_reach_one_or_are_zero() -> None:
     assert ((greatest - 1).abs().lt(1e-9) | greatest.eq(0)).all()
 
 
+def test_maps_of_both_signs_do_not_vanish() -> None:
+    """Where every activation argues against a latent, eq. 2's map is empty; that of both signs is not."""
+    encoder, encoded, noise = encode()
+    activations = encoded.activations[-1]
+    gradients = -torch.ones(3, 1, *activations.shape[1:], dtype=torch.float64)
+    assert not latent_attention(activations, gradients).any()
+    torch.testing.assert_close(latent_attention(activations, gradients, both_signs=True)[:, 0], activations.sum(1))
+    positive = AttentionDisentanglement().maps(encoder, encoded, noise, [0, 1])
+    both = AttentionDisentanglement(both_signs=True).maps(encoder, encoded, noise, [0, 1])
+    shown = positive > 0
+    assert torch.equal(positive[shown], both[shown])
+    assert (both[~shown] > 0).any()
+
+
 def with_means(means: list[float]) -> Encoded:
     """Make posteriors of unit variance with given means."""
     mean = torch.tensor([means, means])
