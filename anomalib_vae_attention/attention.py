@@ -67,7 +67,8 @@ def latent_attention(activations: torch.Tensor, gradients: torch.Tensor, *, both
     Args:
         activations: A layer's ``A``, of shape ``(B, C, h, w)``.
         gradients: Gradient of each of ``P`` latents by ``A``, of shape ``(B, P, C, h, w)``.
-        both_signs: Take the absolute value in place of the ReLU, so that what lowers the latent counts, too.
+        both_signs: Take the absolute value in place of the ReLU, so that what lowers the latent counts, too; not in the
+            paper.
 
     Returns:
         A map a latent, of shape ``(B, P, h, w)``, not negative.
@@ -89,7 +90,7 @@ def mean_attention(activations: torch.Tensor, gradients: torch.Tensor) -> torch.
     Returns:
         A map an image, of shape ``(B, h, w)``, not negative.
     """
-    return torch.einsum("bc,bchw->bhw", gradients.mean((-2, -1)), activations).abs()
+    return latent_attention(activations, gradients[:, None], both_signs=True)[:, 0]
 
 
 def normal_difference_attention(

@@ -37,7 +37,7 @@ def losses(model: BetaVAE, images: torch.Tensor, seed: int) -> Iterator[tuple[st
         seed: Seed of the random pairs, the same for all layers and orders.
 
     Yields:
-        Name and value, a scalar that depends on the encoder's weights.
+        Name and value, a scalar that depends on the encoder's weights; the overlaps share one graph, to be retained.
     """
     attention, model.attention = model.attention, None
     terms = model.terms(images)
@@ -53,15 +53,18 @@ def losses(model: BetaVAE, images: torch.Tensor, seed: int) -> Iterator[tuple[st
         for pairs, second_order in product(PAIRS, (True, False))
     }
     choices["all, second order, both signs, normalised"] = {"pairs": "all", "both_signs": True, "normalise": True}
+    encoded = model.encoder(images)
     for layer, (name, choice) in product(LAYERS, choices.items()):
         loss = AttentionDisentanglement(layer=layer, **choice)  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(seed)
-        yield f"overlap, {layer}, {name}", loss(model.encoder, model.encoder(images), terms.noise, generator)
+        yield f"overlap, {layer}, {name}", loss(model.encoder, encoded, terms.noise, generator)
 
 
 @torch.no_grad()
 def empty_maps(model: BetaVAE, images: torch.Tensor) -> pd.DataFrame:
-    """Count the attention maps that are 0 everywhere: they overlap with no other, whatever the latent looks at.
+    """Count the attention maps (Liu et al., eq. 1 and 2) that are 0 everywhere: by eq. 5 they overlap with no other.
+
+    The latents are sampled with PyTorch's own random numbers.
 
     Args:
         model: The model.
@@ -69,7 +72,7 @@ def empty_maps(model: BetaVAE, images: torch.Tensor) -> pd.DataFrame:
 
     Returns:
         A row a latent, the most active first: ``KL``, its divergence from the prior in nats, averaged over the images,
-        and for each layer the share of the images whose map of it is empty.
+        and for each layer the share of the images, from 0 to 1, whose map of it is empty.
     """
     encoded = model.encoder(images)
     latents = list(range(encoded.mean.shape[1]))
