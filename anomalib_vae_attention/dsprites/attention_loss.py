@@ -125,7 +125,7 @@ class AttentionDisentanglement(nn.Module):
         gradients = encoder.adjoint(by_parameters.flatten(2), encoded, self.layer)
         gradients = gradients if self.second_order else gradients.detach()
         activations = encoded.activations[LAYERS.index(self.layer)]
-        maps = latent_attention(activations, gradients, both_signs=self.both_signs)
+        maps = latent_attention(activations, gradients, both_signs=self.both_signs).to(encoded.mean.dtype)
         if self.normalise:
             greatest = maps.amax((-2, -1), keepdim=True)
             maps = maps / torch.where(greatest > 0, greatest, 1)

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+from .convolution import working_type
+
 NEGATIVE_SLOPE = 0.2
 WIDTH, DEPTH = 1000, 6
 
@@ -65,23 +67,32 @@ class Discriminator(nn.Module):
         """
         half = len(latents)
         *inner, last = cast("list[nn.Linear]", list(self.layers))
+        working = working_type(latents)
+        # What reads or writes latents is small, and stays in full precision.
+        weights = [layer.weight if layer is inner[0] else layer.weight.to(working) for layer in inner]
         inputs = [torch.cat([latents, permuted])]
-        for layer in inner:
-            inputs.append(F.leaky_relu_(layer(inputs[-1]), NEGATIVE_SLOPE))
         direction = last.weight[0] - last.weight[1]
-        difference = inputs[-1] @ direction + (last.bias[0] - last.bias[1])
-        own, other = difference[:half], difference[half:]
-        by_difference = torch.cat([-torch.sigmoid(-own), torch.sigmoid(other)]) / (2 * half)
-        loss = 0.5 * (F.softplus(-own).mean() + F.softplus(other).mean())
-        row, total = by_difference @ inputs[-1], by_difference.sum()
-        last.weight.grad, last.bias.grad = torch.stack([row, -row]), torch.stack([total, -total])
-        signal = direction.expand_as(inputs[-1])
-        for layer, output, before in zip(inner[::-1], inputs[:0:-1], inputs[-2::-1], strict=True):
-            # A LeakyReLU keeps the sign, so its output tells where it was bent.
-            signal = torch.where(output > 0, signal, NEGATIVE_SLOPE * signal)
-            layer.weight.grad = signal.T @ (by_difference[:, None] * before)
-            layer.bias.grad = by_difference @ signal
-            signal = (signal if layer is not inner[0] else signal[:half]) @ layer.weight
+        with torch.autocast(latents.device.type, enabled=False):
+            for layer, weight in zip(inner, weights, strict=True):
+                output = F.linear(inputs[-1].to(weight.dtype), weight, layer.bias.to(weight.dtype))
+                inputs.append(F.leaky_relu_(output, NEGATIVE_SLOPE))
+            outputs = inputs[-1].to(direction.dtype)
+            difference = outputs @ direction + (last.bias[0] - last.bias[1])
+            own, other = difference[:half], difference[half:]
+            by_difference = torch.cat([-torch.sigmoid(-own), torch.sigmoid(other)]) / (2 * half)
+            loss = 0.5 * (F.softplus(-own).mean() + F.softplus(other).mean())
+            row, total = by_difference @ outputs, by_difference.sum()
+            last.weight.grad, last.bias.grad = torch.stack([row, -row]), torch.stack([total, -total])
+            signal = direction.expand_as(outputs)
+            for layer, weight, output, before in zip(
+                inner[::-1], weights[::-1], inputs[:0:-1], inputs[-2::-1], strict=True
+            ):
+                # A LeakyReLU keeps the sign, so its output tells where it was bent.
+                signal = torch.where(output > 0, signal, NEGATIVE_SLOPE * signal).to(weight.dtype)
+                weighted = (by_difference[:, None] * before).to(weight.dtype)
+                layer.weight.grad = (signal.T @ weighted).to(layer.weight.dtype)
+                layer.bias.grad = by_difference @ signal.to(by_difference.dtype)
+                signal = (signal if layer is not inner[0] else signal[:half]) @ weight
         return DensityRatio(own.mean(), signal / half, loss)
 
 

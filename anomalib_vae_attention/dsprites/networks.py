@@ -39,6 +39,12 @@ def weights_of(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
     return cast("torch.Tensor", layer.weight), cast("torch.Tensor", layer.bias)
 
 
+def in_full_precision(layer: nn.Module, signal: torch.Tensor) -> torch.Tensor:
+    """Apply a layer in the data type of its weights, whatever autocast says: what reads or writes latents is small."""
+    with torch.autocast(signal.device.type, enabled=False):
+        return layer(signal.to(weights_of(layer)[0].dtype))
+
+
 class Encoder(nn.Module):
     """Four convolutions and two linear layers from an image to a diagonal Gaussian q(z|x).
 
@@ -62,7 +68,7 @@ class Encoder(nn.Module):
             signal = F.relu(convolution(signal) if index else convolve_one_channel(signal, *weights_of(convolution)))
             activations.append(signal)
         hidden = F.relu(self.hidden(signal.flatten(1)))
-        mean, log_variance = self.posterior(hidden).chunk(2, 1)
+        mean, log_variance = in_full_precision(self.posterior, hidden).chunk(2, 1)
         return Encoded(mean, log_variance, tuple(activations), hidden)
 
     def adjoint(self, gradient: torch.Tensor, encoded: Encoded, layer: str) -> torch.Tensor:
@@ -105,9 +111,10 @@ class Decoder(nn.Module):
 
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode latents ``(B, d)`` to logits ``(B, 1, 64, 64)``."""
-        for linear in self.linears:
-            latents = F.relu(linear(latents))
-        signal = latents.unflatten(1, (CHANNELS[-1], SMALLEST, SMALLEST)).contiguous(memory_format=torch.channels_last)
+        first, second = self.linears
+        hidden = F.relu(in_full_precision(first, latents))
+        signal = F.relu(second(hidden))
+        signal = signal.unflatten(1, (CHANNELS[-1], SMALLEST, SMALLEST)).contiguous(memory_format=torch.channels_last)
         *inner, last = self.convolutions
         for convolution in inner:
             signal = F.relu(transposed(signal, *weights_of(convolution)))

@@ -4,7 +4,9 @@
 
 The plain step is FactorVAE the usual way: contiguous fp32, a second batch to permute, autograd for both losses of the
 discriminator, PyTorch's default Adam. Each further row adds one change to the row before; the last ones are this
-package's models. All take turns in one run, a few steps each, so that whatever else the machine does strikes all alike.
+package's models, then these and the plain step in bfloat16 autocast, which is slow on a processor that has no
+instructions for it. All take turns in one run, a few steps each, so that whatever else the machine does strikes all
+alike.
 """
 
 import argparse
@@ -103,7 +105,10 @@ class PlainStep:
         self.discriminator_optimizer.step()
 
 
-def _ours(attention: AttentionDisentanglement | None) -> Callable[[torch.Tensor, torch.Tensor], None]:
+Step = Callable[[torch.Tensor, torch.Tensor], None]
+
+
+def _ours(attention: AttentionDisentanglement | None) -> Step:
     """Make a step of this package's model."""
     model = FactorVAE(LATENTS, GAMMA, attention=attention)
     optimizers = model.make_optimizers()
@@ -115,7 +120,17 @@ def _ours(attention: AttentionDisentanglement | None) -> Callable[[torch.Tensor,
     return step
 
 
-STEPS: dict[str, Callable[[], Callable[[torch.Tensor, torch.Tensor], None]]] = {
+def _in_bf16(step: Step) -> Step:
+    """Take a step as Lightning's precision ``bf16-mixed`` would."""
+
+    def mixed(images: torch.Tensor, more: torch.Tensor) -> None:
+        with torch.autocast("cpu", torch.bfloat16):
+            step(images, more)
+
+    return mixed
+
+
+STEPS: dict[str, Callable[[], Step]] = {
     "plain PyTorch": PlainStep,
     "+ permute the same batch": lambda: PlainStep(second_batch=False),
     "+ one discriminator pass": lambda: PlainStep(second_batch=False, one_pass=True),
@@ -124,6 +139,10 @@ STEPS: dict[str, Callable[[], Callable[[torch.Tensor, torch.Tensor], None]]] = {
     "FactorVAE (+ convolutions)": lambda: _ours(None),
     "AD-FactorVAE, random": lambda: _ours(AttentionDisentanglement()),
     "AD-FactorVAE, all": lambda: _ours(AttentionDisentanglement(pairs="all")),
+    "plain PyTorch, bf16": lambda: _in_bf16(PlainStep()),
+    "FactorVAE, bf16": lambda: _in_bf16(_ours(None)),
+    "AD-FactorVAE, random, bf16": lambda: _in_bf16(_ours(AttentionDisentanglement())),
+    "AD-FactorVAE, all, bf16": lambda: _in_bf16(_ours(AttentionDisentanglement(pairs="all"))),
 }
 
 

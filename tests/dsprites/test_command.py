@@ -166,7 +166,7 @@ def test_runs_of_a_campaign_that_are_not_done_are_in_the_table(tmp_path: Path) -
 
 
 def test_every_config_is_parsed_with_the_paper_s_settings(sprites_root: Path) -> None:
-    assert set(CONFIGS) == {"vae", "beta_vae", "factor_vae", "ad_factor_vae", "short"}
+    assert set(CONFIGS) == {"vae", "beta_vae", "factor_vae", "ad_factor_vae", "ad_factor_vae_apart", "short"}
     for name, file in CONFIGS.items():
         cli_of_config = command.make_cli(["--config", str(file), "--data.root", str(sprites_root)], run=False)
         model, data = cli_of_config.model, cli_of_config.datamodule
@@ -176,11 +176,40 @@ def test_every_config_is_parsed_with_the_paper_s_settings(sprites_root: Path) ->
         if "factor" in name:
             assert isinstance(model, FactorVAE)
             assert model.gamma == 40
-            assert model.learning_rate == model.discriminator_learning_rate == pytest.approx(1e-4)
-        assert isinstance(model.attention, AttentionDisentanglement) == (name in {"ad_factor_vae", "short"})
+            rate = 5e-4 if name.endswith("apart") else 1e-4
+            assert model.learning_rate == model.discriminator_learning_rate == pytest.approx(rate)
+        assert isinstance(model.attention, AttentionDisentanglement) == (name.startswith("ad_") or name == "short")
         comments = [line for line in file.read_text().splitlines() if line.startswith("#     vae-attention")]
         assert all(f"configs/dsprites/{name}.yaml" in line for line in comments)
         assert yaml.safe_load(file.read_text())["seed_everything"] == 0
+
+
+@pytest.mark.parametrize(
+    ("instructions", "precision", "hints"),
+    [
+        ("avx512_bf16", "32-true", 1),
+        ("amx_bf16", "32-true", 1),
+        ("avx512_bf16", "bf16-mixed", 0),
+        ("avx2", "32-true", 0),
+    ],
+)
+def test_hint_at_bf16(
+    instructions: str,
+    precision: str,
+    hints: int,
+    folder: Path,
+    sprites_root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A processor that has the instructions is named once, where they are not used."""
+    said: list[str] = []
+    monkeypatch.setattr(command, "rank_zero_info", said.append)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instructions: True}, raising=False)
+    arguments = ["--config", str(CONFIGS["vae"]), *small(sprites_root), "--trainer.default_root_dir", str(folder)]
+    cli_of_config = command.make_cli([*arguments, "--trainer.precision", precision], run=False)
+    cli_of_config.before_fit()
+    assert len(said) == hints
+    assert all("--trainer.precision bf16-mixed" in line for line in said)
 
 
 @pytest.mark.parametrize(

@@ -76,10 +76,42 @@ def test_attention_is_added_with_its_weight(images: torch.Tensor) -> None:
     assert terms.logged["attention"] > 0
 
 
-def make_trainer(folder: Path, epochs: int) -> pl.Trainer:
+class Still(torch.optim.SGD):
+    """An optimiser that only clears the gradients, so that they can be looked at."""
+
+    def step(self, closure: object = None) -> None:
+        del closure
+
+
+def test_bf16_s_gradients_are_those_of_single_precision_but_for_rounding(images: torch.Tensor) -> None:
+    """Of all weights of VAE and discriminator, with every term of the loss, after a few steps."""
+    attention = AttentionDisentanglement(40.0, "all", "conv3", normalise=True, both_signs=True)
+    model = FactorVAE(learning_rate=2e-3, attention=attention)
+    for _ in range(15):
+        model.optimise(images, model.make_optimizers())
+    vae = [*model.encoder.parameters(), *model.decoder.parameters()]
+    optimizers = [Still(vae), Still(model.discriminator.parameters())]
+    found = []
+    for bf16 in (False, True):
+        model.generator.manual_seed(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            logged = model.optimise(images, optimizers)
+        found.append((logged, {name: weight.grad for name, weight in model.named_parameters()}))
+    (logged, gradients), (rounded, others) = found
+    for name, value in logged.items():
+        assert rounded[name].dtype == torch.float32, name
+        torch.testing.assert_close(rounded[name], value, rtol=0.02, atol=0.01)
+    for name, gradient in gradients.items():
+        assert others[name].dtype == torch.float32, name
+        assert not torch.equal(others[name], gradient), name
+        assert F.cosine_similarity(others[name].flatten(), gradient.flatten(), dim=0) > 0.98, name
+
+
+def make_trainer(folder: Path, epochs: int, precision: str = "32-true") -> pl.Trainer:
     return pl.Trainer(
         default_root_dir=folder,
         max_epochs=epochs,
+        precision=precision,
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
@@ -88,7 +120,8 @@ def make_trainer(folder: Path, epochs: int) -> pl.Trainer:
     )
 
 
-def test_resumed_run_ends_where_an_uninterrupted_one_does(sprites_root: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_resumed_run_ends_where_an_uninterrupted_one_does(precision: str, sprites_root: Path, tmp_path: Path) -> None:
     """To the last bit: weights, optimisers, noise, permutations, pairs of latents and batches all go on."""
 
     def run(folder: str, epochs: int, resume: bool = False) -> tuple[pl.LightningModule, pl.Trainer]:
@@ -97,7 +130,7 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(sprites_root: Path, tm
         # Whatever else draws from the global generator must not matter.
         torch.manual_seed(epochs)
         data = DSpritesDataModule(sprites_root, batch_size=4, batches_per_epoch=3)
-        trainer = make_trainer(tmp_path / folder, epochs)
+        trainer = make_trainer(tmp_path / folder, epochs, precision)
         trainer.fit(model, data, ckpt_path="last" if resume else None)
         return model, trainer
 
