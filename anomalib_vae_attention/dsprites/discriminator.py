@@ -87,8 +87,8 @@ class Discriminator(nn.Module):
             for layer, weight, output, before in zip(
                 inner[::-1], weights[::-1], inputs[:0:-1], inputs[-2::-1], strict=True
             ):
-                # A LeakyReLU keeps the sign, so its output tells where it was bent.
-                signal = torch.where(output > 0, signal, NEGATIVE_SLOPE * signal).to(weight.dtype)
+                # From its output (True): a LeakyReLU keeps the sign. Several times as fast as torch.where.
+                signal = torch.ops.aten.leaky_relu_backward(signal.to(output.dtype), output, NEGATIVE_SLOPE, True)  # noqa: FBT003
                 weighted = (by_difference[:, None] * before).to(weight.dtype)
                 layer.weight.grad = (signal.T @ weighted).to(layer.weight.dtype)
                 layer.bias.grad = by_difference @ signal.to(by_difference.dtype)
