@@ -67,13 +67,27 @@ def latent_attention(activations: torch.Tensor, gradients: torch.Tensor, *, both
     Args:
         activations: A layer's ``A``, of shape ``(B, C, h, w)``.
         gradients: Gradient of each of ``P`` latents by ``A``, of shape ``(B, P, C, h, w)``.
+        both_signs: As for :func:`weighted_attention`.
+
+    Returns:
+        A map a latent, of shape ``(B, P, h, w)``, not negative.
+    """
+    return weighted_attention(activations, gradients.mean((-2, -1)), both_signs=both_signs)
+
+
+def weighted_attention(activations: torch.Tensor, weights: torch.Tensor, *, both_signs: bool = False) -> torch.Tensor:
+    """Weigh a layer's channels: Liu et al., eq. 2, ``M^i = ReLU(sum_k alpha_k A_k)``.
+
+    Args:
+        activations: A layer's ``A``, of shape ``(B, C, h, w)``.
+        weights: The ``alpha`` of eq. 1 of each of ``P`` latents, of shape ``(B, P, C)``.
         both_signs: Take the absolute value in place of the ReLU, so that what lowers the latent counts, too; not in the
             paper.
 
     Returns:
         A map a latent, of shape ``(B, P, h, w)``, not negative.
     """
-    maps = torch.einsum("bpc,bchw->bphw", gradients.mean((-2, -1)), activations)
+    maps = torch.einsum("bpc,bchw->bphw", weights, activations)
     return maps.abs() if both_signs else maps.relu()
 
 

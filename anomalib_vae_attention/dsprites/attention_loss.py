@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from anomalib_vae_attention import loss
-from anomalib_vae_attention.attention import latent_attention
+from anomalib_vae_attention.attention import weighted_attention
 
 from .networks import LAYERS, Encoded, Encoder
 
@@ -122,10 +122,10 @@ class AttentionDisentanglement(nn.Module):
         by_parameters[:, rows, 0, latents] = 1
         if self.score == "sample":
             by_parameters[:, rows, 1, latents] = (0.5 * noise * (0.5 * encoded.log_variance).exp())[:, latents]
-        gradients = encoder.adjoint(by_parameters.flatten(2), encoded, self.layer)
-        gradients = gradients if self.second_order else gradients.detach()
+        alpha = encoder.mean_adjoint(by_parameters.flatten(2), encoded, self.layer)
+        alpha = alpha if self.second_order else alpha.detach()
         activations = encoded.activations[LAYERS.index(self.layer)]
-        maps = latent_attention(activations, gradients, both_signs=self.both_signs).to(encoded.mean.dtype)
+        maps = weighted_attention(activations, alpha, both_signs=self.both_signs).to(encoded.mean.dtype)
         if self.normalise:
             greatest = maps.amax((-2, -1), keepdim=True)
             maps = maps / torch.where(greatest > 0, greatest, 1)

@@ -133,3 +133,24 @@ def transposed(signal: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -
         ``F.conv_transpose2d(signal, weight, bias, 2, 1)``, shape ``(B, D, 2h, 2w)``.
     """
     return _Transposed.apply(signal, weight, bias)
+
+
+def mean_of_transposed(signal: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Average a transposed convolution over its places, without computing it.
+
+    Each weight is multiplied by the sum of the signal over the places where it falls inside of the result: all, but for
+    the first row and column of places or the last.
+
+    Args:
+        signal: Shape ``(N, C, h, w)``.
+        weight: Shape ``(C, D, 4, 4)``.
+
+    Returns:
+        ``F.conv_transpose2d(signal, weight, None, 2, 1).mean((2, 3))``, shape ``(N, D)``.
+    """
+    height, width = signal.shape[-2:]
+    total = signal.sum(-2, dtype=torch.promote_types(signal.dtype, torch.float32))
+    rows = torch.stack([total - signal[..., 0, :], total, total, total - signal[..., -1, :]], -2)
+    total = rows.sum(-1)
+    sums = torch.stack([total - rows[..., 0], total, total, total - rows[..., -1]], -1)
+    return sums.flatten(1) @ weight.permute(0, 2, 3, 1).flatten(0, 2) / (STRIDE**2 * height * width)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from .convolution import convolve_one_channel, transposed, transposed_to_one_channel
+from .convolution import convolve_one_channel, mean_of_transposed, transposed, transposed_to_one_channel
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4")
 """Names of the encoder's convolutions, whose activations attention can look at."""
@@ -78,21 +78,42 @@ class Encoder(nn.Module):
         more, by one backward pass. A ReLU's second derivative is 0 almost everywhere: only its mask takes part.
 
         Args:
-            gradient: Gradients by means and log variances, several a image, shape ``(B, P, 2 d)``.
+            gradient: Gradients by means and log variances, several an image, shape ``(B, P, 2 d)``.
             encoded: What :meth:`forward` made of the images.
             layer: One of :data:`LAYERS`.
 
         Returns:
             Gradients by the layer's activations, shape ``(B, P, C, h, w)``.
         """
-        shape = gradient.shape[:2]
         signal = (gradient @ self.posterior.weight) * (encoded.hidden > 0)[:, None]
-        signal = (signal @ self.hidden.weight).unflatten(2, (CHANNELS[-1], SMALLEST, SMALLEST)).flatten(0, 1)
+        signal = (signal @ self.hidden.weight).unflatten(2, (CHANNELS[-1], SMALLEST, SMALLEST))
         for index in range(len(LAYERS) - 1, LAYERS.index(layer), -1):
-            mask = (encoded.activations[index] > 0)[:, None]
-            signal = (signal.unflatten(0, shape) * mask).flatten(0, 1)
-            signal = F.conv_transpose2d(signal, weights_of(self.convolutions[index])[0], stride=2, padding=1)
-        return signal.unflatten(0, shape)
+            signal = signal * (encoded.activations[index] > 0)[:, None]
+            signal = F.conv_transpose2d(
+                signal.flatten(0, 1), weights_of(self.convolutions[index])[0], stride=2, padding=1
+            )
+            signal = signal.unflatten(0, gradient.shape[:2])
+        return signal
+
+    def mean_adjoint(self, gradient: torch.Tensor, encoded: Encoded, layer: str) -> torch.Tensor:
+        """Average :meth:`adjoint` over the places of the layer: the ``alpha`` of Liu et al. (CVPR 2020), eq. 1.
+
+        The last transposed convolution, which is most of the work, need not be computed for its mean.
+
+        Args:
+            gradient: Gradients by means and log variances, several an image, shape ``(B, P, 2 d)``.
+            encoded: What :meth:`forward` made of the images.
+            layer: One of :data:`LAYERS`.
+
+        Returns:
+            Means of the gradients by the layer's activations, shape ``(B, P, C)``.
+        """
+        if layer == LAYERS[-1]:
+            return self.adjoint(gradient, encoded, layer).mean((-2, -1))
+        after = LAYERS.index(layer) + 1
+        signal = self.adjoint(gradient, encoded, LAYERS[after]) * (encoded.activations[after] > 0)[:, None]
+        means = mean_of_transposed(signal.flatten(0, 1), weights_of(self.convolutions[after])[0])
+        return means.unflatten(0, gradient.shape[:2])
 
 
 class Decoder(nn.Module):

@@ -143,6 +143,9 @@ STEPS: dict[str, Callable[[], Step]] = {
     "FactorVAE, bf16": lambda: _in_bf16(_ours(None)),
     "AD-FactorVAE, random, bf16": lambda: _in_bf16(_ours(AttentionDisentanglement())),
     "AD-FactorVAE, all, bf16": lambda: _in_bf16(_ours(AttentionDisentanglement(pairs="all"))),
+    "AD-FactorVAE, apart, bf16": lambda: _in_bf16(
+        _ours(AttentionDisentanglement(40.0, "all", "conv3", normalise=True, both_signs=True))
+    ),
 }
 
 

@@ -31,6 +31,19 @@ def test_fast_convolutions(fast: object, plain: object, shape: tuple[int, ...], 
         torch.testing.assert_close(mine, expected)
 
 
+def test_mean_of_a_transposed_convolution() -> None:
+    """Value and gradients are those of the convolution's mean."""
+    signal = torch.randn(3, 5, 4, 6, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(5, 7, 4, 4, dtype=torch.float64, requires_grad=True)
+    ours = convolution.mean_of_transposed(signal, weight)
+    theirs = F.conv_transpose2d(signal, weight, None, 2, 1).mean((2, 3))
+    torch.testing.assert_close(ours, theirs)
+    upstream = torch.randn_like(theirs)
+    gradients = (torch.autograd.grad(made, (signal, weight), upstream) for made in (ours, theirs))
+    for mine, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, expected)
+
+
 def test_encoder_and_decoder_are_kim_and_mnih_s() -> None:
     """The networks are what plain PyTorch layers with the same weights would be."""
     encoder, decoder = Encoder(10), Decoder(10)
