@@ -52,7 +52,9 @@ def losses(model: BetaVAE, images: torch.Tensor, seed: int) -> Iterator[tuple[st
         f"{pairs}, second order" if second_order else pairs: {"pairs": pairs, "second_order": second_order}
         for pairs, second_order in product(PAIRS, (True, False))
     }
-    choices["all, second order, both signs, normalised"] = {"pairs": "all", "both_signs": True, "normalise": True}
+    apart = {"pairs": "all", "both_signs": True, "normalise": True}
+    choices["all, second order, both signs, normalised"] = apart
+    choices["all, both signs, normalised"] = {**apart, "second_order": False}
     encoded = model.encoder(images)
     for layer, (name, choice) in product(LAYERS, choices.items()):
         loss = AttentionDisentanglement(layer=layer, **choice)  # type: ignore[arg-type]
