@@ -26,7 +26,7 @@ def test_norms_are_those_of_the_gradients() -> None:
     assert table.loc["ELBO", "value"] == pytest.approx(float(loss.detach()), rel=1e-5)
     assert table.loc["ELBO", "rms"] == pytest.approx(float(norm), rel=1e-4)
     assert table["mean"].to_numpy() == pytest.approx(table["rms"].to_numpy(), rel=1e-4)
-    assert len(table) == 1 + 4 * (3 * 2 + 1)
+    assert len(table) == 1 + 4 * (3 * 2 + 2)
 
 
 def test_what_differs_between_batches_is_left_out_of_the_mean() -> None:
