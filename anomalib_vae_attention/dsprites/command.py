@@ -83,7 +83,7 @@ class DSpritesCLI(LightningCLI):
 
 def has_bf16_instructions() -> bool:
     """Return whether the processor multiplies bfloat16 matrices faster than single precision, as far as it tells."""
-    # New in PyTorch 2.10.
+    # Older releases of PyTorch have no such function.
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
