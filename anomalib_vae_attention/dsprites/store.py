@@ -120,8 +120,10 @@ def read_images(file: Path, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
     Returns:
         The images as bits, shape ``(..., 512)``.
     """
-    # Mapped for the moment only: over a run the whole file would come to count as the process's memory.
-    return np.memmap(file, np.uint8, "r", shape=(IMAGES, IMAGE_BYTES))[indices]
+    # Not mapped: the system maps what lies around each image, too, and counts it as the process's memory.
+    with file.open("rb", buffering=0) as stream:
+        parts = [os.pread(stream.fileno(), IMAGE_BYTES, IMAGE_BYTES * index) for index in indices.ravel().tolist()]
+    return np.frombuffer(bytearray(b"".join(parts)), np.uint8).reshape(*indices.shape, IMAGE_BYTES)
 
 
 def _write_unless_whole(file: Path, make: Iterable[bytes]) -> None:

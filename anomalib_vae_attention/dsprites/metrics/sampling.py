@@ -60,7 +60,14 @@ def encode_factors(data: FactorData, encode: Encode, factors: torch.Tensor) -> N
     Raises:
         ValueError: If a code is not finite.
     """
-    codes = torch.cat([encode(data.images_of(part)) for part in factors.split(BATCH)]).double().cpu().numpy()
+    # One array from the start: kept one by one, codes would lie between the large blocks that the encoder has freed, and
+    # keep the allocator from using these again.
+    codes = np.empty((0, 0))
+    for start in range(0, len(factors), BATCH):
+        part = encode(data.images_of(factors[start : start + BATCH])).cpu().numpy()
+        if not start:
+            codes = np.empty((len(factors), part.shape[1]))
+        codes[start : start + BATCH] = part
     if not np.isfinite(codes).all():
         msg = "the encoder gives codes that are not finite: no metric can be computed"
         raise ValueError(msg)
