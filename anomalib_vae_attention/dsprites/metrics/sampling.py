@@ -60,8 +60,8 @@ def encode_factors(data: FactorData, encode: Encode, factors: torch.Tensor) -> N
     Raises:
         ValueError: If a code is not finite.
     """
-    # One array from the start: kept one by one, codes would lie between the large blocks that the encoder has freed, and
-    # keep the allocator from using these again.
+    # One array from the start: kept one by one, codes would lie between the large blocks that the encoder has freed,
+    # and keep the allocator from using these again.
     codes = np.empty((0, 0))
     for start in range(0, len(factors), BATCH):
         part = encode(data.images_of(factors[start : start + BATCH])).cpu().numpy()
