@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .data import EmbeddedAD, OneClassMNIST
-    from .image_model import ImageVaeModel
+    from .image_vae.model import ImageVaeModel
     from .lightning_model import VaeAttention
-    from .normal_quantile import NormalQuantile
+    from .thresholds.normal_quantile import NormalQuantile
     from .torch_model import VaeAttentionModel
 
 __all__ = ["EmbeddedAD", "ImageVaeModel", "NormalQuantile", "OneClassMNIST", "VaeAttention", "VaeAttentionModel"]
 
 _HOMES = {
     "EmbeddedAD": ".data",
-    "ImageVaeModel": ".image_model",
-    "NormalQuantile": ".normal_quantile",
+    "ImageVaeModel": ".image_vae.model",
+    "NormalQuantile": ".thresholds.normal_quantile",
     "OneClassMNIST": ".data",
     "VaeAttention": ".lightning_model",
     "VaeAttentionModel": ".torch_model",

@@ -18,21 +18,21 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from .arguments import require_choice, require_positive, require_texts, require_whole
+from .anomalib_support.distributed import Anchor, agree_on_folder
+from .anomalib_support.embedded_fallback import EmbeddedFallback
+from .anomalib_support.pre_processing import SamePreProcessor
+from .anomalib_support.unreadable_images import NameUnreadableFiles
+from .anomalib_support.whole_checkpoints import WholeFiles, use_whole_checkpoints
 from .backbone import PACKAGED_BACKBONE
-from .closed_form import ClosedFormFit
-from .distributed import Anchor, agree_on_folder
-from .embedded_fallback import EmbeddedFallback
-from .gradient_descent import GradientFit
-from .image_maps import ATTENTIONS
-from .image_model import ImageVaeModel
-from .normal_quantile import NormalQuantile
-from .persistence import WholeFiles, use_whole_checkpoints
-from .pre_processing import SamePreProcessor
+from .common.argument_checks import require_choice, require_positive, require_texts, require_whole
+from .fit.closed_form import ClosedFormFit
+from .fit.gradient_descent import GradientFit
+from .image_vae.attention_maps import ATTENTIONS
+from .image_vae.model import ImageVaeModel
+from .image_vae.vae import IMAGE_VAES
 from .scoring import not_finite
+from .thresholds.normal_quantile import NormalQuantile
 from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
-from .unreadable import NameUnreadableFiles
-from .vae.image import IMAGE_VAES
 
 logger = logging.getLogger(__name__)
 

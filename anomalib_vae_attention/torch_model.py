@@ -9,7 +9,7 @@ from torch import nn
 
 from .attention import energy_attention
 from .backbone import PACKAGED_BACKBONE, Backbone
-from .folding import fold_batch_norms
+from .batch_norm_folding import fold_batch_norms
 from .reference import LeftOut, Match, make_reference
 from .resampling import apply_separable, blur_matrix, resize_matrix
 from .scoring import require_scorable, to_unit_interval

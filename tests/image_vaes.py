@@ -2,7 +2,7 @@
 
 import torch
 
-from anomalib_vae_attention.image_model import ImageVaeModel
+from anomalib_vae_attention.image_vae.model import ImageVaeModel
 
 SMALL = {
     "resnet18": {"vae": "resnet18", "input_size": (32, 64), "latent_dim": 4},

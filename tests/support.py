@@ -18,7 +18,7 @@ from PIL import Image
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
 from anomalib_vae_attention.reference import LeftOut, NormalReference
-from anomalib_vae_attention.reference.kept import KeptLatents
+from anomalib_vae_attention.reference.byte_latents import KeptLatents
 from anomalib_vae_attention.vae import Posterior
 
 SIZE = (64, 64)

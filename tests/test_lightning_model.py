@@ -13,8 +13,9 @@ from lightning.pytorch import seed_everything
 from lightning.pytorch.loggers import CSVLogger
 from support import SIZE, Fitted, folder, make_engine, scores, small_model, write_images
 
-from anomalib_vae_attention import EmbeddedAD, VaeAttention, fitting
-from anomalib_vae_attention.closed_form import ClosedFormFit
+from anomalib_vae_attention import EmbeddedAD, VaeAttention
+from anomalib_vae_attention.fit import feature_statistics
+from anomalib_vae_attention.fit.closed_form import ClosedFormFit
 
 
 def test_default_model_finds_the_defects(fitted: Fitted, embedded: EmbeddedAD) -> None:
@@ -110,7 +111,7 @@ def test_cached_features_change_nothing(
     assert not streamed
     results.append(run(mode=False, name="read"))
     assert len(streamed) == 1
-    monkeypatch.setattr(fitting, "CACHE_LIMIT", 4 * 8 * 8 * 176 * 5)
+    monkeypatch.setattr(feature_statistics, "CACHE_LIMIT", 4 * 8 * 8 * 176 * 5)
     results.append(run("auto", "limited"))
     assert len(streamed) == 2
     for result in results:

@@ -11,7 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, Backbone
-from anomalib_vae_attention.fitting import FeatureMoments
+from anomalib_vae_attention.fit.feature_statistics import FeatureMoments
 from anomalib_vae_attention.scoring import to_unit_interval
 from anomalib_vae_attention.torch_model import DEFAULT_LAYERS, VaeAttentionModel
 

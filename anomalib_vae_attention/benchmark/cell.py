@@ -19,7 +19,7 @@ from anomalib.models.components import AnomalibModule
 from lightning import seed_everything
 
 from anomalib_vae_attention.backbone import Backbone
-from anomalib_vae_attention.files import read_json, replacing, write_json
+from anomalib_vae_attention.common.atomic_files import read_json, replacing, write_json
 
 from .data import category_datamodule, read_image, test_images
 from .evaluation import examples, score

@@ -5,7 +5,8 @@ import logging
 import shlex
 from pathlib import Path
 
-from .machine import cores
+from anomalib_vae_attention.common.machine import cores
+
 from .plan import Cell, canonical_name, find_category, plan_cells
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from anomalib_vae_attention.files import read_json, write_json
+from anomalib_vae_attention.common.atomic_files import read_json, write_json
 
 logger = logging.getLogger(__name__)
 

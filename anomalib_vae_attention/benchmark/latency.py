@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_vae_attention.files import read_json, write_json
+from anomalib_vae_attention.common.atomic_files import read_json, write_json
 
 from .data import read_image
 from .plan import read_cell

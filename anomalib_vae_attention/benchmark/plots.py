@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 from numpy.typing import NDArray
 from PIL import Image
 
-from anomalib_vae_attention.files import replacing
+from anomalib_vae_attention.common.atomic_files import replacing
 
 from .plan import BACKBONE
 

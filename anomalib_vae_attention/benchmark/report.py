@@ -9,7 +9,7 @@ import jinja2
 import numpy as np
 import pandas as pd
 
-from anomalib_vae_attention.files import replacing
+from anomalib_vae_attention.common.atomic_files import replacing
 
 from .plan import BACKBONE, Cell
 from .plots import heat_map, jpeg, outline

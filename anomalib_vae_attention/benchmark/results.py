@@ -6,9 +6,9 @@ from typing import Any
 
 import pandas as pd
 
-from anomalib_vae_attention.files import replacing, write_json
+from anomalib_vae_attention.common.atomic_files import replacing, write_json
+from anomalib_vae_attention.common.machine import describe_machine
 
-from .machine import describe_machine
 from .plan import BACKBONE, Cell
 from .plots import accuracy_plot
 from .report import ACCURACY, write_report

@@ -16,7 +16,7 @@ import timm
 from safetensors.torch import save
 
 from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, Backbone, load_packaged_weights
-from anomalib_vae_attention.files import replacing
+from anomalib_vae_attention.common.atomic_files import replacing
 
 
 def write_cache(cache: Path) -> Path:

@@ -6,8 +6,8 @@ from typing import Literal
 import torch
 from torch import nn
 
-from anomalib_vae_attention import loss
 from anomalib_vae_attention.attention import weighted_attention
+from anomalib_vae_attention.image_vae import elbo
 
 from .networks import LAYERS, Encoded, Encoder
 
@@ -36,7 +36,7 @@ def overlap(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
 
 def kl_by_latent(encoded: Encoded) -> torch.Tensor:
     """Return each latent's KL divergence of q(z|x) from the standard normal prior, in nats, shape ``(B, d)``."""
-    return loss.kl_by_latent(encoded.mean, encoded.log_variance)
+    return elbo.kl_by_latent(encoded.mean, encoded.log_variance)
 
 
 class AttentionDisentanglement(nn.Module):

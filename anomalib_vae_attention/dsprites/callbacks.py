@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
-from anomalib_vae_attention.files import replacing, write_json
+from anomalib_vae_attention.common.atomic_files import replacing, write_json
 
 from .datamodule import DSpritesDataModule
 from .metrics import all_metrics, quick_metrics

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from anomalib_vae_attention.files import replacing
+from anomalib_vae_attention.common.atomic_files import replacing
 
 from .callbacks import SCORES_FILE, TEST_FILE
 from .command import main as run_command

@@ -12,8 +12,8 @@ import jinja2
 from tqdm import tqdm
 
 from anomalib_vae_attention.benchmark.plots import jpeg
-from anomalib_vae_attention.files import replacing
-from anomalib_vae_attention.image_model import ImageVaeModel
+from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.image_vae.model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
 
 from .data import Sample, find_samples, read_sample

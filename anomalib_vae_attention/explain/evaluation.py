@@ -17,9 +17,9 @@ from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from anomalib_vae_attention.files import replacing
-from anomalib_vae_attention.image_maps import ATTENTIONS
-from anomalib_vae_attention.image_model import ImageVaeModel
+from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.image_vae.attention_maps import ATTENTIONS
+from anomalib_vae_attention.image_vae.model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
 
 from .data import read_datamodule

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from anomalib_vae_attention.attention import energy_attention
-from anomalib_vae_attention.image_model import ImageVaeModel
+from anomalib_vae_attention.image_vae.model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
 from anomalib_vae_attention.torch_model import VaeAttentionModel
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from anomalib_vae_attention.benchmark.plots import heat_map
-from anomalib_vae_attention.files import replacing
+from anomalib_vae_attention.common.atomic_files import replacing
 
 from .explainers import Picture
 

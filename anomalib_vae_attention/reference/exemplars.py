@@ -7,9 +7,9 @@ import torch
 
 from anomalib_vae_attention.vae import Posterior
 
-from .bank import choose_common, gather
 from .base import LeftOut, Match, NormalReference, require_images
-from .kept import KeptLatents
+from .byte_latents import KeptLatents
+from .exemplar_choice import choose_common, gather
 
 logger = logging.getLogger(__name__)
 

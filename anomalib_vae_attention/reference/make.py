@@ -1,6 +1,6 @@
 """The normal references by name."""
 
-from anomalib_vae_attention.arguments import require_choice, require_whole
+from anomalib_vae_attention.common.argument_checks import require_choice, require_whole
 
 from .base import NormalReference
 from .exemplars import Exemplars

@@ -12,7 +12,7 @@ from anomalib_vae_attention.benchmark.evaluation import METRICS
 from anomalib_vae_attention.benchmark.models import build_model, load_model
 from anomalib_vae_attention.benchmark.plan import BACKBONE, Cell
 from anomalib_vae_attention.benchmark.runtimes import eager, to_input
-from anomalib_vae_attention.files import read_json, write_json
+from anomalib_vae_attention.common.atomic_files import read_json, write_json
 from anomalib_vae_attention.torch_model import DEFAULT_LAYERS
 
 

@@ -14,7 +14,7 @@ from anomalib_vae_attention.benchmark.exporting import export_onnx, export_openv
 from anomalib_vae_attention.benchmark.latency import CALLS, measure
 from anomalib_vae_attention.benchmark.models import BareBackbone
 from anomalib_vae_attention.benchmark.plan import BACKBONE, Cell
-from anomalib_vae_attention.files import read_json, write_json
+from anomalib_vae_attention.common.atomic_files import read_json, write_json
 
 
 def test_models_take_turns_and_the_first_round_warms_up() -> None:

@@ -10,7 +10,7 @@ from anomalib_vae_attention.reference import (
     Match,
 )
 from anomalib_vae_attention.reference import exemplars as exemplars_module
-from anomalib_vae_attention.reference.bank import choose_common
+from anomalib_vae_attention.reference.exemplar_choice import choose_common
 from anomalib_vae_attention.vae import Posterior
 
 

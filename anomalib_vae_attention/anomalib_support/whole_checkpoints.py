@@ -1,0 +1,131 @@
+"""Checkpoints and exported models that are there whole or not at all, whenever a process is killed."""
+
+import errno
+import struct
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from anomalib.engine.plugins import AnomalibCheckpointIO
+from anomalib.models.components import AnomalibModule
+from lightning.pytorch import LightningModule, Trainer
+
+from anomalib_vae_attention.common.atomic_files import replacing, settle
+
+
+class WholeCheckpointIO(AnomalibCheckpointIO):
+    """anomalib's way of writing checkpoints, made safe where the folder for temporary files is on another disk.
+
+    Lightning writes to the system's folder for temporary files and moves the result; from one disk to another that is
+    a copy, half of which an interruption may leave under the checkpoint's name.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
+        """Write a checkpoint beside its place, then move it there; remote places are left to Lightning."""
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        with replacing(Path(path)) as temporary:
+            super().save_checkpoint(checkpoint, temporary, storage_options)
+
+    def load_checkpoint(self, path: str | Path, *args, **kwargs) -> dict[str, Any]:
+        """Read a checkpoint, unless it is damaged; see :func:`require_undamaged`."""
+        require_undamaged(path)
+        return super().load_checkpoint(path, *args, **kwargs)
+
+
+def use_whole_checkpoints(trainer: Trainer) -> None:
+    """Let a trainer write and read with :class:`WholeCheckpointIO`, unless the user has chosen another way."""
+    current = trainer.strategy.checkpoint_io
+    if type(current) is AnomalibCheckpointIO:
+        trainer.strategy.checkpoint_io = WholeCheckpointIO(current.extra_safe_globals)
+
+
+def require_undamaged(path: str | Path) -> None:
+    """Compare a checkpoint with the checksums in it, which torch writes but does not look at when it loads.
+
+    Args:
+        path: The file; one in a remote place is not looked at.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is not a checkpoint, or not all of one, or has changed since it was written.
+    """
+    if "://" in str(path):
+        return
+    advice = "Use another copy, or train again."
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, ValueError, OSError, struct.error) as error:
+        # An offset in a damaged table of contents may lie before the beginning; other errors are the disk's.
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:
+            raise
+        msg = f"{path} is not a checkpoint, or not all of one ({error}). {advice}"
+        raise ValueError(msg) from error
+    if damaged:
+        msg = f"{path} has changed since it was written: the checksum of {damaged} is wrong. {advice}"
+        raise ValueError(msg)
+
+
+class WholeFiles(LightningModule):
+    """An anomalib model whose exports replace earlier ones when they are complete, and which loads no damaged file.
+
+    To be inherited from before :class:`AnomalibModule`, whose methods do the work.
+    """
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args, **kwargs) -> Any:  # type: ignore[override]  # noqa: ANN401
+        """Load a model; see :meth:`anomalib.models.components.AnomalibModule.load_from_checkpoint`.
+
+        Raises:
+            ValueError: If the file is damaged; see :func:`require_undamaged`.
+        """
+        require_undamaged(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint of which no result could be right.
+
+        Raises:
+            ValueError: If a value of the model's state is not a number.
+        """
+        for name, tensor in checkpoint["state_dict"].items():
+            if name.startswith("model.") and isinstance(tensor, torch.Tensor) and not tensor.isfinite().all():
+                msg = f"The checkpoint has values in {name} that are not a number or infinite: it cannot be used."
+                raise ValueError(msg)
+        super().on_load_checkpoint(checkpoint)
+
+    def to_torch(self, export_root: Path | str, *args, **kwargs) -> Path:
+        """Export to PyTorch; see :meth:`anomalib.models.components.base.ExportMixin.to_torch`."""
+        return _export(AnomalibModule.to_torch, self, Path(export_root), *args, **kwargs)
+
+    def to_onnx(self, export_root: Path | str, *args, **kwargs) -> Path:  # type: ignore[override]
+        """Export to ONNX; see :meth:`anomalib.models.components.base.ExportMixin.to_onnx`."""
+        return _export(AnomalibModule.to_onnx, self, Path(export_root), *args, **kwargs)
+
+    def to_openvino(self, export_root: Path | str, *args, **kwargs) -> Path:
+        """Export to OpenVINO; see :meth:`anomalib.models.components.base.ExportMixin.to_openvino`."""
+        return _export(AnomalibModule.to_openvino, self, Path(export_root), *args, **kwargs)
+
+
+def _export(export: Callable[..., Path], model: LightningModule, root: Path, *args, **kwargs) -> Path:
+    """Export to a folder beside the place, then move all files there, last the one that names the others."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=root) as scratch:
+        main = export(model, Path(scratch), *args, **kwargs)
+        files = [file for file in Path(scratch).rglob("*") if file.is_file()]
+        for file in files:
+            settle(file)
+        if len(files) > 1:
+            # Better none than the new weights beside the old graph.
+            (root / main.relative_to(scratch)).unlink(missing_ok=True)
+        for file in sorted(files, key=lambda file: file == main):
+            target = root / file.relative_to(scratch)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+        return root / main.relative_to(scratch)

@@ -1,0 +1,1 @@
+"""How models learn from normal images: in closed form, or by gradient descent."""

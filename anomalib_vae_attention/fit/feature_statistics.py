@@ -1,0 +1,131 @@
+"""Fitting the feature VAE: streaming moments of the features, the refinement of the ELBO, and the feature cache."""
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+
+from anomalib_vae_attention.reference import require_images
+from anomalib_vae_attention.vae import FeatureVAE
+
+CACHE_LIMIT = 2**30
+"""Bytes that ``cache_features="auto"`` may use: 1 GiB, about 1,450 images at 256x256 with the default layers."""
+
+
+class FeatureMoments:
+    """Mean and covariance of raw grid features over every cell of every image, as sums that can be added up."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._sum = self._outer = self._shift = torch.zeros(0, dtype=torch.float64)
+
+    def update(self, features: torch.Tensor) -> None:
+        """Add features of shape ``(B, C, h, w)`` to the sums."""
+        rows = features.detach().double().transpose(0, 1).flatten(1)
+        if self.count == 0:
+            self._shift = rows.mean(1)
+            self._sum, self._outer = torch.zeros_like(self._shift), torch.zeros_like(rows[:, :1] @ rows[:, :1].T)
+        rows = rows - self._shift[:, None]
+        self.count += rows.shape[1]
+        self._sum += rows.sum(1)
+        self._outer += rows @ rows.T
+
+    def sums(self) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return count, sum, outer products and the shift that both are relative to, on the CPU."""
+        return self.count, self._sum.cpu(), self._outer.cpu(), self._shift.cpu()
+
+    def add(self, count: int, total: torch.Tensor, outer: torch.Tensor, shift: torch.Tensor) -> None:
+        """Add the sums of another share of the images, as :meth:`sums` returns them, on the device of the result."""
+        if self.count == 0:
+            self.count, self._sum, self._outer, self._shift = count, total, outer, shift
+        elif count:
+            moved = shift - self._shift
+            cross = moved[:, None] * total
+            self._outer = self._outer + outer + cross + cross.T + count * moved[:, None] * moved
+            self._sum = self._sum + total + count * moved
+            self.count += count
+
+    def compute(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the mean ``(C,)`` and the covariance ``(C, C)``, float64.
+
+        Raises:
+            ValueError: If no features were added.
+        """
+        require_images(self.count)
+        shifted = self._sum / self.count
+        return shifted + self._shift, self._outer / self.count - shifted[:, None] * shifted
+
+
+class FeatureCache:
+    """Raw grid features of the training images, in memory, unless they would take more than a limit.
+
+    Args:
+        mode: ``"auto"`` keeps up to :data:`CACHE_LIMIT` bytes and forgets everything beyond it, ``True`` keeps all,
+            ``False`` keeps nothing.
+
+    Raises:
+        ValueError: If the mode is none of these.
+    """
+
+    def __init__(self, mode: bool | Literal["auto"]) -> None:
+        if mode not in {"auto", True, False}:
+            msg = f"cache_features must be 'auto', true or false, but is {mode!r}."
+            raise ValueError(msg)
+        self.limit = {"auto": CACHE_LIMIT, True: float("inf"), False: -1}[mode]
+        self.complete = True
+        self._bytes = 0
+        self._batches: list[torch.Tensor] = []
+
+    def append(self, features: torch.Tensor) -> None:
+        """Keep a batch of features of shape ``(B, C, h, w)`` if it still fits."""
+        self._bytes += features.nbytes
+        self.complete = self.complete and self._bytes <= self.limit
+        if self.complete:
+            self._batches.append(features.detach())
+        else:
+            self._batches.clear()
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        """Iterate over the batches in the order of their coming."""
+        return iter(self._batches)
+
+
+def refine(
+    vae: FeatureVAE,
+    covariance: torch.Tensor,
+    steps: int,
+    learning_rate: float,
+) -> list[dict[str, float]]:
+    """Refine the VAE by gradient descent on the ELBO of all normal training features, keeping the best state.
+
+    The ELBO is that of the whole training set in closed form, so a step costs no pass over the data and the result is
+    never worse on it than the start. After the probabilistic PCA start, its optimum, little is left to gain.
+
+    Args:
+        vae: The VAE, changed in place; its parameters require a gradient during the refinement only.
+        covariance: Covariance of the standardised features, of shape ``(C, C)``, float64.
+        steps: Number of Adam steps, 0 or more.
+        learning_rate: Step size of Adam.
+
+    Returns:
+        The ELBO's terms (see :meth:`FeatureVAE.elbo_terms`) at the start, after each step, and last of the state kept.
+    """
+    mean = covariance.new_zeros(len(covariance))
+    history: list[dict[str, float]] = []
+    best, best_state = float("inf"), {}
+    vae.requires_grad_(requires_grad=True)
+    optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate)
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        for step in range(steps + 1):
+            terms = vae.elbo_terms(mean, covariance)
+            history.append({name: float(term.detach()) for name, term in terms.items()})
+            if history[-1]["loss"] < best:
+                best, best_state = history[-1]["loss"], {k: v.detach().clone() for k, v in vae.state_dict().items()}
+            if step < steps:
+                optimizer.zero_grad()
+                terms["loss"].backward()
+                optimizer.step()
+    vae.load_state_dict(best_state)
+    vae.zero_grad()
+    vae.requires_grad_(requires_grad=False)
+    return [*history, min(history, key=lambda terms: terms["loss"])]

@@ -1,0 +1,163 @@
+"""Image VAEs: one global vector of latents an image, trained from scratch by the ELBO."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from anomalib_vae_attention.common.argument_checks import require_choice
+
+from .conv import ConvDecoder, ConvEncoder, sizes_of
+from .elbo import LIKELIHOODS, Bernoulli, Gaussian, kl_by_latent, kl_gradient
+from .network import INPUT, Network, Trace
+from .resnet import ResNetDecoder, ResNetEncoder, check_size
+
+
+class NetworkDefaults(NamedTuple):
+    """What an image VAE's arguments are where none is given.
+
+    Attributes:
+        input_size: Height and width in pixels.
+        channels: Channels of the image: 1 grey, 3 colours.
+        likelihood: ``"bernoulli"`` or ``"gaussian"``.
+        attention_layers: Layers of the encoder that attention looks at.
+    """
+
+    input_size: tuple[int, int]
+    channels: int
+    likelihood: str
+    attention_layers: tuple[str, ...]
+
+
+IMAGE_VAES = {
+    "resnet18": NetworkDefaults((256, 256), 3, "gaussian", ("layer2.1.conv1",)),
+    "conv": NetworkDefaults((28, 28), 1, "bernoulli", ("conv2",)),
+}
+"""The image VAEs by name."""
+
+
+class LatentPosterior(NamedTuple):
+    """The posterior q(z|x) of images, a diagonal Gaussian.
+
+    Attributes:
+        mean: Means, of shape ``(B, d)``.
+        log_variance: Logarithms of the variances, of shape ``(B, d)``.
+    """
+
+    mean: torch.Tensor
+    log_variance: torch.Tensor
+
+
+class ImageVAE(nn.Module):
+    """A VAE of whole images.
+
+    Args:
+        encoder: From images ``(B, C, H, W)`` to means and log variances ``(B, 2 d)``.
+        decoder: From latents ``(B, d)`` to logits ``(B, C, H, W)``; their sigmoid is the reconstruction.
+        likelihood: Likelihood of images given the logits.
+    """
+
+    def __init__(self, encoder: Network, decoder: Network, likelihood: Bernoulli | Gaussian) -> None:
+        super().__init__()
+        self.encoder, self.decoder, self.likelihood = encoder, decoder, likelihood
+
+    @staticmethod
+    def split(encoded: torch.Tensor) -> LatentPosterior:
+        """Take the encoder's output ``(B, 2 d)`` apart."""
+        mean, log_variance = encoded.chunk(2, 1)
+        return LatentPosterior(mean, log_variance)
+
+    def posterior(self, image: torch.Tensor) -> LatentPosterior:
+        """Encode images of shape ``(B, C, H, W)``, pixels from 0 to 1."""
+        return self.split(self.encoder(image))
+
+    def decode(self, latent: torch.Tensor) -> torch.Tensor:
+        """Decode latents ``(B, d)`` to images ``(B, C, H, W)``, pixels from 0 to 1."""
+        return self.decoder(latent).sigmoid()
+
+    def elbo_terms(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Return the terms of the negative ELBO of each image.
+
+        Args:
+            image: Images of shape ``(B, C, H, W)``, pixels from 0 to 1.
+            noise: Standard normal noise of shape ``(B, d)`` to sample the latents with; none takes their means.
+
+        Returns:
+            ``reconstruction``, the negative log-likelihood, and ``kl``, each in nats an image, of shape ``(B,)``.
+        """
+        mean, log_variance = self.posterior(image)
+        latent = mean if noise is None else mean + (0.5 * log_variance).exp() * noise
+        reconstruction = self.likelihood(self.decoder(latent), image)
+        return {"reconstruction": reconstruction, "kl": kl_by_latent(mean, log_variance).sum(1)}
+
+    def elbo_gradient(self, image: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of the negative ELBO by the image, latents at their means, without autograd.
+
+        Args:
+            image: Images of shape ``(B, C, H, W)``, pixels from 0 to 1.
+
+        Returns:
+            Gradient in nats a unit of brightness, of shape ``(B, C, H, W)``.
+        """
+        encoded = self.encoder.trace(image)
+        mean, log_variance = self.split(encoded[self.encoder.steps[-1].name])
+        decoded = self.decoder.trace(mean)
+        by_image, by_logits = self.likelihood.gradient(decoded[self.decoder.steps[-1].name], image)
+        by_latent = self.decoder.adjoint(by_logits[:, None], decoded, [INPUT])[INPUT][:, 0]
+        by_posterior = kl_gradient(mean, log_variance) + torch.cat([by_latent, torch.zeros_like(by_latent)], dim=1)
+        return by_image + self.adjoint(by_posterior[:, None], encoded, [INPUT])[INPUT][:, 0]
+
+    def adjoint(self, gradient: torch.Tensor, trace: Trace, layers: Sequence[str]) -> Trace:
+        """Carry gradients on the posterior's means and log variances ``(B, P, 2 d)`` back to layers of the encoder."""
+        return self.encoder.adjoint(gradient, trace, layers)
+
+
+def make_image_vae(
+    name: str,
+    latent_dim: int,
+    input_size: Sequence[int],
+    channels: int,
+    likelihood: str,
+    widths: Sequence[int] = (64, 128),
+    hidden_dim: int = 1024,
+) -> ImageVAE:
+    """Make an image VAE.
+
+    Args:
+        name: One of :data:`IMAGE_VAES`.
+        latent_dim: Number of latents ``d``, at least 1.
+        input_size: Height and width in pixels.
+        channels: Channels of the image, 1 or 3.
+        likelihood: ``"bernoulli"`` or ``"gaussian"``.
+        widths: Channels of each convolution of ``conv``, whose number is its depth.
+        hidden_dim: Width of the hidden layer of ``conv``.
+
+    Returns:
+        The VAE, untrained.
+
+    Raises:
+        ValueError: If an argument is out of range; the message names it.
+    """
+    if latent_dim < 1 or hidden_dim < 1 or not widths or min(widths) < 1:
+        msg = f"latent_dim={latent_dim}, hidden_dim={hidden_dim} and each of widths={list(widths)} must be 1 or more."
+        raise ValueError(msg)
+    require_choice("likelihood", likelihood, list(LIKELIHOODS))
+    if channels not in {1, 3}:
+        msg = f"channels must be 1 or 3, but is {channels}."
+        raise ValueError(msg)
+    if len(input_size) != 2:
+        msg = f"input_size must be a height and a width, but is {tuple(input_size)}."
+        raise ValueError(msg)
+    encoder: Network
+    decoder: Network
+    if name == "resnet18":
+        check_size(input_size)
+        encoder = ResNetEncoder(channels, latent_dim)
+        decoder = ResNetDecoder(channels, latent_dim, input_size)
+    else:
+        sizes_of(input_size, len(widths))
+        arguments = (channels, latent_dim, input_size, widths, hidden_dim)
+        encoder, decoder = ConvEncoder(*arguments), ConvDecoder(*arguments)
+    # Processors run the convolutions twice as fast with the channels of a pixel side by side.
+    return ImageVAE(encoder, decoder, LIKELIHOODS[likelihood]()).to(memory_format=torch.channels_last)

@@ -1,0 +1,170 @@
+"""What the exemplars are made of: those of every cell side by side, a byte a latent, and some that all cells share."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+
+from .byte_latents import KeptLatents
+
+TOLERANCE = 0.3
+"""Share by which the mean energy of normal images to their nearest exemplar of a cell may rise for a smaller bank."""
+LEAST_NEAREST = 1.0
+"""Least such energy that the share is taken of: one standard deviation in one latent."""
+LEAST_EXEMPLARS = 64
+"""Exemplars that every cell keeps, if there are as many images: fewer would save little."""
+TRIED_IMAGES = 64
+"""Normal images, evenly spaced, whose nearest exemplars say how many are enough."""
+ALIGNMENT = 16
+"""What the number of exemplars is a multiple of, for the sake of the processors that multiply them."""
+DISTANCE_BYTES = 2**25
+"""Most memory of the distances between all exemplars of some cells."""
+
+
+class Bank(NamedTuple):
+    """Exemplars of every cell of a grid of ``h w`` cells, each of one of ``N`` images.
+
+    Attributes:
+        steps: Whitened exemplars relative to the cell's mean, in steps, of shape ``(h w, d, K)``, 8-bit integers.
+        image: Number of the image that each is of, of shape ``(h w, K)``.
+    """
+
+    steps: torch.Tensor
+    image: torch.Tensor
+
+
+class Common(NamedTuple):
+    """Exemplars that all cells share.
+
+    Attributes:
+        latent: Whitened exemplars, of shape ``(d, K)``.
+        image: Number of the image that each is of, of shape ``(K,)``.
+        cell: Number of the cell that each is of, rows of the grid before columns, of shape ``(K,)``.
+    """
+
+    latent: torch.Tensor
+    image: torch.Tensor
+    cell: torch.Tensor
+
+
+def gather(images: KeptLatents, step: torch.Tensor) -> Bank:
+    """Put the exemplars of each cell side by side, less those that others stand for: a search reads all of them twice.
+
+    Each cell's are put in the order of the greedy k-centre (see :func:`_farthest_first`), and as many of the first are
+    kept in every cell as it takes for the mean energy of normal images to their nearest, they themselves left out, to
+    rise by no more than :data:`TOLERANCE`: half of them where parts lie alike, more where each is different.
+
+    Args:
+        images: Exemplars of ``N`` images, each of shape ``(d, h, w)``, aligned (:meth:`KeptLatents.align`).
+        step: Step of each latent, of shape ``(d,)``.
+
+    Returns:
+        ``K`` exemplars a cell, at least :data:`LEAST_EXEMPLARS`, on the device of ``step``; all of them if there are no
+        more, or the grid has one cell only.
+    """
+    latent_dim, height, width = images[0].shape
+    count, cells = len(images), height * width
+
+    def row_of(row: int) -> torch.Tensor:
+        return images.row(row).to(step.device).permute(2, 1, 0)
+
+    orders = [torch.arange(count, dtype=torch.int32, device=step.device).expand(width, -1)] * height
+    kept = count
+    if cells > 1 and count > LEAST_EXEMPLARS:
+        part = max(1, min(width, DISTANCE_BYTES // (4 * count**2)))
+        energies = torch.zeros((), dtype=torch.float64, device=step.device)
+        for row in range(height):
+            found = [_order_cells(some.float() * step[:, None]) for some in row_of(row).split(part)]
+            orders[row] = torch.cat([order for order, _ in found]).int()
+            energies = energies + torch.stack([nearest for _, nearest in found]).double().sum(0) / cells
+        enough = int((energies <= (1 + TOLERANCE) * energies[-1].clamp_min(LEAST_NEAREST)).nonzero()[0]) + 1
+        kept = min(count, max(LEAST_EXEMPLARS, enough * ALIGNMENT))
+    steps = torch.empty(cells, latent_dim, kept, dtype=torch.int8, device=step.device)
+    for row, order in enumerate(orders):
+        chosen = order[:, None, :kept].long().expand(-1, latent_dim, -1)
+        steps[row * width : (row + 1) * width] = row_of(row).gather(2, chosen)
+    return Bank(steps, torch.cat([order[:, :kept] for order in orders]))
+
+
+def _order_cells(exemplars: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Order the exemplars ``(c, d, N)`` of some cells so that each is the farthest from those before it.
+
+    Returns:
+        The order ``(c, N)``, and the energy of images to the nearest other among the first 16, 32 and so on to all (see
+        :data:`ALIGNMENT`), the mean over some images, summed over the cells, of shape ``(ceil(N / 16),)``.
+    """
+    cells, _, count = exemplars.shape
+    norm = exemplars.square().sum(1)
+    # In place, because this is the largest tensor here.
+    distance = torch.bmm(exemplars.mT, exemplars).mul_(-2).add_(norm[:, None]).add_(norm[..., None]).clamp_(min=0)
+    rows = torch.arange(cells, device=norm.device)
+    order = _farthest_first(norm, count, lambda last: distance[rows, last])
+    tried = torch.linspace(0, count - 1, min(TRIED_IMAGES, count), device=norm.device).round().long()
+    others = distance[:, tried].masked_fill(tried[:, None] == torch.arange(count, device=norm.device), torch.inf)
+    others = others.gather(2, order[:, None].expand(-1, len(tried), -1))
+    blocks = torch.stack([block.amin(2) for block in others.split(ALIGNMENT, 2)], 2)
+    return order, blocks.cummin(2).values.mean(1).sum(0)
+
+
+def _farthest_first(
+    norm: torch.Tensor, count: int, distance_to: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Choose by the greedy k-centre, for several sets at once.
+
+    Gonzalez, "Clustering to minimize the maximum intercluster distance" (1985); the first is the one of greatest norm.
+
+    Args:
+        norm: Squared norm of the points of each set, of shape ``(c, N)``.
+        count: How many to choose, from 1 to ``N``.
+        distance_to: Takes a point of each set, of shape ``(c,)``, and gives the squared distances of all from it, of
+            shape ``(c, N)``.
+
+    Returns:
+        Their numbers, each the farthest from those before it, of shape ``(c, count)``.
+    """
+    rows = torch.arange(len(norm), device=norm.device)
+    gap, chosen = torch.full_like(norm, torch.inf), [norm.argmax(1)]
+    for _ in range(count - 1):
+        last = chosen[-1]
+        torch.minimum(gap, distance_to(last), out=gap)
+        # Its own gap is zero but for rounding.
+        gap[rows, last] = -torch.inf
+        chosen.append(gap.argmax(1))
+    return torch.stack(chosen, 1)
+
+
+def choose_common(means: KeptLatents, scale: torch.Tensor, count: int, pool: int) -> Common:
+    """Choose exemplars of any cell of any image that are unlike each other: each is farthest from those before it.
+
+    The greedy k-centre on a seeded random sample, by the distance between whitened latents. A random choice would
+    mostly take what is frequent, which the cells' own exemplars know.
+
+    Args:
+        means: Posterior means of the images, each of shape ``(d, h, w)``, not aligned yet.
+        scale: Factor of each latent that whitens, of shape ``(d,)``.
+        count: How many exemplars.
+        pool: How many of all latents to choose among.
+
+    Returns:
+        ``count`` exemplars or as many as there are, on the device of ``scale``; none of a grid of one cell, where there
+        is no other place.
+    """
+    latent_dim, cells = means[0].shape[0], means[0][0].numel()
+    sample = torch.randperm(len(means) * cells, generator=torch.Generator().manual_seed(0))[:pool].sort().values
+    image, cell = sample // cells, sample % cells
+    if cells == 1:
+        return Common(torch.zeros(latent_dim, 0, device=scale.device), image[:0], cell[:0])
+    counts = torch.bincount(image, minlength=len(means)).tolist()
+    latent = torch.empty(len(sample), latent_dim)
+    for ours, mean, some in zip(latent.split(counts), means, cell.split(counts), strict=True):
+        ours.copy_(mean.flatten(1).T[some])
+    latent = latent.to(scale.device) * scale
+    norm = latent.square().sum(1)
+
+    def distance_to(last: torch.Tensor) -> torch.Tensor:
+        number = int(last)
+        return (torch.addmv(norm, latent, latent[number], alpha=-2) + norm[number])[None]
+
+    chosen = _farthest_first(norm[None], min(count, len(latent)), distance_to)[0]
+    taken = chosen.cpu()
+    return Common(latent[chosen].T.contiguous(), image[taken], cell[taken])

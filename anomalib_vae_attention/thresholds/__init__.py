@@ -1,0 +1,1 @@
+"""Thresholds from normal images alone."""

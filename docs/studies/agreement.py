@@ -1,0 +1,137 @@
+"""Agreement of the runtimes: ``python docs/studies/agreement.py CATEGORY``.
+
+Fits the default model to a category whose images are of one size, exports it as anomalib does, with that input size and
+with none given, passes every test image through anomalib's OpenVINOInferencer and ONNX Runtime, and prints how far
+scores, maps, labels and masks are from those of anomalib's TorchInferencer.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from anomalib.deploy import OpenVINOInferencer, TorchInferencer
+from anomalib.engine import Engine
+from lightning import seed_everything
+
+from anomalib_vae_attention import VaeAttention
+from anomalib_vae_attention.benchmark.data import category_datamodule, read_image, test_images
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+logger = logging.getLogger(__name__)
+
+Prediction = dict[str, "NDArray"]
+NAMES = ("pred_score", "anomaly_map", "pred_label", "pred_mask")
+
+
+def onnx_predictor(file: Path) -> Callable[[Path], Prediction]:
+    """Make a function that reads an image file and passes it through ONNX Runtime."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    outputs, name = [output.name for output in session.get_outputs()], session.get_inputs()[0].name
+
+    def predict(image: Path) -> Prediction:
+        pixels = (read_image(image).astype(np.float32) / 255).transpose(2, 0, 1)[None]
+        return dict(zip(outputs, session.run(None, {name: pixels}), strict=True))
+
+    return predict
+
+
+def inferencer_predictor(inferencer: TorchInferencer | OpenVINOInferencer) -> Callable[[Path], Prediction]:
+    """Make a function that passes an image file through one of anomalib's inferencers."""
+
+    def predict(image: Path) -> Prediction:
+        result = inferencer.predict(image)
+        return {name: np.asarray(getattr(result, name)) for name in NAMES}
+
+    return predict
+
+
+def compare(expected: Iterable[Prediction], found: Iterable[Prediction]) -> dict[str, float]:
+    """Compare the predictions of two runtimes, image by image.
+
+    Args:
+        expected: Predictions of the one.
+        found: Predictions of the other, of the same images.
+
+    Returns:
+        Greatest difference of scores and of maps, numbers of images whose label and whose mask differ, the number of
+        mask pixels that do, and how far at most the map is from the threshold (.5, by anomalib's normalisation) there.
+    """
+    rows, margins = [], [0.0]
+    for ours, theirs in zip(expected, found, strict=True):
+        flat = [{name: prediction[name].reshape(-1).astype(float) for name in NAMES} for prediction in (ours, theirs)]
+        rows.append({name: np.abs(flat[0][name] - flat[1][name]) for name in NAMES})
+        margins.extend(np.abs(flat[0]["anomaly_map"] - 0.5)[rows[-1]["pred_mask"] > 0])
+    masks = np.array([row["pred_mask"].sum() for row in rows])
+    return {
+        "score_difference": float(max(row["pred_score"].max() for row in rows)),
+        "map_difference": float(max(row["anomaly_map"].max() for row in rows)),
+        "labels_differ": float(sum(row["pred_label"].any() for row in rows)),
+        "masks_differ": float((masks > 0).sum()),
+        "mask_pixels_differ": float(masks.sum()),
+        "distance_from_threshold": float(max(margins)),
+    }
+
+
+def measure(category: Path, folder: Path) -> pd.DataFrame:
+    """Fit, export and compare.
+
+    Args:
+        category: Folder of a category in MVTec AD's layout.
+        folder: Where to put checkpoints and exports.
+
+    Returns:
+        A row for each runtime, precision and way of exporting, with the columns of :func:`compare`.
+    """
+    import openvino
+
+    seed_everything(0)
+    engine = Engine(default_root_dir=folder)
+    engine.fit(model=VaeAttention(visualizer=False), datamodule=category_datamodule(category))
+    model = VaeAttention.load_from_checkpoint(str(engine.best_model_path)).eval()
+    images = test_images(category)
+    os.environ["TRUST_REMOTE_CODE"] = "1"  # anomalib's inferencer asks for it before it loads the file written here.
+    torch_model = inferencer_predictor(TorchInferencer(model.to_torch(folder), device="cpu"))
+    expected = [torch_model(image) for image in images]
+    precisions = ["f32"]
+    if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        precisions.append("bf16")
+    rows = {}
+    height, width = read_image(images[0]).shape[:2]
+    for size, given in (("open", None), (f"{height}x{width}", (height, width))):
+        onnx = model.to_onnx(folder / size, input_size=given)
+        xml = model.to_openvino(folder / size, input_size=given)
+        predictors = {"ONNX Runtime": onnx_predictor(onnx)}
+        for precision in precisions:
+            config = {"INFERENCE_PRECISION_HINT": precision}
+            inferencer = OpenVINOInferencer(xml, device="CPU", config=config)
+            predictors[f"OpenVINO {precision}"] = inferencer_predictor(inferencer)
+        for runtime, predict in predictors.items():
+            rows[runtime, size] = compare(expected, (predict(image) for image in images))
+            logger.info("%s, input size %s: %s", runtime, size, rows[runtime, size])
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("category", type=Path, help="folder of a category in MVTec AD's layout")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    category = parser.parse_args().category.resolve()
+    # anomalib's OpenVINOInferencer leaves a folder openvino_cache where it is called.
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        print(measure(category, Path(folder)).to_string())
+
+
+if __name__ == "__main__":
+    main()
