@@ -1,13 +1,13 @@
 """What every layer of an image VAE's encoder shows of each latent: encoding, its gradients, the maps of eq. 1-2."""
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import nn
 
 from anomalib_vae_attention.attention import latent_attention
-from anomalib_vae_attention.resampling import apply_separable, resize_matrix
+from anomalib_vae_attention.resampling import Resampling, resize_matrix
 
 from .network import Trace
 from .vae import ImageVAE, LatentPosterior
@@ -56,7 +56,9 @@ class LatentMaps(nn.Module):
         super().__init__()
         self.vae, self.input_size, self.channels, self.latent_dim = vae, input_size, channels, latent_dim
         self.attention_layers = self.find_layers(attention_layers)
-        self._build_matrices()
+        # An export takes matrices that are there already for constants.
+        shapes = {shape[1:] for shape in self.map_shapes(self.attention_layers).values()}
+        self.resize = nn.ModuleDict({"x".join(map(str, shape)): self._resampling(shape) for shape in shapes})
 
     @torch.no_grad()
     def map_shapes(self, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
@@ -67,11 +69,9 @@ class LatentMaps(nn.Module):
         encoder.train(was_training)
         return {name: tuple(trace[name].shape[1:]) for name in layers}
 
-    def _build_matrices(self) -> None:
-        """Build the matrices that resize maps of the attention layers; an export takes them for constants."""
-        for shape in self.map_shapes(self.attention_layers).values():
-            for axis, side, pixels in zip("hw", shape[1:], self.input_size, strict=True):
-                self.register_buffer(f"resize_{axis}_{side}", resize_matrix(side, pixels), persistent=False)
+    def _resampling(self, shape: Sequence[int]) -> Resampling:
+        """Return the resampling from maps of this height and width to the images' size."""
+        return Resampling(resize_matrix, shape, self.input_size)
 
     def find_layers(self, names: Sequence[str] | str) -> list[str]:
         """Return the encoder's own names of layers; see :meth:`Network.find`."""
@@ -133,13 +133,10 @@ class LatentMaps(nn.Module):
 
     def _resize(self, maps: torch.Tensor) -> torch.Tensor:
         """Resize maps ``(..., h, w)`` to the images' size."""
-        sides = zip("hw", maps.shape[-2:], self.input_size, strict=True)
-        built = dict(self.named_buffers(recurse=False))
-        rows, columns = (
-            built[f"resize_{axis}_{side}"] if f"resize_{axis}_{side}" in built else resize_matrix(side, pixels).to(maps)
-            for axis, side, pixels in sides
-        )
-        return apply_separable(rows, maps, columns)
+        shape = maps.shape[-2:]
+        name = "x".join(map(str, shape))
+        resize = self.resize[name] if name in self.resize else self._resampling(shape).to(maps)
+        return cast("Resampling", resize)(maps)
 
     def _average(self, maps: Iterable[torch.Tensor]) -> torch.Tensor:
         """Average maps of several layers, each resized to the images' size."""
