@@ -50,17 +50,16 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
     image are compared with those of normal images, and the gradient of the difference says where it comes from. One
     pass over the training images fits it. Without a datamodule it uses the embedded data set (:class:`EmbeddedAD`).
 
-    The paper's own VAEs of whole images and its own attention maps are there as well (``vae="resnet18"``, ``"conv"``;
-    :class:`ImageVaeModel` defines their maps and scores). They are trained for as many epochs as the trainer is told.
+    The paper's own VAEs of whole images and its own attention maps are there as well (``vae="resnet18"``, ``"conv"``).
+    They are trained for as many epochs as the trainer is told.
 
     Args:
         vae: The variational autoencoder. ``"feature"``: spatial latents over pretrained features; ``"resnet18"``:
             ResNet-18 from scratch; ``"conv"``: a small convolutional network. The latter two are image VAEs, with one
             vector of latents an image.
         attention: How maps are made. ``"energy"``: gradient of the latent energy times the departure from the
-            counterfactual normal image. Image VAEs only: ``"activation_energy"`` (energy of the layer's activations
-            against the reconstruction's, at its place), ``"latent"`` (eq. 1-3), ``"mean"`` (the released recipe),
-            ``"normal_difference"`` (eq. 4), and the baselines ``"reconstruction"`` and ``"elbo_gradient"``.
+            counterfactual normal image. Image VAEs take any of :data:`image_vae.attention_maps.ATTENTIONS`, such as
+            ``"latent"`` (eq. 1-3 of the paper); the error for another name lists them.
         reference: What normal posteriors look like. ``"exemplars"``: the posteriors of the training images themselves;
             ``"gaussian"``: a Gaussian a cell, whose size does not grow with the number of images.
         backbone: Name of a timm model. The default's weights are installed with this package; those of others are
@@ -111,15 +110,7 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
     def __init__(
         self,
         vae: Literal["feature", "resnet18", "conv"] = "feature",
-        attention: Literal[
-            "energy",
-            "activation_energy",
-            "latent",
-            "mean",
-            "normal_difference",
-            "reconstruction",
-            "elbo_gradient",
-        ] = "energy",
+        attention: str = "energy",
         reference: Literal["exemplars", "gaussian"] = "exemplars",
         backbone: str = PACKAGED_BACKBONE,
         layers: Sequence[str] = DEFAULT_LAYERS,

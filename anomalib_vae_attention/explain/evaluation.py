@@ -74,7 +74,7 @@ def best_iou(truth: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
 
 
 def observe(module: VaeAttention, datamodule: AnomalibDataModule, layers: Sequence[str]) -> None:
-    """Have a model learn from the training images what ``activation_energy`` must know of layers."""
+    """Have a model learn from the training images what attentions must know of layers."""
     model, dataset = image_model(module), cast("Any", datamodule.train_data)
     loader = DataLoader(dataset, cast("Any", datamodule).eval_batch_size, collate_fn=dataset.collate_fn)
 
@@ -106,7 +106,7 @@ def collect(
         ValueError: If the model has no image VAE, or there is no such attention or layer.
     """
     model = image_model(module)
-    if "activation_energy" in attentions:
+    if any(ATTENTIONS[attention].uses_residuals for attention in attentions):
         observe(module, datamodule, layers)
     labels, masks, parts = [], [], []
     for loaded in tqdm(datamodule.test_dataloader(), desc="test images", disable=None):
@@ -135,7 +135,7 @@ def image_model(module: VaeAttention) -> ImageVaeModel:
 
 
 def measure(test: TestSet) -> list[dict[str, object]]:
-    """Return a row of figures an attention and layer."""
+    """Return a row of figures per attention and layer."""
     rows: list[dict[str, object]] = []
     for (attention, layer), (maps, scores) in test.found.items():
         row: dict[str, object] = {"attention": attention, "layer": layer}
@@ -148,7 +148,7 @@ def measure(test: TestSet) -> list[dict[str, object]]:
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """Write mean and standard deviation over checkpoints as text, a row an attention and layer."""
+    """Write mean and standard deviation over checkpoints as text, a row per attention and layer."""
     metrics = [metric for metric in METRICS if metric in table]
     groups = table.groupby(["attention", "layer"], sort=False)[metrics]
     mean, deviation, count = groups.mean(), groups.std(), groups.count().max().max()
@@ -169,7 +169,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--ckpt_path", type=Path, nargs="+", required=True, help="checkpoints; of several, mean and deviation"
     )
     parser.add_argument("--layers", nargs="+", help="layers of the encoder, one at a time (those of the model)")
-    parser.add_argument("--attentions", nargs="+", default=list(ATTENTIONS), choices=ATTENTIONS, metavar="ATTENTION")
+    parser.add_argument(
+        "--attentions", nargs="+", default=list(ATTENTIONS), choices=list(ATTENTIONS), metavar="ATTENTION"
+    )
     parser.add_argument("--output", type=Path, default=Path("results/evaluate.csv"), help="CSV file to write")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as data.init_args.root=DIR")
     return parser

@@ -136,7 +136,7 @@ def _furthest(distance: torch.Tensor, chosen: Sequence[int], most: int) -> list[
 
 def _image_latents(model: ImageVaeModel, image: torch.Tensor, chosen: Sequence[int], most: int) -> Latents:
     """Explain the latents of an image VAE: eq. 1-3 of Liu et al., distances by eq. 4."""
-    distance = model.deviations(model.vae.posterior(image))[0].abs()
+    distance = model.normal.deviations(model.vae.posterior(image))[0].abs()
     number = _furthest(distance, chosen, most)
     maps = model.latent_maps(image)[0]
     return Latents(number, distance[number], maps[number], maps.mean(0))

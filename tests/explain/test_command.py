@@ -93,7 +93,8 @@ def test_latents_are_ordered_by_their_distance(checkpoint: str, small_data: Embe
     model = module.model
     seen = model.prepare_image(module.pre_processor(image))
     torch.testing.assert_close(
-        everything.latents.distance, model.deviations(model.vae.posterior(seen))[0].abs()[everything.latents.number]
+        everything.latents.distance,
+        model.normal.deviations(model.vae.posterior(seen))[0].abs()[everything.latents.number],
     )
     torch.testing.assert_close(everything.latents.aggregate, everything.latents.maps.mean(0))
     some = explain_image(module, image, "3,1")
