@@ -13,6 +13,8 @@ from .exemplar_choice import choose_common, gather
 
 logger = logging.getLogger(__name__)
 
+MAX_EXEMPLARS = 2000
+"""Most images to choose from, if nothing else is asked for."""
 RELATIVE_TEMPERATURE = 0.5
 """Temperature of the exemplars' weights, as a share of the mean energy between normal images and their nearest."""
 LEAST_TEMPERATURE = 2.0
@@ -71,7 +73,7 @@ class Exemplars(NormalReference):
     scale: torch.Tensor
     temperature: torch.Tensor
 
-    def __init__(self, max_exemplars: int = 2000) -> None:
+    def __init__(self, max_exemplars: int = MAX_EXEMPLARS) -> None:
         super().__init__()
         self.max_exemplars = max_exemplars
         self.register_buffer("bank", torch.zeros(0, dtype=torch.int8))
