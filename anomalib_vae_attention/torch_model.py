@@ -10,7 +10,7 @@ from torch import nn
 from .attention import energy_attention
 from .backbone import PACKAGED_BACKBONE, Backbone
 from .batch_norm_folding import fold_batch_norms
-from .reference import LeftOut, Match, make_reference
+from .reference import MAX_EXEMPLARS, LeftOut, Match, make_reference
 from .resampling import Resampling, SizedResamplings, blur_matrix, resize_matrix
 from .scoring import require_scorable, to_unit_interval
 from .vae import FeatureGrid, FeatureVAE
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from anomalib.data.utils.tiler import Tiler
 
 DEFAULT_LAYERS = ("blocks.1", "blocks.2", "blocks.4")
+MAP_SIGMA = 2.0
+"""Standard deviation of the anomaly map's blur, in pixels of the input image."""
+SCORE_SIGMA = 1.0
+"""Standard deviation of the energy's blur before its peak is taken for the image score, in cells."""
 LEAST_ENERGY = 1.0
 """Least energy of normal images: that of latents one standard deviation apart. Copies of one image have less."""
 LEAST_VARIATION = 0.05
@@ -54,8 +58,6 @@ class _Resamplings(SizedResamplings):
         size: Height and width of the images in pixels.
         grid_size: Height and width of the grid in cells.
         layer_sizes: Height and width of each layer in its own cells.
-        map_sigma: See :class:`VaeAttentionModel`.
-        score_sigma: See :class:`VaeAttentionModel`.
     """
 
     def __init__(
@@ -63,19 +65,17 @@ class _Resamplings(SizedResamplings):
         size: tuple[int, int],
         grid_size: tuple[int, int],
         layer_sizes: list[tuple[int, int]],
-        map_sigma: float,
-        score_sigma: float,
     ) -> None:
         super().__init__(size, layer_sizes)
 
         def blur(cells: int) -> torch.Tensor:
-            return blur_matrix(cells, score_sigma)
+            return blur_matrix(cells, SCORE_SIGMA)
 
         def refine(side: int, cells: int, finest: int) -> torch.Tensor:
             return side / cells * resize_matrix(side, finest)
 
         def upsample(side: int, pixels: int) -> torch.Tensor:
-            return blur_matrix(pixels, map_sigma) @ resize_matrix(side, pixels)
+            return blur_matrix(pixels, MAP_SIGMA) @ resize_matrix(side, pixels)
 
         finest = max(layer_sizes)
         self.smooth_score = Resampling(blur, grid_size)
@@ -91,12 +91,9 @@ class VaeAttentionModel(nn.Module):
         backbone: Name of a timm model.
         layers: Names of the backbone's layers to look at.
         pre_trained: Whether the backbone has ImageNet weights.
-        latent_dim: Number of latents a cell.
-        reference: ``"exemplars"`` or ``"gaussian"``.
-        grid_stride: Pixels of the input image to one cell of the grid.
+        latent_dim: Number of latents per cell.
+        reference: One of :data:`REFERENCES`.
         max_exemplars: Most normal images that the exemplars keep.
-        map_sigma: Standard deviation of the anomaly map's blur, in pixels of the input image.
-        score_sigma: Standard deviation of the energy's blur before its peak is taken for the image score, in cells.
 
     Raises:
         ValueError: If an argument is out of range; the message says which and what there is.
@@ -114,21 +111,16 @@ class VaeAttentionModel(nn.Module):
         pre_trained: bool = True,
         latent_dim: int = 64,
         reference: str = "exemplars",
-        grid_stride: int = 8,
-        max_exemplars: int = 2000,
-        map_sigma: float = 2.0,
-        score_sigma: float = 1.0,
+        max_exemplars: int = MAX_EXEMPLARS,
     ) -> None:
         super().__init__()
         self.tiler: Tiler | None = None
         self.backbone = Backbone(backbone, layers, pre_trained)
         fold_batch_norms(self.backbone.extractor, self.backbone.image_shape)
-        self.grid = FeatureGrid(self.backbone.channels, grid_stride)
+        self.grid = FeatureGrid(self.backbone.channels)
         # No graph is to be built at inference, where callers such as anomalib's TorchInferencer allow gradients.
         self.vae = FeatureVAE(self.backbone.channels, latent_dim).requires_grad_(requires_grad=False)
         self.reference = make_reference(reference, max_exemplars)
-        self.map_sigma = map_sigma
-        self.score_sigma = score_sigma
         self.register_buffer("energy_scale", torch.ones(()))
         self.register_buffer("score_mean", torch.zeros(2))
         self.register_buffer("score_std", torch.ones(2))
@@ -162,7 +154,7 @@ class VaeAttentionModel(nn.Module):
             return
         self.grid.prepare(size, layer_sizes)
         grid_size = self.grid.size_for(size)
-        resamplings = _Resamplings(size, grid_size, layer_sizes, self.map_sigma, self.score_sigma)
+        resamplings = _Resamplings(size, grid_size, layer_sizes)
         self._resamplings = resamplings.to(self.energy_scale)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | InferenceBatch:

@@ -72,21 +72,29 @@ def require_undamaged(path: str | Path) -> None:
         raise ValueError(msg)
 
 
+def saved_arguments(path: str | Path, weights_only: bool = True) -> dict[str, Any]:
+    """Return the arguments that the model of a checkpoint was made with.
+
+    Args:
+        path: The checkpoint; of one in a remote place no argument is returned.
+        weights_only: Whether to read plain data only.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If the file is damaged; see :func:`require_undamaged`.
+    """
+    require_undamaged(path)
+    if "://" in str(path):
+        return {}
+    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
+    return checkpoint.get("hyper_parameters", {})
+
+
 class WholeFiles(LightningModule):
-    """An anomalib model whose exports replace earlier ones when they are complete, and which loads no damaged file.
+    """An anomalib model whose exports replace earlier ones when they are complete, and whose state is finite.
 
     To be inherited from before :class:`AnomalibModule`, whose methods do the work.
     """
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args, **kwargs) -> Any:  # type: ignore[override]  # noqa: ANN401
-        """Load a model; see :meth:`anomalib.models.components.AnomalibModule.load_from_checkpoint`.
-
-        Raises:
-            ValueError: If the file is damaged; see :func:`require_undamaged`.
-        """
-        require_undamaged(checkpoint_path)
-        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of which no result could be right.

@@ -8,7 +8,7 @@ from anomalib.data import InferenceBatch
 from torch import nn
 
 from anomalib_vae_attention.common.argument_checks import require_choice, require_whole
-from anomalib_vae_attention.reference import LeftOut, make_reference
+from anomalib_vae_attention.reference import MAX_EXEMPLARS, LeftOut, make_reference
 from anomalib_vae_attention.scoring import require_scorable, to_unit_interval
 from anomalib_vae_attention.vae import Posterior
 
@@ -67,7 +67,7 @@ class ImageVaeModel(nn.Module):
         widths: Sequence[int] = (64, 128),
         hidden_dim: int = 1024,
         reference: str = "exemplars",
-        max_exemplars: int = 2000,
+        max_exemplars: int = MAX_EXEMPLARS,
         samples: int = 8,
         seed: int = 0,
     ) -> None:

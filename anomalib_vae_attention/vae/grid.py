@@ -9,6 +9,10 @@ from torch import nn
 
 from anomalib_vae_attention.resampling import Resampling, SizedResamplings, pool_matrix, resize_matrix
 
+GRID_STRIDE = 8
+"""Pixels of the input image per cell of the grid, along each side."""
+POOL_SIZE = 3
+"""Width of the averaging window in a layer's own cells, odd."""
 MIN_DEVIATION = 1e-6
 """Least standard deviation of a channel, so that nothing divides by that of a constant one."""
 LAYER_BALANCE = 0.5
@@ -21,15 +25,14 @@ class _Resamplings(SizedResamplings):
     Args:
         grid_size: Height and width of the grid in cells.
         sizes: Height and width of each layer in its own cells.
-        pool_size: See :class:`FeatureGrid`.
     """
 
-    def __init__(self, grid_size: tuple[int, int], sizes: Sequence[tuple[int, int]], pool_size: int) -> None:
+    def __init__(self, grid_size: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> None:
         super().__init__(grid_size, list(sizes))
         self.grid_size = grid_size
 
         def pool_and_resize(side: int, cells: int) -> torch.Tensor:
-            return resize_matrix(side, cells) @ pool_matrix(side, pool_size)
+            return resize_matrix(side, cells) @ pool_matrix(side, POOL_SIZE)
 
         self.to_grid = nn.ModuleList(Resampling(pool_and_resize, size, grid_size) for size in sizes)
         self.from_grid = nn.ModuleList(Resampling(resize_matrix, grid_size, size) for size in sizes)
@@ -44,23 +47,19 @@ class FeatureGrid(nn.Module):
 
     Args:
         channels: Number of channels of each layer.
-        grid_stride: Pixels of the input image to one cell of the grid.
-        pool_size: Width of the averaging window in a layer's own cells, odd.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, channels: Sequence[int], grid_stride: int = 8, pool_size: int = 3) -> None:
+    def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         self.channels = list(channels)
         ends = list(itertools.accumulate(channels, initial=0))
         self._parts = [slice(start, end) for start, end in itertools.pairwise(ends)]
-        self.grid_stride = grid_stride
-        self.pool_size = pool_size
         self.register_buffer("mean", torch.zeros(sum(channels)))
         self.register_buffer("std", torch.ones(sum(channels)))
-        self._resamplings = _Resamplings((0, 0), [], pool_size)
+        self._resamplings = _Resamplings((0, 0), [])
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -70,7 +69,7 @@ class FeatureGrid(nn.Module):
     def size_for(self, image_size: Sequence[int]) -> tuple[int, int]:
         """Return height and width of the grid, in cells, for images of this height and width in pixels."""
         height, width = image_size
-        return max(1, height // self.grid_stride), max(1, width // self.grid_stride)
+        return max(1, height // GRID_STRIDE), max(1, width // GRID_STRIDE)
 
     def prepare(self, image_size: Sequence[int], sizes: Sequence[tuple[int, int]]) -> None:
         """Build the resamplings for images of one size; does nothing when they are there already.
@@ -81,7 +80,7 @@ class FeatureGrid(nn.Module):
         """
         grid_size = self.size_for(image_size)
         if not self._resamplings.fits(grid_size, list(sizes)):
-            self._resamplings = _Resamplings(grid_size, sizes, self.pool_size).to(self.mean)
+            self._resamplings = _Resamplings(grid_size, sizes).to(self.mean)
 
     def stack(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
         """Pool, resize and stack the layers, without standardising them.
