@@ -1,12 +1,16 @@
-"""PatchCore's coreset, the same choice as anomalib's in less time: for accuracies and latencies, not for fit times.
+"""PatchCore's coreset: the memory that it takes, and the same choice as anomalib's in less time.
 
 anomalib measures the distances to the newest centre on copies of all features. Here they come from one product of a
-matrix and a vector, which reads the features once and writes none.
+matrix and a vector, which reads the features once and writes none. It is for accuracies and latencies, not fit times.
 """
 
 import torch
 from anomalib.models.components import KCenterGreedy
 from anomalib.models.image.patchcore import torch_model
+from sklearn.random_projection import johnson_lindenstrauss_min_dim
+
+EPS = 0.9
+"""Distortion of anomalib's random projection, which decides to how many numbers a cell's features are projected."""
 
 
 class FastKCenterGreedy(KCenterGreedy):
@@ -31,3 +35,22 @@ class FastKCenterGreedy(KCenterGreedy):
 def use_fast_coreset() -> None:
     """Have PatchCore choose its coreset with :class:`FastKCenterGreedy`, in this process."""
     torch_model.KCenterGreedy = FastKCenterGreedy  # type: ignore[misc]
+
+
+def fit_gib(cells: int, channels: int, ratio: float, fast: bool) -> float:
+    """Estimate the memory that PatchCore's fit takes beyond what the process has before it.
+
+    Args:
+        cells: Cells of all training images, 1 or more.
+        channels: Channels of a cell, over all layers.
+        ratio: Share of the cells that the coreset keeps, in (0, 1].
+        fast: Whether :func:`use_fast_coreset` is in use.
+
+    Returns:
+        GiB: the features, as collected and stacked; their projection, with one temporary copy (two without ``fast``);
+        without ``fast`` also a vector of distances per centre, which the heap does not get back: anomalib makes a new
+        one for each, and the small tensors that it keeps between them break the heap into pieces.
+    """
+    projected = 4 * cells * int(johnson_lindenstrauss_min_dim(cells, eps=EPS))
+    lost = 0 if fast else 4 * cells * cells * ratio
+    return (2 * 4 * cells * channels + (2 if fast else 3) * projected + lost) / 2**30

@@ -1,6 +1,6 @@
 """Latency of several models in one runtime: ``python -m anomalib_vae_attention.benchmark.latency FILE``.
 
-FILE is a JSON file of what to measure (see :func:`run`); the results are written to ``result.json`` beside it. The
+FILE is a JSON file of what to measure (see :func:`run`); the results are written beside it. The
 models take turns, in another order every round, so that what else the machine does meets all of them alike. One
 process measures one runtime: the threads of two would wait for work at each other's expense.
 """
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from anomalib_vae_attention.common.atomic_files import read_json, write_json
 
 from .data import read_image
+from .jobs import DONE, RESULT
 from .plan import read_cell
 from .runtimes import RUNTIMES, NotSupportedError
 
@@ -129,7 +130,7 @@ def run(file: Path) -> None:
         if batch == 1:
             for name, summary in measure(from_files, wanted["rounds"], wanted["budget"]).items():
                 results[name]["file"] = summary
-    write_json(file.with_name("result.json"), {"status": "done", "latency": results})
+    write_json(file.with_name(RESULT), {"status": DONE, "latency": results})
 
 
 def _load(runtime: str, folder: Path, shape: tuple[int, ...], threads: int) -> Callable[[NDArray[np.uint8]], object]:

@@ -1,4 +1,4 @@
-"""Explained images as pictures: a PNG each, and tiles for the page."""
+"""Explained images as pictures: a PNG file each, and tiles for the page."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,8 +8,8 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from anomalib_vae_attention.benchmark.plots import heat_map
 from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.pictures import heat_map
 
 from .explainers import Picture
 
@@ -57,7 +57,7 @@ def _photograph(image: torch.Tensor) -> NDArray[np.uint8]:
 
 
 def tiles_of(picture: Picture, scales: Scales) -> list[Tile]:
-    """Make the tiles of an image: itself, its reconstruction, aggregate and anomaly map, then a map a latent."""
+    """Make the tiles of an image: itself, its reconstruction, aggregate and anomaly map, then a map per latent."""
     tiles = [Tile("image", _photograph(picture.image))]
     if picture.reconstruction is not None:
         tiles.append(Tile("reconstruction", _photograph(picture.reconstruction)))
