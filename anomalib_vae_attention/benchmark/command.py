@@ -96,13 +96,7 @@ def add_timing_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(arguments: argparse.Namespace) -> list[Cell]:
-    """Check the arguments and list the cells.
-
-    Args:
-        arguments: Parsed arguments.
-
-    Returns:
-        The cells in the order of their running.
+    """Check the parsed arguments and list the cells in the order of their running.
 
     Raises:
         ValueError: If an argument is out of range or names something that does not exist; the message names the

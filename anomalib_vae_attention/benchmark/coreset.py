@@ -17,11 +17,7 @@ class FastKCenterGreedy(KCenterGreedy):
     """anomalib's greedy k-centre, with distances by ``|x|^2 - 2 x c + |c|^2``: equal but for rounding."""
 
     def update_distances(self, cluster_center: int | torch.Tensor | None) -> None:
-        """Lower each feature's distance from the nearest centre to that from a new one.
-
-        Args:
-            cluster_center: Number of the new centre; none changes nothing.
-        """
+        """Lower each feature's distance from the nearest centre to that from a new one; none changes nothing."""
         if cluster_center is None:
             return
         centre = self.features[cluster_center].squeeze()
@@ -37,20 +33,17 @@ def use_fast_coreset() -> None:
     torch_model.KCenterGreedy = FastKCenterGreedy  # type: ignore[misc]
 
 
-def fit_gib(cells: int, channels: int, ratio: float, fast: bool) -> float:
+def fit_gib(cells: int, channels: int, fast: bool) -> float:
     """Estimate the memory that PatchCore's fit takes beyond what the process has before it.
 
     Args:
         cells: Cells of all training images, 1 or more.
         channels: Channels of a cell, over all layers.
-        ratio: Share of the cells that the coreset keeps, in (0, 1].
         fast: Whether :func:`use_fast_coreset` is in use.
 
     Returns:
-        GiB: the features, as collected and stacked; their projection, with one temporary copy (two without ``fast``);
-        without ``fast`` also a vector of distances per centre, which the heap does not get back: anomalib makes a new
-        one for each, and the small tensors that it keeps between them break the heap into pieces.
+        GiB, in single precision: the features, as collected and stacked; their projection, with one temporary copy, two
+        without ``fast``; and three vectors of distances.
     """
-    projected = 4 * cells * int(johnson_lindenstrauss_min_dim(cells, eps=EPS))
-    lost = 0 if fast else 4 * cells * cells * ratio
-    return (2 * 4 * cells * channels + (2 if fast else 3) * projected + lost) / 2**30
+    projected = int(johnson_lindenstrauss_min_dim(cells, eps=EPS))
+    return 4 * cells * (2 * channels + (2 if fast else 3) * projected + 3) / 2**30

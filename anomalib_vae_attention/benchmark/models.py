@@ -23,12 +23,7 @@ from .plan import BACKBONE, FAST, OURS, UNCACHED, Cell, read_model
 
 
 class BareBackbone(nn.Module):
-    """Pre-processing and the backbone's layers as timm builds them, without blocks after the last, and nothing else.
-
-    Args:
-        backbone: The backbone.
-        pre_processor: The pre-processor of the models.
-    """
+    """Pre-processing and the backbone's layers as timm builds them, without blocks after the last, and nothing else."""
 
     def __init__(self, backbone: Backbone, pre_processor: PreProcessor) -> None:
         super().__init__()
@@ -114,23 +109,14 @@ def require_memory(cell: Cell) -> None:
     images = len(list_images(Path(cell.folder, TRAIN_GOOD)))
     backbone = Backbone(cell.backbone, cell.layers, pre_trained=False)
     height, width = backbone(torch.zeros(1, 3, cell.image_size, cell.image_size))[0].shape[-2:]
-    fast = variant.endswith(FAST)
-    needed = fit_gib(images * height * width, sum(backbone.channels), float(variant.removesuffix(FAST)), fast)
+    needed = fit_gib(images * height * width, sum(backbone.channels), variant.endswith(FAST))
     if needed > available:
         msg = f"needs about {needed:.1f} GiB for its fit, {available:.1f} GiB available"
         raise MemoryError(msg)
 
 
 def load_model(cell: Cell, checkpoint: Path) -> AnomalibModule | BareBackbone:
-    """Make the model of a cell and load its fitted state.
-
-    Args:
-        cell: The cell.
-        checkpoint: Its checkpoint; the bare backbone needs none.
-
-    Returns:
-        The model, in evaluation mode.
-    """
+    """Make the model of a cell, load its fitted state from a checkpoint, and put it into evaluation mode."""
     model = build_model(cell)
     if cell.model != BACKBONE:
         # PatchCore's hyper-parameters hold one.

@@ -46,14 +46,7 @@ def write_cache(cache: Path) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check backbone, layers and models, and write the cache.
-
-    Args:
-        arguments: Those of the command line by default.
-
-    Returns:
-        Exit code: 1 if there is no such backbone, layer or model, which is printed.
-    """
+    """Check backbone, layers and models, and write the cache; return 1 if one does not exist, which is printed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of the cache")
     parser.add_argument(

@@ -15,7 +15,7 @@ from anomalib_vae_attention.lightning_model import VaeAttention
 
 from .data import find_images, read_pixels
 from .explainers import count_latents, explain_image, load_model, parse_latents
-from .pictures import find_scales, tiles_of, write_picture
+from .pictures import make_tiles, write_picture
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 DISTANCES = {
@@ -80,10 +80,8 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     found = find_images(arguments.data, arguments.overrides, arguments.limit)
     progress = tqdm(found, desc="images", disable=None)
     pictures = [explain_image(module, read_pixels(image.path), arguments.latents) for image in progress]
-    scales = find_scales(pictures)
     shown: list[dict[str, Any]] = []
-    for (path, label), picture in zip(found, pictures, strict=True):
-        tiles = tiles_of(picture, scales)
+    for (path, label), picture, tiles in zip(found, pictures, make_tiles(pictures), strict=True):
         name = f"{label}/{path.name}"
         write_picture(arguments.output / label / f"{path.stem}.png", f"{name}, score {picture.score:.4f}", tiles)
         inlined = [{"caption": tile.caption, "source": inline(tile.pixels)} for tile in tiles]
@@ -103,25 +101,13 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     return page
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: Its arguments; those of the command line by default.
-
-    Returns:
-        Exit code: 1 after an error in arguments or data.
-    """
-    given = sys.argv[2:] if arguments is None else arguments
-    parsed = make_parser().parse_intermixed_args(given)
+def main(arguments: list[str]) -> int:
+    """Run the command; return its exit code, 1 after an error in arguments or data."""
+    parsed = make_parser().parse_intermixed_args(arguments)
     try:
-        page = run(parsed, shlex.join(["vae-attention", "explain", *given]))
+        page = run(parsed, shlex.join(["vae-attention", "explain", *arguments]))
     except (OSError, ValueError) as error:
         print(f"vae-attention explain: {error}", file=sys.stderr)
         return 1
     print(f"Written to {page} and a PNG file per image beside it")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -13,12 +13,7 @@ from anomalib_vae_attention.common.mvtec_layout import IMAGE_SUFFIXES, TEST, lis
 
 
 class LabelledImage(NamedTuple):
-    """An image to look at.
-
-    Attributes:
-        path: Its file.
-        label: What it shows, by the name of its folder.
-    """
+    """An image to look at: its file, and what it shows, by the name of its folder."""
 
     path: Path
     label: str
@@ -62,9 +57,6 @@ def find_images(source: Path, overrides: Sequence[str] = (), limit: int = 20) ->
             config, whose test images are taken.
         overrides: Overrides of the config.
         limit: Most images of each label, evenly spaced.
-
-    Returns:
-        The images, by label.
 
     Raises:
         FileNotFoundError: If there is no such file or folder, or no image in it.

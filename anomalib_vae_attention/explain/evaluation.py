@@ -147,15 +147,8 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     return table
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: Its arguments; those of the command line by default.
-
-    Returns:
-        Exit code: 1 after an error in arguments or data.
-    """
+def main(arguments: list[str]) -> int:
+    """Run the command; return its exit code, 1 after an error in arguments or data."""
     parsed = make_parser().parse_intermixed_args(arguments)
     try:
         table = run(parsed)
@@ -165,7 +158,3 @@ def main(arguments: list[str] | None = None) -> int:
     print(summarise(table).to_string(index=False))
     print(f"Written to {parsed.output}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
