@@ -112,7 +112,10 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
         arguments.models,
         arguments.seeds,
         Cell(
-            *("", "", "", 0),
+            category="",
+            folder="",
+            model="",
+            seed=0,
             backbone=arguments.backbone,
             layers=tuple(arguments.layers),
             image_size=arguments.image_size,

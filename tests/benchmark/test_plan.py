@@ -1,5 +1,7 @@
 """What is compared: names of models, categories, cells."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,3 +92,11 @@ def test_defaults_of_the_command_are_those_of_the_model() -> None:
     assert defaults.backbone == PACKAGED_BACKBONE
     assert tuple(defaults.layers) == DEFAULT_LAYERS
     assert tuple(defaults.runtimes) == OFFERED == tuple(RUNTIMES)
+
+
+def test_planning_imports_no_torch() -> None:
+    """The peak memory of a cell's process is never counted lower than that of the process that started it."""
+    names = ("torch", "anomalib", "lightning", "sklearn")
+    code = "import sys\nfrom anomalib_vae_attention.benchmark import command, comparison, report\n"
+    code += f"sys.exit(any(name in sys.modules for name in {names}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
