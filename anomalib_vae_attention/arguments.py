@@ -20,7 +20,7 @@ from .reference import REFERENCES
 FEATURE = ("feature",)
 IMAGE = tuple(IMAGE_VAES)
 ALL = (*FEATURE, *IMAGE)
-LATENT_DIM = {"feature": 64, **dict.fromkeys(IMAGE, 32)}
+LATENT_DIM = {"feature": 96, **dict.fromkeys(IMAGE, 32)}
 """What stands for ``latent_dim=None`` with each VAE."""
 
 if TYPE_CHECKING:

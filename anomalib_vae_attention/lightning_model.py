@@ -55,7 +55,7 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
             scratch, and a small convolutional network.
         reference: What normal posteriors look like. ``"exemplars"``: the posteriors of the training images themselves.
             ``"gaussian"``: a Gaussian per cell, whose size does not grow with the number of images.
-        latent_dim: Number of latents. With ``"feature"`` per cell, fewer than the layers' channels together, 64 for
+        latent_dim: Number of latents. With ``"feature"`` per cell, fewer than the layers' channels together, 96 for
             ``None``; with image VAEs per image, 32 for ``None``.
         max_exemplars: Most training images that ``"exemplars"`` chooses from. Of more it takes a random sample. What it
             keeps takes up to 68 KiB per image at 256x256 with ``"feature"``. No effect on ``"gaussian"``.

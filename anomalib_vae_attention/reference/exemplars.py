@@ -1,10 +1,13 @@
 """The exemplars: the posteriors of the normal images themselves."""
 
 import logging
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
+from anomalib_vae_attention.resampling import box_matrix
 from anomalib_vae_attention.vae import Posterior
 
 from .base import LeftOut, Match, NormalReference, require_images
@@ -27,10 +30,16 @@ CALIBRATION_BATCH = 32
 """Normal images that are left out and matched at a time."""
 SEARCH_BYTES = 2**22
 """Memory of one part of a search, exemplars and distances in single precision: what a processor's cache holds."""
-COMMON = 1024
+COMMON = 2048
 """Exemplars that all cells share."""
-POOL = 40_000
+POOL = 60_000
 """Latents among which the shared exemplars are chosen."""
+PRIOR_WINDOW = 3
+"""Width of the square of cells, odd, over which it is counted how often a shared exemplar is the nearest."""
+PRIOR_FLOOR = 1e-3
+"""Probability of all shared exemplars together that were never the nearest there."""
+PRIOR_STEP = 1 / 16
+"""Step in which a byte keeps the negative logarithm of a prior, in nats: up to 15.9."""
 
 
 class Found(NamedTuple):
@@ -55,10 +64,15 @@ class Exemplars(NormalReference):
     ``exp(-e_n / T)``; ``e(p)`` is the energy between the two. The match depends smoothly on the image: where two
     exemplars are equally near, a runtime's last digit does not choose the map.
 
-    The exemplars are those of the images at that very cell, less those that others stand for, kept with a byte a
+    The exemplars are those of the images at that very cell, less those that others stand for, kept with a byte per
     latent: what is normal at one place need not be so at another. Few images show little of what is normal at a cell,
     less so if parts turn or do not always lie alike. So all cells share :data:`COMMON` more, of any cell of any image,
     chosen to be unlike each other.
+
+    The weights are those of a mixture, as in the aggregate posterior of a VampPrior (Tomczak and Welling, AISTATS
+    2018), conditioned on the place. Half of it are the cell's own exemplars, all alike. The other half are the shared
+    ones, each by its prior there: how often it is the nearest to normal images at the cell and its neighbours. A part
+    that is normal elsewhere only does not explain what is seen here.
 
     Args:
         max_exemplars: Most images to choose from. Of more, a random sample of that size is taken (reservoir sampling,
@@ -69,6 +83,8 @@ class Exemplars(NormalReference):
     step: torch.Tensor
     half_norm: torch.Tensor
     common: torch.Tensor
+    common_centre: torch.Tensor
+    prior: torch.Tensor
     centre: torch.Tensor
     scale: torch.Tensor
     temperature: torch.Tensor
@@ -77,7 +93,8 @@ class Exemplars(NormalReference):
         super().__init__()
         self.max_exemplars = max_exemplars
         self.register_buffer("bank", torch.zeros(0, dtype=torch.int8))
-        for name in ("step", "half_norm", "common", "centre", "scale"):
+        self.register_buffer("prior", torch.zeros(0, dtype=torch.uint8))
+        for name in ("step", "half_norm", "common", "common_centre", "centre", "scale"):
             self.register_buffer(name, torch.zeros(0))
         self.register_buffer("temperature", torch.tensor(LEAST_TEMPERATURE))
         self.start()
@@ -120,28 +137,52 @@ class Exemplars(NormalReference):
             total += mean.double()
         self.centre = (total / len(self._kept)).float().to(device)
         common = choose_common(self._kept, self.scale, COMMON, POOL)
-        self.common, self._origin = common.latent, torch.stack([common.image, common.cell]).to(device)
+        self.common, self.common_centre = common.latent, common.centre
+        self._origin = torch.stack([common.image, common.cell]).to(device)
         self.step = self._kept.align(self.centre, self.scale)
         self.bank, self._image = choose_own(self._kept, self.step)
         self.half_norm = 0.5 * torch.stack([(cell * self.step[:, None]).square().sum(0) for cell in self.bank])[:, None]
         chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
-        nearest = self._leave_out(chosen).nearest
+        self.temperature.fill_(LEAST_TEMPERATURE)
+        self.prior = self._count_nearest(chosen)
+        nearest = torch.cat([self._search_own(query, some).nearest.T for query, _, some in self._left_out(chosen)])
+        # A single image of a single cell has nothing left to be compared with.
+        nearest = nearest.where(nearest < HIDDEN, 0.0)
         self.temperature.copy_((RELATIVE_TEMPERATURE * nearest.mean()).clamp_min(LEAST_TEMPERATURE))
-        left_out = self._leave_out(chosen)
+        found = [self._search(mean, some) for _, mean, some in self._left_out(chosen)]
+        energy, _, nearest = (torch.cat(parts) for parts in zip(*found, strict=True))
         self.start()
-        return left_out
+        return LeftOut(energy, nearest.where(nearest < HIDDEN, 0.0))
 
-    def _leave_out(self, chosen: torch.Tensor) -> LeftOut:
-        """Match some of the images, each with all others."""
-        energies, nearest = [], []
+    def _left_out(self, chosen: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Yield queries ``(h w, B, d)``, means ``(B, d, h, w)`` and numbers ``(B,)`` of some images, few at a time."""
         for some in chosen.split(CALIBRATION_BATCH):
             whitened = torch.stack([self._kept[index] for index in some.tolist()]).to(self.bank.device)
-            means = whitened / self.scale[:, None, None] + self.centre
-            energy, _, least = self._search(means, some.to(self.bank.device))
-            energies.append(energy)
-            # A single image of a single cell has nothing left to be compared with.
-            nearest.append(torch.where(least < HIDDEN, least, 0.0))
-        return LeftOut(torch.cat(energies), torch.cat(nearest))
+            mean = whitened / self.scale[:, None, None] + self.centre
+            yield self._by_cell(mean - self.centre), mean, some.to(self.bank.device)
+
+    def _count_nearest(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Return the negative logarithm of each shared exemplar's prior at each cell, in steps, ``(h w, K)``.
+
+        It counts which is the nearest to some of the images at the cell and around it, each image's own left out.
+        """
+        height, width = self.grid_size
+        cells, count = height * width, self.common.shape[1]
+        if not count:
+            return torch.zeros(cells, 0, dtype=torch.uint8, device=self.common.device)
+        counts = torch.zeros(cells * count, device=self.common.device)
+        half_norm = 0.5 * self.common.square().sum(0)
+        offset = count * torch.arange(cells, device=counts.device)[:, None]
+        for _, mean, some in self._left_out(chosen):
+            for query, number in zip(self._by_cell(mean).unbind(1), some, strict=True):
+                nearness = torch.addmm(-half_norm, query - self.common_centre, self.common)
+                nearness -= HIDDEN * (self._origin[0] == number)
+                counts += torch.bincount((offset + nearness.argmax(1, keepdim=True)).flatten(), minlength=len(counts))
+        near = [box_matrix(side, PRIOR_WINDOW).to(counts.device) for side in (height, width)]
+        around = torch.einsum("ij,jwk->iwk", near[0], counts.view(height, width, count))
+        around = torch.einsum("ij,wjk->wik", near[1], around).flatten(0, 1)
+        prior = around / around.sum(1, keepdim=True) + PRIOR_FLOOR / count
+        return (-prior.log() / PRIOR_STEP).round().clamp(0, torch.iinfo(torch.uint8).max).byte()
 
     @property
     def grid_size(self) -> tuple[int, ...]:
@@ -157,6 +198,8 @@ class Exemplars(NormalReference):
             "step": (latent_dim,),
             "half_norm": (cells, 1, count),
             "common": (latent_dim, self.common.shape[-1]),
+            "common_centre": (latent_dim,),
+            "prior": (cells, self.common.shape[-1]),
             "centre": (latent_dim, height, width),
             "scale": (latent_dim,),
             "temperature": (),
@@ -185,7 +228,7 @@ class Exemplars(NormalReference):
         departure, log_weight, nearest = self._search_own(query, leave_out)
         if self.common.shape[1]:
             common = self._search_common(self._by_cell(mean), leave_out)
-            share = (common.log_weight - log_weight).sigmoid()[..., None]
+            share = (common.log_weight - log_weight + math.log(self.bank.shape[2])).sigmoid()[..., None]
             departure = departure + share * (common.departure - departure)
             nearest = torch.minimum(nearest, common.nearest)
         # Matches are held fixed in the gradient.
@@ -218,6 +261,7 @@ class Exemplars(NormalReference):
     def _search_common(self, query: torch.Tensor, leave_out: torch.Tensor | None) -> Found:
         """Search the exemplars that all cells share for queries ``(h w, B, d)``."""
         cells, batch, latent_dim = query.shape
+        query = query - self.common_centre
         bank, half_norm = self.common[None], 0.5 * self.common.square().sum(0)
         hidden = None
         if leave_out is not None:
@@ -230,7 +274,8 @@ class Exemplars(NormalReference):
             # One product for all cells of a part, as the exemplars are the same.
             rows = query[some].reshape(1, -1, latent_dim)
             unseen = None if hidden is None else hidden[some].reshape(1, rows.shape[1], -1)
-            parts = self._attend(rows, bank, half_norm, torch.ones_like(self.scale), unseen)
+            prior = (-PRIOR_STEP * self.prior[some].to(rows.dtype)).repeat_interleave(batch, 0)[None]
+            parts = self._attend(rows, bank, half_norm, torch.ones_like(self.scale), unseen, prior)
             found.append(Found(*(part.reshape(-1, batch, *part.shape[2:]) for part in parts)))
         return _joined(found)
 
@@ -241,19 +286,22 @@ class Exemplars(NormalReference):
         half_norm: torch.Tensor,
         step: torch.Tensor,
         hidden: torch.Tensor | None,
+        log_prior: torch.Tensor | None = None,
     ) -> Found:
         """Weigh the exemplars ``(c, d, K)``, in steps, for queries ``(c, B, d)``, less those that are hidden."""
         logit = torch.baddbmm(half_norm * (-2 / self.temperature), query * (step * (2 / self.temperature)), bank)
         if hidden is not None:
             logit = logit - HIDDEN * hidden
-        weight, greatest = logit.softmax(2), logit.amax(2)
-        norm = query.square().sum(2)
+        nearest = logit.amax(2)
+        if log_prior is not None:
+            logit = logit + log_prior
+        weight, norm = logit.softmax(2), query.square().sum(2)
         # The greatest weight is exp(greatest) over the sum.
-        log_sum = greatest - weight.amax(2).log()
+        log_sum = logit.amax(2) - weight.amax(2).log()
         return Found(
             departure=query - torch.bmm(weight, bank.mT) * step,
             log_weight=log_sum - norm / self.temperature,
-            nearest=(norm - self.temperature * greatest).clamp_min(0),
+            nearest=(norm - self.temperature * nearest).clamp_min(0),
         )
 
 
