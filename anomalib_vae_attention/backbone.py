@@ -14,13 +14,13 @@ from torch import nn
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 """The timm backbone whose weights are installed with this package."""
 CPU_BATCH = 8
-"""Images that pass the backbone at a time on a CPU: more take memory for the early layers, and longer."""
+"""Images that pass the backbone at a time on a CPU: more at once take more memory for the early layers, and longer."""
 
 
 def load_packaged_weights(extractor: nn.Module) -> None:
     """Load the ImageNet weights of EfficientNet-Lite0 from the installed package into timm's feature extractor.
 
-    The package (Apache-2.0) names its tensors otherwise than timm does but has them in the same order.
+    The package (Apache-2.0) has timm's tensors in timm's order, under other names.
 
     Args:
         extractor: timm's ``tf_efficientnet_lite0``, made with ``features_only=True``.
