@@ -145,13 +145,20 @@ class Exemplars(NormalReference):
         chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
         self.temperature.fill_(LEAST_TEMPERATURE)
         self.prior = self._count_nearest(chosen)
-        nearest = torch.cat([self._search_own(query, some).nearest.T for query, _, some in self._left_out(chosen)])
-        # A single image of a single cell has nothing left to be compared with.
-        nearest = nearest.where(nearest < HIDDEN, 0.0)
+        nearest = torch.cat([self._search_own(query, some).nearest for query, _, some in self._left_out(chosen)], 1)
+        if len(self._kept) == 1:
+            # It has no other image to be near to at its own cell.
+            nearest = self._search_left_out(chosen).nearest
         self.temperature.copy_((RELATIVE_TEMPERATURE * nearest.mean()).clamp_min(LEAST_TEMPERATURE))
+        left_out = self._search_left_out(chosen)
+        self.start()
+        return left_out
+
+    def _search_left_out(self, chosen: torch.Tensor) -> LeftOut:
+        """Match some of the images, each with all others."""
         found = [self._search(mean, some) for _, mean, some in self._left_out(chosen)]
         energy, _, nearest = (torch.cat(parts) for parts in zip(*found, strict=True))
-        self.start()
+        # A single image of a single cell has nothing left to be compared with.
         return LeftOut(energy, nearest.where(nearest < HIDDEN, 0.0))
 
     def _left_out(self, chosen: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
@@ -168,8 +175,10 @@ class Exemplars(NormalReference):
         """
         height, width = self.grid_size
         cells, count = height * width, self.common.shape[1]
-        if not count:
-            return torch.zeros(cells, 0, dtype=torch.uint8, device=self.common.device)
+        if len(self._kept) == 1 or not count:
+            # Without another image all are alike.
+            alike = round(math.log(max(1, count)) / PRIOR_STEP)
+            return torch.full((cells, count), alike, dtype=torch.uint8, device=self.common.device)
         counts = torch.zeros(cells * count, device=self.common.device)
         half_norm = 0.5 * self.common.square().sum(0)
         offset = count * torch.arange(cells, device=counts.device)[:, None]
