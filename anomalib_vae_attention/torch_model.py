@@ -11,7 +11,7 @@ from .attention import energy_attention
 from .backbone import PACKAGED_BACKBONE, Backbone
 from .batch_norm_folding import fold_batch_norms
 from .reference import MAX_EXEMPLARS, LeftOut, Match, make_reference
-from .resampling import Resampling, SizedResamplings, blur_matrix, resize_matrix
+from .resampling import Resampling, SizedResamplings, blur_matrix, border_distance, resize_matrix
 from .scoring import highest_mean, require_scorable, to_unit_interval
 from .vae import FeatureGrid, FeatureVAE
 
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 DEFAULT_LAYERS = ("blocks.1", "blocks.2", "blocks.4")
 MAP_SIGMA = 2.0
 """Standard deviation of the anomaly map's blur, in pixels of the input image."""
+BORDER_CELLS = 2
+"""Width of the border of the grid, in cells, where features vary with the backbone's padding."""
 LEAST_ENERGY = 1.0
 """Least energy of normal images: that of latents one standard deviation apart. Copies of one image have less."""
 
@@ -33,7 +35,8 @@ class Explanation(NamedTuple):
         activations: The backbone's layers ``A_l``, each of shape ``(B, C_l, h_l, w_l)``.
         counterfactual: The layers as a normal part would have shown them, ``A_hat_l``, of the same shapes.
         attention: Attention map of each layer, of shape ``(B, h_l, w_l)``, in units of energy.
-        anomaly_map: Energy and attention together over the energy of normal images, of shape ``(B, H, W)``.
+        anomaly_map: Energy and attention together over the energy of normal images, of shape ``(B, H, W)``; at the
+            border weighed down where normal images have more of it there (see :meth:`VaeAttentionModel.calibrate`).
         score: Image score of shape ``(B,)``, in the same units: the mean of the highest share of the anomaly map before
             its blur (see :func:`highest_mean`).
     """
@@ -91,6 +94,7 @@ class VaeAttentionModel(nn.Module):
     """
 
     energy_scale: torch.Tensor
+    border_weight: torch.Tensor
     is_fitted: torch.Tensor
 
     def __init__(
@@ -111,6 +115,7 @@ class VaeAttentionModel(nn.Module):
         self.vae = FeatureVAE(self.grid.channels, latent_dim).requires_grad_(requires_grad=False)
         self.reference = make_reference(reference, max_exemplars)
         self.register_buffer("energy_scale", torch.ones(()))
+        self.register_buffer("border_weight", torch.ones(BORDER_CELLS))
         self.register_buffer("is_fitted", torch.tensor(data=False))
         # A module from the start: a change from an attribute to a module would take two assignments.
         self._resamplings = SizedResamplings()
@@ -187,7 +192,8 @@ class VaeAttentionModel(nn.Module):
         counterfactual = self.grid.layers_of(self.vae.decode(match.latent))
         gradients = self.grid.adjoint(self.vae.adjoint(match.gradient))
         attention = energy_attention(activations, counterfactual, gradients)
-        fine_map = self._at_finest_layer(attention, match.energy) / (2 * self.energy_scale)
+        weight = self._fixed.refine_energy(self._weight_of_cells(match.energy.shape[-2:]))
+        fine_map = self._at_finest_layer(attention, match.energy) * (weight / (2 * self.energy_scale))
         return Explanation(
             match, activations, counterfactual, attention, self._fixed.upsample(fine_map), highest_mean(fine_map)
         )
@@ -211,6 +217,11 @@ class VaeAttentionModel(nn.Module):
             maps.append(self._fixed.refine_energy(energy))
         return torch.stack(maps).sum(0)
 
+    def _weight_of_cells(self, size: Sequence[int]) -> torch.Tensor:
+        """Return the weight of each cell of a grid, of shape ``(h, w)``: 1 but at the border."""
+        weights = torch.cat([self.border_weight, torch.ones_like(self.border_weight[:1])])
+        return weights[border_distance(size).clamp(max=BORDER_CELLS).to(weights.device)]
+
     @property
     def _fixed(self) -> _Resamplings:
         return cast("_Resamplings", self._resamplings)
@@ -226,6 +237,15 @@ class VaeAttentionModel(nn.Module):
             raise ValueError(msg)
 
     def calibrate(self, normal: LeftOut) -> None:
-        """Set the scale of maps from energies of normal images that were left out of the reference."""
+        """Set scale and border of maps from energies of normal images that were left out of the reference.
+
+        Where normal images have more energy in a ring of cells at the border than inside, the ring is weighed down to
+        the same mean. It is never weighed up: a calm background would become a noisy one.
+        """
         self.energy_scale.copy_(normal.energy.mean().clamp_min(LEAST_ENERGY))
+        energy, distance = normal.energy.mean(0), border_distance(normal.energy.shape[-2:]).to(normal.energy.device)
+        inside = energy[distance >= 2 * BORDER_CELLS]
+        for ring in range(BORDER_CELLS):
+            mean = energy[distance == ring].mean()
+            self.border_weight[ring] = (inside.mean() / mean).clamp(max=1) if len(inside) and mean > 0 else 1.0
         self.is_fitted.fill_(value=True)

@@ -14,6 +14,7 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, Backbone
 from anomalib_vae_attention.fit.feature_statistics import FeatureMoments
+from anomalib_vae_attention.reference import LeftOut
 from anomalib_vae_attention.scoring import highest_mean, to_unit_interval
 from anomalib_vae_attention.torch_model import DEFAULT_LAYERS, VaeAttentionModel
 
@@ -298,3 +299,17 @@ def test_image_score_is_what_the_map_shows(fitted: Fitted, test_images: dict[str
     shown = highest_mean(explanation.anomaly_map)
     order = torch.stack([explanation.score, shown]).argsort(1).argsort(1).double()
     assert float(torch.corrcoef(order)[0, 1]) > 0.95
+
+
+def test_border_is_weighed_down_to_the_inside_but_never_up() -> None:
+    """A ring of cells where normal images have more energy than inside gets their ratio, a calm one stays."""
+    model = VaeAttentionModel(pre_trained=False, latent_dim=4)
+    energy = torch.full((3, 12, 14), 6.0)
+    energy[:, 1:-1, 1:-1] = 2.0
+    energy[:, 2:-2, 2:-2] = 3.0
+    model.calibrate(LeftOut(energy, energy))
+    assert model.border_weight.tolist() == pytest.approx([0.5, 1.0])
+    weight = model._weight_of_cells((12, 14))
+    assert torch.equal(weight, torch.where(energy[0] > 5, 0.5, 1.0))
+    model.calibrate(LeftOut(energy[:, :3, :3], energy[:, :3, :3]))
+    assert model.border_weight.tolist() == [1.0, 1.0], "a grid without an inside"
