@@ -2,8 +2,7 @@
 
 How many normal images, and how many of their pixels, do thresholds of :class:`NormalQuantile` call anomalous? In every
 split a random share of the training images is new to the model, another is held out for the thresholds, and the rest
-is learnt; the category's own good test images are counted apart. For comparison, image thresholds are also taken from
-the images that were learnt, each left out of the reference only, as the model's calibration scores them.
+is learnt; the category's own good test images are counted apart.
 """
 
 import argparse
