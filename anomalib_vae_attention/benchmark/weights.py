@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Check backbone, layers and models, and write the cache; return 1 if one does not exist, which is printed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of the cache")
-    parser.add_argument("--backbone", default=PACKAGED_BACKBONE, help="backbone to check; no other is written")
+    parser.add_argument("--backbone", default=PACKAGED_BACKBONE, help="backbone to check; only the default is written")
     parser.add_argument("--layers", nargs="*", default=[], help="layers that it must have")
     parser.add_argument("--models", nargs="*", default=[], help="models of anomalib that there must be")
     parsed = parser.parse_args(arguments)

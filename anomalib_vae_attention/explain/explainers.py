@@ -92,9 +92,9 @@ def count_latents(module: VaeAttention) -> int:
 
 @torch.no_grad()
 def explain_image(module: VaeAttention, image: torch.Tensor, latents: str) -> Picture:
-    """Explain an image ``(1, 3, H, W)``, from 0 to 1 and of any size, by a trained model in evaluation mode.
+    """Explain an image of shape ``(1, 3, H, W)``, from 0 to 1 and of any size, by a model in evaluation mode.
 
-    Which latents, and errors: as :func:`parse_latents`.
+    Which latents are shown, and what is an error, is said by :func:`parse_latents`.
     """
     processed = cast("Any", module.pre_processor)(image) if module.pre_processor else image
     size = (processed.shape[-2], processed.shape[-1])
