@@ -13,10 +13,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a subcommand; its module is imported only then.
-
-    Args:
-        arguments: Subcommand and its arguments; those of the command line by default.
+    """Run a subcommand with its arguments, by default those of the command line; its module is imported only then.
 
     Returns:
         Exit code: 2 for a subcommand that does not exist.

@@ -69,3 +69,4 @@ def test_every_kind_of_step_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = dsprites_speed.measure(batch_size=2, rounds=1, steps=1)
     assert list(seconds) == list(kinds)
     assert all(len(turns) == 1 and turns[0] > 0 for turns in seconds.values())
+    assert "aten::convolution" in dsprites_speed.profile("plain PyTorch", batch_size=2, steps=1)
