@@ -20,7 +20,9 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .anomalib_support.distributed import Anchor, agree_on_folder
 from .anomalib_support.embedded_fallback import EmbeddedFallback
+from .anomalib_support.exports import Exports
 from .anomalib_support.pre_processing import SamePreProcessor
+from .anomalib_support.provenance import Provenance
 from .anomalib_support.unreadable_images import NameUnreadableFiles
 from .anomalib_support.whole_checkpoints import WholeFiles, use_whole_checkpoints
 from .backbone import PACKAGED_BACKBONE
@@ -42,7 +44,7 @@ IMAGE_DEFAULTS = {"latent_dim": 32, "learning_rate": 1e-3}
 """What stands for ``None`` with an image VAE."""
 
 
-class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
+class VaeAttention(EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
     """A variational autoencoder explained by gradient attention, which localises defects.
 
     After Liu et al., "Towards Visually Explaining Variational Autoencoders" (CVPR 2020). A VAE over frozen pretrained

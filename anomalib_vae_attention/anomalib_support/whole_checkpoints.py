@@ -1,20 +1,18 @@
-"""Checkpoints and exported models that are there whole or not at all, whenever a process is killed."""
+"""Checkpoints that are there whole or not at all, whenever a process is killed."""
 
 import errno
 import struct
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from anomalib.engine.plugins import AnomalibCheckpointIO
-from anomalib.models.components import AnomalibModule
 from lightning.pytorch import LightningModule, Trainer
 
-from anomalib_vae_attention.common.atomic_files import replacing, settle
+from anomalib_vae_attention.backbone import from_checkpoint
+from anomalib_vae_attention.common.atomic_files import replacing
 
 
 class WholeCheckpointIO(AnomalibCheckpointIO):
@@ -73,20 +71,20 @@ def require_undamaged(path: str | Path) -> None:
 
 
 class WholeFiles(LightningModule):
-    """An anomalib model whose exports replace earlier ones when they are complete, and which loads no damaged file.
-
-    To be inherited from before :class:`AnomalibModule`, whose methods do the work.
-    """
+    """An anomalib model that loads no damaged file. To be inherited from before :class:`AnomalibModule`."""
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: str | Path, *args, **kwargs) -> Any:  # type: ignore[override]  # noqa: ANN401
         """Load a model; see :meth:`anomalib.models.components.AnomalibModule.load_from_checkpoint`.
 
+        It takes no pretrained weights but the checkpoint's, neither from a package nor from a network.
+
         Raises:
             ValueError: If the file is damaged; see :func:`require_undamaged`.
         """
         require_undamaged(checkpoint_path)
-        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        with from_checkpoint():
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of which no result could be right.
@@ -99,33 +97,3 @@ class WholeFiles(LightningModule):
                 msg = f"The checkpoint has values in {name} that are not a number or infinite: it cannot be used."
                 raise ValueError(msg)
         super().on_load_checkpoint(checkpoint)
-
-    def to_torch(self, export_root: Path | str, *args, **kwargs) -> Path:
-        """Export to PyTorch; see :meth:`anomalib.models.components.base.ExportMixin.to_torch`."""
-        return _export(AnomalibModule.to_torch, self, Path(export_root), *args, **kwargs)
-
-    def to_onnx(self, export_root: Path | str, *args, **kwargs) -> Path:  # type: ignore[override]
-        """Export to ONNX; see :meth:`anomalib.models.components.base.ExportMixin.to_onnx`."""
-        return _export(AnomalibModule.to_onnx, self, Path(export_root), *args, **kwargs)
-
-    def to_openvino(self, export_root: Path | str, *args, **kwargs) -> Path:
-        """Export to OpenVINO; see :meth:`anomalib.models.components.base.ExportMixin.to_openvino`."""
-        return _export(AnomalibModule.to_openvino, self, Path(export_root), *args, **kwargs)
-
-
-def _export(export: Callable[..., Path], model: LightningModule, root: Path, *args, **kwargs) -> Path:
-    """Export to a folder beside the place, then move all files there, last the one that names the others."""
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=root) as scratch:
-        main = export(model, Path(scratch), *args, **kwargs)
-        files = [file for file in Path(scratch).rglob("*") if file.is_file()]
-        for file in files:
-            settle(file)
-        if len(files) > 1:
-            # Better none than the new weights beside the old graph.
-            (root / main.relative_to(scratch)).unlink(missing_ok=True)
-        for file in sorted(files, key=lambda file: file == main):
-            target = root / file.relative_to(scratch)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(target)
-        return root / main.relative_to(scratch)

@@ -7,7 +7,7 @@ from anomalib.data import InferenceBatch
 
 from anomalib_vae_attention.common.argument_checks import require_choice, require_whole
 from anomalib_vae_attention.reference import make_reference, require_images
-from anomalib_vae_attention.scoring import require_scorable, to_unit_interval
+from anomalib_vae_attention.scoring import fail_safe, only_scorable, require_scorable, to_unit_interval
 from anomalib_vae_attention.vae import Posterior
 
 from .attention_maps import ATTENTIONS, ImageMaps
@@ -122,27 +122,27 @@ class ImageVaeModel(ImageMaps):
         """Compute the ELBO's terms in training mode, and scores and anomaly maps in evaluation mode.
 
         Args:
-            image: Images of shape ``(B, 3 or 1, H, W)``, pixels from 0 to 1, finite.
+            image: Images of shape ``(B, 3 or 1, H, W)``, pixels from 0 to 1.
 
         Returns:
             In training mode the terms of each image (see :meth:`ImageVAE.elbo_terms`), latents sampled; else
-            ``pred_score`` of shape ``(B,)`` and ``anomaly_map`` of shape ``(B, 1, H, W)``, strictly between 0 and 1.
+            ``pred_score`` of shape ``(B,)`` and ``anomaly_map`` of shape ``(B, 1, H, W)``, strictly between 0 and 1,
+            and 1 for images that cannot be judged (see :func:`.fail_safe`).
 
         Raises:
             RuntimeError: If the model has not been fitted.
-            ValueError: If the images are not finite, or not of the network's size.
+            ValueError: If the images are not of the network's size.
         """
         image = self.prepare_image(image)
         if self.training:
             noise = torch.randn(len(image), self.latent_dim, device=image.device)
             return self.vae.elbo_terms(image.contiguous(memory_format=torch.channels_last), noise)
+        image, whole = only_scorable(image)
         require_scorable(image, self.is_fitted)
         maps, scores = self.explain(image)
         index = ATTENTIONS.index(self.attention)
-        return InferenceBatch(
-            pred_score=to_unit_interval((scores - self.score_mean[index]) / self.score_std[index]),
-            anomaly_map=to_unit_interval(maps / self.map_scale[index])[:, None],
-        )
+        scores = to_unit_interval((scores - self.score_mean[index]) / self.score_std[index])
+        return fail_safe(whole, scores, to_unit_interval(maps / self.map_scale[index])[:, None])
 
     @torch.no_grad()
     def collect(self, batches: Iterable[torch.Tensor]) -> int:

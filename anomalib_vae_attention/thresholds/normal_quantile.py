@@ -85,6 +85,14 @@ class NormalQuantile(PostProcessor):
         """Say whether a checkpoint's configuration of the post-processor is one of this class."""
         return "false_positive_rate" in config
 
+    def describe(self) -> str:
+        """Say in words how the thresholds were found."""
+        return (
+            f"NormalQuantile: false-positive rates of {self.false_positive_rate:g} (images) and "
+            f"{self.pixel_false_positive_rate:g} (pixels), from normal images "
+            f"{'held out of the training set' if self.held_out else 'of the validation set'}"
+        )
+
     def start(self) -> None:
         """Forget the normal images seen."""
         self._scores: list[float] = []
