@@ -1,7 +1,9 @@
 """The anomalib model ``vae_attention``: wiring of the torch models to Lightning and anomalib, no maths."""
 
+import inspect
 import logging
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
@@ -15,122 +17,109 @@ from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
-from torch import nn
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from .anomalib_support.distributed import Anchor, agree_on_folder
 from .anomalib_support.embedded_fallback import EmbeddedFallback
 from .anomalib_support.exports import Exports
 from .anomalib_support.pre_processing import SamePreProcessor
 from .anomalib_support.provenance import Provenance
+from .anomalib_support.settings import Settings
 from .anomalib_support.unreadable_images import NameUnreadableFiles
-from .anomalib_support.whole_checkpoints import WholeFiles, use_whole_checkpoints
-from .backbone import PACKAGED_BACKBONE
-from .common.argument_checks import require_choice, require_positive, require_texts, require_whole
+from .anomalib_support.whole_checkpoints import WholeFiles, saved_arguments
+from .arguments import LATENT_DIM, AttentionName, ReferenceName, VaeName, check_arguments, without_effect
+from .backbone import PACKAGED_BACKBONE, from_checkpoint
 from .fit.closed_form import ClosedFormFit
 from .fit.gradient_descent import GradientFit
-from .image_vae.attention_maps import ATTENTIONS
 from .image_vae.model import ImageVaeModel
-from .image_vae.vae import IMAGE_VAES
-from .scoring import not_finite
+from .reference import MAX_EXEMPLARS
+from .scoring import finite_images, full_precision
 from .thresholds.normal_quantile import NormalQuantile
 from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
 
 logger = logging.getLogger(__name__)
 
-FEATURE_DEFAULTS = {"latent_dim": 64, "learning_rate": 1e-4}
-"""What stands for ``None`` with ``vae="feature"``."""
-IMAGE_DEFAULTS = {"latent_dim": 32, "learning_rate": 1e-3}
-"""What stands for ``None`` with an image VAE."""
 
-
-class VaeAttention(EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
+class VaeAttention(Settings, EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
     """A variational autoencoder explained by gradient attention, which localises defects.
 
-    After Liu et al., "Towards Visually Explaining Variational Autoencoders" (CVPR 2020). A VAE over frozen pretrained
-    features is fitted to normal images in closed form (probabilistic PCA) and refined by its ELBO; the posteriors of an
-    image are compared with those of normal images, and the gradient of the difference says where it comes from. One
-    pass over the training images fits it. Without a datamodule it uses the embedded data set (:class:`EmbeddedAD`).
+    After Liu et al., "Towards Visually Explaining Variational Autoencoders" (CVPR 2020). A linear VAE over frozen
+    pretrained features is fitted to normal images in closed form (probabilistic PCA), in one pass over them. The
+    posteriors of an image are compared with those of normal images, and the gradient of the difference says where it
+    comes from. Without a datamodule it uses the embedded data set (:class:`EmbeddedAD`).
 
-    The paper's own VAEs of whole images and its own attention maps are there as well (``vae="resnet18"``, ``"conv"``;
-    :class:`ImageVaeModel` defines their maps and scores). They are trained for as many epochs as the trainer is told.
+    The paper's own VAEs of whole images are there as well, with its attention maps (:class:`ImageVaeModel`). They are
+    trained for as many epochs as the trainer is told. An argument of another VAE has to keep its default.
 
     Args:
-        vae: The variational autoencoder. ``"feature"``: spatial latents over pretrained features; ``"resnet18"``:
-            ResNet-18 from scratch; ``"conv"``: a small convolutional network. The latter two are image VAEs, with one
-            vector of latents an image.
-        attention: How maps are made. ``"energy"``: gradient of the latent energy times the departure from the
-            counterfactual normal image. Image VAEs only: ``"activation_energy"`` (energy of the layer's activations
-            against the reconstruction's, at its place), ``"latent"`` (eq. 1-3), ``"mean"`` (the released recipe),
-            ``"normal_difference"`` (eq. 4), and the baselines ``"reconstruction"`` and ``"elbo_gradient"``.
-        reference: What normal posteriors look like. ``"exemplars"``: the posteriors of the training images themselves;
-            ``"gaussian"``: a Gaussian a cell, whose size does not grow with the number of images.
-        backbone: Name of a timm model. The default's weights are installed with this package; those of others are
-            downloaded by timm.
-        layers: Names of the backbone's modules to look at, in the order of computation.
-        pre_trained: Whether the backbone has ImageNet weights.
-        latent_dim: Number of latents: a cell with ``"feature"``, less than the layers' channels together (64 for
-            ``None``); an image with image VAEs (32 for ``None``).
-        max_exemplars: Most training images that ``"exemplars"`` chooses from, of more a random sample; what it keeps
-            takes 68 KiB an image at 256x256 with ``"feature"``. Has no effect on ``"gaussian"``.
-        cache_features: Whether features are kept in memory between the two passes of the fit: ``True``, ``False``
-            (images are read and passed through the backbone twice), or ``"auto"``, up to 1 GiB.
-        elbo_steps: Gradient steps on the ELBO after the probabilistic PCA start, 0 or more.
-        learning_rate: Step size of Adam: of these steps (1e-4 for ``None``), or of an image VAE's (1e-3).
-        input_size: Height and width to which the default pre-processor resizes images: for ``None`` 256x256, and
-            28x28 with ``"conv"``. Image VAEs take images of this size only.
-        attention_layers: Layers of an image VAE's encoder that attention looks at; maps of several are averaged. For
-            ``None`` ``layer2.1.conv1`` of ``"resnet18"`` and ``conv2`` of ``"conv"``.
-        channels: Channels of an image VAE's images: 1 (grey; for ``None`` with ``"conv"``) or 3.
-        likelihood: Likelihood of an image VAE: ``"gaussian"`` (for ``None`` with ``"resnet18"``) or ``"bernoulli"``.
-        kl_weight: Weight of the KL divergence in an image VAE's loss.
-        kl_warmup_steps: Optimiser steps over which that weight rises linearly from 0.
-        widths: Channels of each convolution of ``"conv"``.
-        hidden_dim: Width of the hidden layer of ``"conv"``.
-        samples: Number of samples in ``"normal_difference"``.
-        seed: Seed of these samples.
-        pre_processor: Pre-processor, or whether to use the default: resize to ``input_size``; with ``"feature"`` the
-            backbone's normalisation, too.
+        Shared: arguments of every VAE.
+        vae: The variational autoencoder. ``"feature"``: latents at every cell of a grid of pretrained features.
+            ``"resnet18"`` and ``"conv"`` are image VAEs, with one vector of latents per image: a ResNet-18 from
+            scratch, and a small convolutional network.
+        reference: What normal posteriors look like. ``"exemplars"``: the posteriors of the training images themselves.
+            ``"gaussian"``: a Gaussian per cell, whose size does not grow with the number of images.
+        latent_dim: Number of latents. With ``"feature"`` per cell, fewer than the layers' channels together, 64 for
+            ``None``; with image VAEs per image, 32 for ``None``.
+        max_exemplars: Most training images that ``"exemplars"`` chooses from. Of more it takes a random sample. What it
+            keeps takes up to 68 KiB per image at 256x256 with ``"feature"``. No effect on ``"gaussian"``.
+        input_size: Height and width to which the default pre-processor resizes images. For ``None`` 256x256, and 28x28
+            with ``"conv"``. Image VAEs take images of this size only.
+        pre_processor: Pre-processor, or whether to use the default. That resizes to ``input_size``, and normalises as
+            the backbone wants it with ``"feature"``.
         post_processor: Post-processor, or whether to use anomalib's default, whose thresholds need defective images.
-            :class:`NormalQuantile` sets them for a target false-positive rate from normal images alone.
+            ``normal_quantile`` sets them for a target false-positive rate from normal images alone.
         evaluator: Evaluator, or whether to use anomalib's default.
         visualizer: Visualiser, or whether to use anomalib's default.
 
+        Feature VAE: arguments of ``vae="feature"`` only.
+        backbone: Name of a timm model. The default's weights are installed with this package; timm downloads those of
+            others.
+        layers: Names of the backbone's modules to look at.
+        pre_trained: Whether the backbone has ImageNet weights.
+        cache_features: Whether features are kept in memory between the two passes of the fit. ``"auto"``: up to 1 GiB.
+            ``False``: images are read and passed through the backbone twice.
+
+        Image VAE: arguments of ``vae="resnet18"`` and ``vae="conv"`` only.
+        attention: How maps are made. :class:`ImageVaeModel` says what each is. The feature VAE has ``"energy"``, too.
+        attention_layers: Layers of an image VAE's encoder to look at; maps of several are averaged. ``None``:
+            ``layer2.1.conv1`` of ``"resnet18"``, ``conv2`` of ``"conv"``.
+        channels: Channels of an image VAE's images, 1 (grey) or 3. ``None``: 3 with ``"resnet18"``, 1 with ``"conv"``.
+        likelihood: Likelihood of an image VAE. ``None``: Gaussian with ``"resnet18"``, Bernoulli with ``"conv"``.
+        learning_rate: Step size of Adam, which trains an image VAE.
+        kl_weight: Weight of the KL divergence in an image VAE's loss.
+        kl_warmup_steps: Optimiser steps over which that weight rises linearly from 0.
+        widths: Channels of each convolution, with ``"conv"`` only.
+        hidden_dim: Width of the hidden layer, with ``"conv"`` only.
+        samples: Number of samples in ``"normal_difference"``.
+        seed: Seed of these samples.
+
     Raises:
-        ValueError: If an argument is out of range or names something that does not exist; the message names the
-            argument and what there is.
+        ValueError: If an argument is out of range, names something that does not exist, or belongs to another VAE.
+            The message names the argument and says what there is.
 
     Example:
-        >>> from anomalib.data import MVTecAD
-        >>> from anomalib.engine import Engine
         >>> from anomalib_vae_attention import VaeAttention
-        >>> engine = Engine()
-        >>> engine.train(model=VaeAttention(), datamodule=MVTecAD(category="bottle"))  # doctest: +SKIP
+        >>> VaeAttention(pre_trained=False).hparams["latent_dim"]
+        64
+        >>> VaeAttention(kl_weight=2.0)
+        Traceback (most recent call last):
+            ...
+        ValueError: kl_weight=2.0 belongs to vae='resnet18' or vae='conv', and has no effect with vae='feature': ...
     """
 
     model: VaeAttentionModel | ImageVaeModel
 
     def __init__(
         self,
-        vae: Literal["feature", "resnet18", "conv"] = "feature",
-        attention: Literal[
-            "energy",
-            "activation_energy",
-            "latent",
-            "mean",
-            "normal_difference",
-            "reconstruction",
-            "elbo_gradient",
-        ] = "energy",
-        reference: Literal["exemplars", "gaussian"] = "exemplars",
+        vae: VaeName = "feature",
+        attention: AttentionName = "energy",
+        reference: ReferenceName = "exemplars",
         backbone: str = PACKAGED_BACKBONE,
         layers: Sequence[str] = DEFAULT_LAYERS,
         pre_trained: bool = True,
         latent_dim: int | None = None,
-        max_exemplars: int = 2000,
+        max_exemplars: int = MAX_EXEMPLARS,
         cache_features: bool | Literal["auto"] = "auto",
-        elbo_steps: int = 20,
-        learning_rate: float | None = None,
+        learning_rate: float = 1e-3,
         input_size: Sequence[int] | None = None,
         attention_layers: Sequence[str] | None = None,
         channels: Literal[1, 3] | None = None,
@@ -141,31 +130,19 @@ class VaeAttention(EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibMo
         hidden_dim: int = 1024,
         samples: int = 8,
         seed: int = 0,
-        pre_processor: nn.Module | bool = True,
-        post_processor: nn.Module | bool = True,
+        pre_processor: PreProcessor | bool = True,
+        post_processor: PostProcessor | bool = True,
         evaluator: Evaluator | bool = True,
         visualizer: Visualizer | bool = True,
     ) -> None:
-        super().__init__(
-            pre_processor=pre_processor,
-            post_processor=post_processor,
-            evaluator=evaluator,
-            visualizer=visualizer,
-        )
-        require_choice("vae", vae, ["feature", *IMAGE_VAES])
-        require_choice("attention", attention, list(ATTENTIONS))
-        require_texts("backbone", [backbone])
-        require_texts("layers", [layers] if isinstance(layers, str) else layers)
-        defaults = FEATURE_DEFAULTS if vae == "feature" else IMAGE_DEFAULTS
-        latent_dim = int(defaults["latent_dim"]) if latent_dim is None else latent_dim
-        learning_rate = defaults["learning_rate"] if learning_rate is None else learning_rate
-        require_whole("latent_dim", latent_dim, least=1)
-        require_positive("learning_rate", learning_rate)
+        super().__init__(pre_processor, post_processor, evaluator, visualizer)
+        check_arguments(self.hparams, DEFAULTS)
+        latent_dim = LATENT_DIM[vae] if latent_dim is None else latent_dim
+        self.hparams["latent_dim"] = latent_dim
         self._chose_post_processor = post_processor is not True
         self.fit_procedure: ClosedFormFit | GradientFit
         if vae == "feature":
-            _require_energy(attention)
-            self.fit_procedure = ClosedFormFit(cache_features, elbo_steps, learning_rate)
+            self.fit_procedure = ClosedFormFit(cache_features)
             self.model = VaeAttentionModel(
                 backbone=backbone,
                 layers=layers,
@@ -175,6 +152,7 @@ class VaeAttention(EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibMo
                 max_exemplars=max_exemplars,
             )
             self.hparams["layers"] = list(self.model.backbone.layers)
+            default = self.configure_pre_processor(input_size, self.model.backbone.mean, self.model.backbone.std)
         else:
             self.fit_procedure = GradientFit(learning_rate, kl_weight, kl_warmup_steps)
             self.model = ImageVaeModel(
@@ -192,19 +170,13 @@ class VaeAttention(EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibMo
                 samples=samples,
                 seed=seed,
             )
-        self.hparams.update({"latent_dim": latent_dim, "learning_rate": learning_rate})
+            default = SamePreProcessor(Resize(list(self.model.input_size), antialias=True))
         if pre_processor is True:
-            self.pre_processor = self._default_pre_processor(input_size)
-
-    def _default_pre_processor(self, input_size: Sequence[int] | None) -> PreProcessor:
-        if isinstance(self.model, ImageVaeModel):
-            return SamePreProcessor(Resize(list(self.model.input_size), antialias=True))
-        size = None if input_size is None else (input_size[0], input_size[1])
-        return self.configure_pre_processor(size, mean=self.model.backbone.mean, std=self.model.backbone.std)
+            self.pre_processor = default
 
     @staticmethod
     def configure_pre_processor(
-        image_size: tuple[int, int] | None = None,
+        image_size: Sequence[int] | None = None,
         mean: Sequence[float] = (0.5, 0.5, 0.5),
         std: Sequence[float] = (0.5, 0.5, 0.5),
     ) -> PreProcessor:
@@ -221,10 +193,18 @@ class VaeAttention(EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibMo
         size = list(image_size or (256, 256))
         return SamePreProcessor(Compose([Resize(size, antialias=True), Normalize(mean=list(mean), std=list(std))]))
 
-    @staticmethod
-    def configure_post_processor() -> PostProcessor:
-        """Create anomalib's default post-processor."""
-        return PostProcessor()
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args, **kwargs) -> Any:  # type: ignore[override]  # noqa: ANN401
+        """Load a model; see :meth:`anomalib.models.components.AnomalibModule.load_from_checkpoint`.
+
+        It takes no pretrained weights but the checkpoint's, neither from a package nor from a network. Earlier versions
+        took arguments of another VAE, and saved them. These are left out. Errors are those of :func:`saved_arguments`.
+        """
+        saved = saved_arguments(checkpoint_path, kwargs.get("weights_only", True))
+        given = {**DEFAULTS, **saved, **kwargs}
+        reset = {name: DEFAULTS[name] for name in without_effect(given, DEFAULTS) if name not in kwargs}
+        with from_checkpoint():
+            return super().load_from_checkpoint(checkpoint_path, *args, **{**reset, **kwargs})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what it takes to go on with the training, if it has several epochs."""
@@ -247,10 +227,9 @@ class VaeAttention(EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibMo
         trained = checkpoint.get("hyper_parameters", {}).get("attention")
         if trained is not None and trained != self.hparams["attention"]:
             logger.warning(
-                "The checkpoint was validated with attention=%r: its thresholds and normalisation do not fit "
-                "attention=%r until it is validated with that (engine.validate), and metrics after them mean nothing.",
-                trained,
-                self.hparams["attention"],
+                "The checkpoint was validated with attention=%r. Its thresholds, and metrics that need them, mean "
+                "nothing with attention=%r until it is validated with that (engine.validate).",
+                *(trained, self.hparams["attention"]),
             )
 
     def configure_callbacks(self) -> list[Callback]:
@@ -258,7 +237,7 @@ class VaeAttention(EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibMo
         return [*cast("list[Callback]", super().configure_callbacks()), NameUnreadableFiles()]
 
     def configure_optimizers(self) -> torch.optim.Optimizer | None:
-        """Return Adam for an image VAE, and none for ``vae="feature"``: its refinement has its own."""
+        """Return Adam for an image VAE, and none for ``vae="feature"``, whose optimum is known."""
         return self.fit_procedure.optimizer(self.model)
 
     @property
@@ -272,21 +251,9 @@ class VaeAttention(EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibMo
         return LearningType.ONE_CLASS
 
     def setup(self, stage: str) -> None:
-        """Get ready for several processes, which merge what they learn themselves, and for whole checkpoints.
-
-        Raises:
-            ValueError: If the trainer's precision is too low.
-        """
+        """Get ready for a run of the trainer; see :meth:`.Settings.setup`."""
         super().setup(stage)
-        if self.trainer.precision in {"16-true", "bf16-true"}:
-            msg = f"precision={self.trainer.precision!r} is too low for this model: use '32-true' or a mixed one."
-            raise ValueError(msg)
-        agree_on_folder(self.trainer)
-        use_whole_checkpoints(self.trainer)
-        self.anchor: Anchor | None = None
-        if isinstance(self.model, VaeAttentionModel) and self.trainer.world_size > 1:
-            self.anchor = Anchor() if stage == "fit" else None
-            self._ddp_params_and_buffers_to_ignore = [name for name, _ in self.named_buffers()]
+        self.fit_procedure.setup(self, stage)
 
     def on_train_start(self) -> None:
         """Get ready to fit."""
@@ -298,7 +265,7 @@ class VaeAttention(EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibMo
         super().on_train_epoch_start()
         self.fit_procedure.start_epoch(self)
 
-    def training_step(self, batch: Batch, *args, **kwargs) -> torch.Tensor:
+    def training_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
         """Learn from a batch of normal images; see :class:`ClosedFormFit` and :class:`GradientFit`."""
         del args, kwargs
         return self.fit_procedure.step(self, batch)
@@ -308,29 +275,11 @@ class VaeAttention(EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibMo
         super().on_train_batch_end(*args, **kwargs)
         self.fit_procedure.end_step(self)
 
-    def full_precision(self) -> torch.autocast:
-        """Compute in the precision of the weights: mixed precision would drop digits that maps consist of."""
-        return torch.autocast(self.device.type, enabled=False)
-
-    def finite(self, batch: Any) -> torch.Tensor:  # noqa: ANN401
-        """Return the images of a batch, in the precision of the weights.
-
-        Raises:
-            ValueError: If one has pixels that are not finite, naming its file.
-        """
-        image: torch.Tensor = batch.image.to(next(self.model.parameters()).dtype)
-        bad = not_finite(image)
-        if bad:
-            names = [batch.image_path[index] for index in bad] if batch.image_path else bad
-            msg = f"Images with pixels that are not a number or infinite: {names}."
-            raise ValueError(msg)
-        return image
-
     def validation_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
         """Predict scores and anomaly maps of a batch."""
         del args, kwargs
-        with self.full_precision():
-            return batch.update(**self.model(self.finite(batch))._asdict())
+        with full_precision(self.device):
+            return batch.update(**self.model(finite_images(batch, self.model))._asdict())
 
     def test_step(self, batch: Batch, batch_idx: int, *args, **kwargs) -> STEP_OUTPUT:
         """Predict scores and anomaly maps of a batch."""
@@ -341,9 +290,5 @@ class VaeAttention(EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibMo
         return self.validation_step(batch, batch_idx, dataloader_idx)
 
 
-def _require_energy(attention: str) -> None:
-    """Raise a ``ValueError`` if the feature VAE does not know an attention."""
-    if attention != "energy":
-        others = " or ".join(f"vae={name!r}" for name in IMAGE_VAES)
-        msg = f"attention={attention!r} is for image VAEs ({others}); vae='feature' has attention='energy'."
-        raise ValueError(msg)
+DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(VaeAttention).parameters.items()}
+"""The default of each argument."""

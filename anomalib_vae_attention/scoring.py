@@ -1,9 +1,11 @@
-"""How the torch models score: checks before it, scores in (0, 1), and what cannot be judged is defective."""
+"""How models score: checks before it, in which precision, in (0, 1), and what cannot be judged is defective."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from anomalib.data import InferenceBatch
+from torch import nn
 
 LARGEST = 2.0**14
 """Pixels beyond are not scored, nor are those that are not finite; half precision can tell them apart."""
@@ -127,6 +129,30 @@ def not_finite(image: torch.Tensor) -> list[int]:
     if torch.stack(image.aminmax()).isfinite().all():
         return []
     return (~image.isfinite().flatten(1).all(1)).nonzero().flatten().tolist()
+
+
+def finite_images(batch: Any, model: nn.Module) -> torch.Tensor:  # noqa: ANN401
+    """Return the images of one of anomalib's batches, in the precision of a model's weights.
+
+    Args:
+        batch: Images of shape ``(B, C, H, W)``, with the paths of their files where these are known.
+        model: The torch model that is given them.
+
+    Raises:
+        ValueError: If an image has pixels that are not finite; the message names its file.
+    """
+    image: torch.Tensor = batch.image.to(next(model.parameters()).dtype)
+    bad = not_finite(image)
+    if bad:
+        names = [batch.image_path[index] for index in bad] if batch.image_path else bad
+        msg = f"Images with pixels that are not a number or infinite: {names}."
+        raise ValueError(msg)
+    return image
+
+
+def full_precision(device: torch.device) -> torch.autocast:
+    """Compute in the precision of the weights: mixed precision would drop digits that maps consist of."""
+    return torch.autocast(device.type, enabled=False)
 
 
 def to_unit_interval(ratio: torch.Tensor) -> torch.Tensor:

@@ -10,7 +10,7 @@ from torch import nn
 from .attention import energy_attention
 from .backbone import PACKAGED_BACKBONE, Backbone
 from .batch_norm_folding import fold_batch_norms
-from .reference import LeftOut, Match, make_reference
+from .reference import MAX_EXEMPLARS, LeftOut, Match, make_reference
 from .resampling import apply_separable, blur_matrix, resize_matrix
 from .scoring import fail_safe, only_scorable, require_scorable, to_unit_interval
 from .vae import FeatureGrid, FeatureVAE
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from anomalib.data.utils.tiler import Tiler
 
 DEFAULT_LAYERS = ("blocks.1", "blocks.2", "blocks.4")
+MAP_SIGMA = 2.0
+"""Standard deviation of the anomaly map's blur, in pixels of the input image."""
+SCORE_SIGMA = 1.0
+"""Standard deviation of the energy's blur before its peak is taken for the image score, in cells."""
 LEAST_ENERGY = 1.0
 """Least energy of normal images: that of latents one standard deviation apart. Copies of one image have less."""
 LEAST_VARIATION = 0.05
@@ -54,12 +58,9 @@ class VaeAttentionModel(nn.Module):
         backbone: Name of a timm model.
         layers: Names of the backbone's layers to look at.
         pre_trained: Whether the backbone has ImageNet weights.
-        latent_dim: Number of latents a cell.
-        reference: ``"exemplars"`` or ``"gaussian"``.
-        grid_stride: Pixels of the input image to one cell of the grid.
+        latent_dim: Number of latents per cell.
+        reference: One of :data:`REFERENCES`.
         max_exemplars: Most normal images that the exemplars keep.
-        map_sigma: Standard deviation of the anomaly map's blur, in pixels of the input image.
-        score_sigma: Standard deviation of the energy's blur before its peak is taken for the image score, in cells.
 
     Raises:
         ValueError: If an argument is out of range; the message says which and what there is.
@@ -77,21 +78,16 @@ class VaeAttentionModel(nn.Module):
         pre_trained: bool = True,
         latent_dim: int = 64,
         reference: str = "exemplars",
-        grid_stride: int = 8,
-        max_exemplars: int = 2000,
-        map_sigma: float = 2.0,
-        score_sigma: float = 1.0,
+        max_exemplars: int = MAX_EXEMPLARS,
     ) -> None:
         super().__init__()
         self.tiler: Tiler | None = None
         self.backbone = Backbone(backbone, layers, pre_trained)
         fold_batch_norms(self.backbone.extractor, self.backbone.image_shape)
-        self.grid = FeatureGrid(self.backbone.channels, grid_stride)
+        self.grid = FeatureGrid(self.backbone.channels)
         # No graph is to be built at inference, where callers such as anomalib's TorchInferencer allow gradients.
         self.vae = FeatureVAE(self.backbone.channels, latent_dim).requires_grad_(requires_grad=False)
         self.reference = make_reference(reference, max_exemplars)
-        self.map_sigma = map_sigma
-        self.score_sigma = score_sigma
         self.register_buffer("energy_scale", torch.ones(()))
         self.register_buffer("score_mean", torch.zeros(2))
         self.register_buffer("score_std", torch.ones(2))
@@ -126,12 +122,12 @@ class VaeAttentionModel(nn.Module):
         self._image_size = size
         finest = max(layer_sizes)
         for axis, pixels, cells, side in zip("hw", size, self.grid.grid_size, finest, strict=True):
-            self._set_matrix(f"smooth_score_{axis}", blur_matrix(cells, self.score_sigma))
+            self._set_matrix(f"smooth_score_{axis}", blur_matrix(cells, SCORE_SIGMA))
             self._set_matrix(f"refine_energy_{axis}", resize_matrix(cells, side))
             for index, layer_size in enumerate(layer_sizes):
                 layer_side = layer_size["hw".index(axis)]
                 self._set_matrix(f"refine_{index}_{axis}", layer_side / cells * resize_matrix(layer_side, side))
-            self._set_matrix(f"upsample_{axis}", blur_matrix(pixels, self.map_sigma) @ resize_matrix(side, pixels))
+            self._set_matrix(f"upsample_{axis}", blur_matrix(pixels, MAP_SIGMA) @ resize_matrix(side, pixels))
 
     def _set_matrix(self, name: str, matrix: torch.Tensor) -> None:
         self.register_buffer(name, matrix.to(self.energy_scale), persistent=False)

@@ -10,7 +10,6 @@ import torch
 from anomalib.callbacks import TilerConfigurationCallback
 from anomalib.data.utils.tiler import Tiler
 from lightning.pytorch import seed_everything
-from lightning.pytorch.loggers import CSVLogger
 from support import SIZE, Fitted, folder, make_engine, scores, small_model, write_images
 from torchvision.transforms.v2 import Lambda
 
@@ -120,31 +119,13 @@ def test_cached_features_change_nothing(
             torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
 
 
-def test_an_absurd_learning_rate_harms_nothing(small_data: EmbeddedAD, tmp_path: Path) -> None:
-    """Through the engine too, steps that are far too large leave the model as good as with no step."""
-    results = []
-    for steps, rate in ((0, 1e-4), (5, 10.0)):
-        seed_everything(0)
-        model = small_model(elbo_steps=steps, learning_rate=rate)
-        make_engine(tmp_path / str(steps)).fit(model=model, datamodule=small_data)
-        results.append(scores(model, small_data))
-    for ours, theirs in zip(*results, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
-
-
 def test_metrics_are_logged(small_data: EmbeddedAD, tmp_path: Path) -> None:
-    """The ELBO's terms are logged for the state kept and for every step of the refinement, and are logged finite."""
-    engine = make_engine(tmp_path, logger=CSVLogger(tmp_path, flush_logs_every_n_steps=1))
-    engine.fit(model=small_model(elbo_steps=4), datamodule=small_data)
-    metrics = engine.trainer.callback_metrics
-    assert metrics.keys() >= {"train_loss", "train_reconstruction", "train_kl"}
-    assert all(metrics[f"train_{name}"].isfinite() for name in ("loss", "reconstruction", "kl"))
-    total = metrics["train_reconstruction"] + metrics["train_kl"]
-    assert float(metrics["train_loss"]) == pytest.approx(float(total), rel=1e-5)
-    (written,) = tmp_path.rglob("metrics.csv")
-    lines = written.read_text().splitlines()
-    column = lines[0].split(",").index("elbo_loss")
-    assert len([line for line in lines[1:] if line.split(",")[column]]) == 5
+    """The ELBO's terms of the normal images are logged, and are finite."""
+    engine = make_engine(tmp_path)
+    engine.fit(model=small_model(), datamodule=small_data)
+    terms = {name: float(engine.trainer.callback_metrics[f"train_{name}"]) for name in ("loss", "reconstruction", "kl")}
+    assert np.isfinite(list(terms.values())).all()
+    assert terms["loss"] == pytest.approx(terms["reconstruction"] + terms["kl"], rel=1e-5)
 
 
 @pytest.mark.parametrize("reference", ["exemplars", "gaussian"])
@@ -240,21 +221,19 @@ def test_what_cannot_be_judged_is_defective_whatever_the_sensitivity(fitted_smal
     assert not prediction.pred_mask[0].any()
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ({"vae": "pixel"}, r"vae must be one of \['feature', 'resnet18', 'conv'\]"),
-        ({"attention": "grad"}, r"attention must be one of \['energy', 'activation_energy', 'latent'"),
-        ({"reference": "mean"}, r"reference must be one of"),
-        ({"elbo_steps": -1}, r"elbo_steps must be 0 or more"),
-        ({"max_exemplars": 0}, r"max_exemplars must be at least 1"),
-        ({"layers": "blocks.9"}, r"layers=\['blocks.9'\]"),
-    ],
-)
-def test_arguments_out_of_range(arguments: dict, message: str) -> None:
-    """An argument of the Lightning model out of range is a ValueError that names it."""
-    with pytest.raises(ValueError, match=message):
-        VaeAttention(**{"pre_trained": False, **arguments})
+def test_arguments_of_another_vae_in_a_checkpoint(fitted_small: Fitted, tmp_path: Path) -> None:
+    """A checkpoint of an earlier version, which kept arguments that had no effect, loads; a new such one is refused."""
+    checkpoint = torch.load(fitted_small.checkpoint, weights_only=True)
+    checkpoint["hyper_parameters"] |= {"elbo_steps": 20, "learning_rate": 1e-4, "channels": 1}
+    file = tmp_path / "earlier.ckpt"
+    torch.save(checkpoint, file)
+    loaded = VaeAttention.load_from_checkpoint(file)
+    assert loaded.hparams["latent_dim"] == 32
+    assert loaded.hparams["channels"] is None
+    for name, tensor in loaded.model.state_dict().items():
+        assert torch.equal(tensor, fitted_small.model.model.state_dict()[name]), name
+    with pytest.raises(ValueError, match="samples=9 belongs to vae='resnet18' or vae='conv'"):
+        VaeAttention.load_from_checkpoint(file, samples=9)
 
 
 def test_the_reference_says_its_size(small_data: EmbeddedAD, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -77,7 +77,12 @@ for arguments in (["--config", "plain.yaml"], ["--config", "path.yaml", "--data"
     assert parse("fit", *arguments)["data"].items() >= data.items(), arguments
 
 for arguments in (["--model.help", "vae_attention"], ["--model.help=vae_attention"], ["--model.help", "VaeAttention"]):
-    assert "--model.latent_dim" in run("train", *arguments), arguments
+    lines = run("train", *arguments).splitlines()
+    # Ours come before anomalib's, with what they mean, and all of it can be read.
+    shown = [line.split()[0] for line in lines if line.startswith("  --model.")]
+    assert shown.index("--model.latent_dim") < shown.index("--model.pre_processor"), shown
+    assert any("Number of latents" in line for line in lines)
+    assert len(lines) <= 200, len(lines)
 assert "anomalib_vae_attention.VaeAttention" in "".join(run("train", "--help").split()).replace("│", "")
 assert "--config" in run("benchmark", "--help")
 assert parse("train", "--model", "Padim", "--data", "MVTecAD")["model"]["class_path"] == "anomalib.models.Padim"

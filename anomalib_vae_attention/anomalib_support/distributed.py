@@ -109,7 +109,7 @@ def share(module: nn.Module) -> None:
 def agree_on_folder(trainer: Trainer) -> None:
     """Let all processes write into the first one's folder.
 
-    anomalib makes a folder a run and a link ``latest`` to it in every process, so that the link ends up at one without
+    anomalib makes a folder per run and a link ``latest`` to it, in every process. The link ends up at a folder without
     a checkpoint. The others' folders are removed, if they are empty, and the link is set to the first one's.
 
     Args:

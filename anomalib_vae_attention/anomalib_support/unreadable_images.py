@@ -44,7 +44,7 @@ def unreadable_files(loaders: list[DataLoader]) -> dict[Path, str]:
 
 
 def require_eight_bits(files: Iterable[str | Path]) -> None:
-    """Refuse images of more than 8 bits a channel, of which anomalib's reader makes plain white or black ones.
+    """Refuse images of more than 8 bits per channel, of which anomalib's reader makes plain white or black ones.
 
     Args:
         files: Image files, which can be read. Only the headers are, unless there are more than 8 bits.
@@ -61,8 +61,8 @@ def require_eight_bits(files: Iterable[str | Path]) -> None:
             if image.mode.startswith("F") or levels.min() < 0 or levels.max() > 255:
                 msg = (
                     f"{file} has levels from {levels.min()} to {levels.max()} (Pillow's mode {image.mode}), of which "
-                    "anomalib reads none beyond 0 to 255 and no fractions: convert the images to 8 bits a channel, all "
-                    "by the same scale."
+                    "anomalib reads none beyond 0 to 255 and no fractions: convert the images to 8 bits per channel, "
+                    "all by the same scale."
                 )
                 raise ValueError(msg)
 
@@ -75,20 +75,20 @@ class NameUnreadableFiles(pl.Callback):
     """
 
     def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *args: Any) -> None:  # noqa: ANN401
-        """Refuse images of more than 8 bits a channel."""
+        """Refuse images of more than 8 bits per channel."""
         del trainer, pl_module, args
         require_eight_bits(getattr(batch, "image_path", None) or ())
 
     def on_validation_batch_start(self, *args: Any) -> None:  # noqa: ANN401
-        """Refuse images of more than 8 bits a channel."""
+        """Refuse images of more than 8 bits per channel."""
         self.on_train_batch_start(*args)
 
     def on_test_batch_start(self, *args: Any) -> None:  # noqa: ANN401
-        """Refuse images of more than 8 bits a channel."""
+        """Refuse images of more than 8 bits per channel."""
         self.on_train_batch_start(*args)
 
     def on_predict_batch_start(self, *args: Any) -> None:  # noqa: ANN401
-        """Refuse images of more than 8 bits a channel."""
+        """Refuse images of more than 8 bits per channel."""
         self.on_train_batch_start(*args)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:

@@ -11,7 +11,6 @@ import torch
 from anomalib.engine.plugins import AnomalibCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 
-from anomalib_vae_attention.backbone import from_checkpoint
 from anomalib_vae_attention.common.atomic_files import replacing
 
 
@@ -70,21 +69,26 @@ def require_undamaged(path: str | Path) -> None:
         raise ValueError(msg)
 
 
+def saved_arguments(path: str | Path, weights_only: bool = True) -> dict[str, Any]:
+    """Return the arguments that the model of a checkpoint was made with.
+
+    Args:
+        path: The checkpoint; of one in a remote place no argument is returned.
+        weights_only: Whether to read plain data only.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If the file is damaged; see :func:`require_undamaged`.
+    """
+    require_undamaged(path)
+    if "://" in str(path):
+        return {}
+    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
+    return checkpoint.get("hyper_parameters", {})
+
+
 class WholeFiles(LightningModule):
-    """An anomalib model that loads no damaged file. To be inherited from before :class:`AnomalibModule`."""
-
-    @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: str | Path, *args, **kwargs) -> Any:  # type: ignore[override]  # noqa: ANN401
-        """Load a model; see :meth:`anomalib.models.components.AnomalibModule.load_from_checkpoint`.
-
-        It takes no pretrained weights but the checkpoint's, neither from a package nor from a network.
-
-        Raises:
-            ValueError: If the file is damaged; see :func:`require_undamaged`.
-        """
-        require_undamaged(checkpoint_path)
-        with from_checkpoint():
-            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+    """An anomalib model whose state is finite. To be inherited from before :class:`AnomalibModule`."""
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of which no result could be right.

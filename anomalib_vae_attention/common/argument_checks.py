@@ -1,10 +1,11 @@
 """Checks of arguments, whose errors name the argument and say what there is."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 
-def require_choice(name: str, value: object, choices: Sequence[str]) -> None:
+def require_choice(name: str, value: object, choices: Sequence[object]) -> None:
     """Raise a ``ValueError`` unless a value is one of some choices."""
     if value not in choices:
         msg = f"{name} must be one of {list(choices)}, but is {value!r}."
@@ -19,15 +20,36 @@ def require_whole(name: str, value: object, least: int) -> None:
         raise ValueError(msg)
 
 
-def require_positive(name: str, value: object) -> None:
-    """Raise a ``ValueError`` unless a value is a finite number greater than 0."""
-    if not isinstance(value, int | float) or not 0 < value < math.inf:
-        msg = f"{name} must be a number greater than 0, but is {value!r}."
+def require_wholes(name: str, values: object, least: int, count: int | None = None) -> None:
+    """Raise a ``ValueError`` unless values are whole numbers of at least some size: so many, or one or more."""
+    given = list(values) if isinstance(values, Sequence) and not isinstance(values, str) else []
+    if not given or len(given) != (count or len(given)):
+        msg = f"{name} must be {count or 'one or more'} whole numbers, but is {values!r}."
+        raise ValueError(msg)
+    for value in given:
+        require_whole(f"each of {name}", value, least)
+
+
+def require_number(name: str, value: object, *, above: float = -math.inf, least: float = -math.inf) -> None:
+    """Raise a ``ValueError`` unless a value is a finite number above one bound and not below the other."""
+    if not isinstance(value, int | float) or not above < value < math.inf or value < least:
+        words = f", {least:g} or more" if least > above else f" greater than {above:g}"
+        msg = f"{name} must be a number{words}, but is {value!r}."
         raise ValueError(msg)
 
 
 def require_texts(name: str, values: object) -> None:
-    """Raise a ``ValueError`` unless values are a sequence of texts."""
+    """Raise a ``ValueError`` unless values are a text or a sequence of texts."""
     if not isinstance(values, Sequence) or not all(isinstance(value, str) for value in values):
         msg = f"{name} must be given by name, but is {values!r}."
         raise ValueError(msg)
+
+
+def optional(check: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
+    """Return a check that takes ``None``, too."""
+
+    def check_unless_none(name: str, value: object) -> None:
+        if value is not None:
+            check(name, value)
+
+    return check_unless_none

@@ -1,4 +1,4 @@
-"""Fitting the feature VAE: streaming moments of the features, the refinement of the ELBO, and the feature cache."""
+"""What the fit of the feature VAE reads features for: their moments, and a cache that spares a second reading."""
 
 from collections.abc import Iterator
 from typing import Literal
@@ -6,7 +6,6 @@ from typing import Literal
 import torch
 
 from anomalib_vae_attention.reference import require_images
-from anomalib_vae_attention.vae import FeatureVAE
 
 CACHE_LIMIT = 2**30
 """Bytes that ``cache_features="auto"`` may use: 1 GiB, about 1,450 images at 256x256 with the default layers."""
@@ -62,15 +61,9 @@ class FeatureCache:
     Args:
         mode: ``"auto"`` keeps up to :data:`CACHE_LIMIT` bytes and forgets everything beyond it, ``True`` keeps all,
             ``False`` keeps nothing.
-
-    Raises:
-        ValueError: If the mode is none of these.
     """
 
     def __init__(self, mode: bool | Literal["auto"]) -> None:
-        if mode not in {"auto", True, False}:
-            msg = f"cache_features must be 'auto', true or false, but is {mode!r}."
-            raise ValueError(msg)
         self.limit = {"auto": CACHE_LIMIT, True: float("inf"), False: -1}[mode]
         self.complete = True
         self._bytes = 0
@@ -88,44 +81,3 @@ class FeatureCache:
     def __iter__(self) -> Iterator[torch.Tensor]:
         """Iterate over the batches in the order of their coming."""
         return iter(self._batches)
-
-
-def refine(
-    vae: FeatureVAE,
-    covariance: torch.Tensor,
-    steps: int,
-    learning_rate: float,
-) -> list[dict[str, float]]:
-    """Refine the VAE by gradient descent on the ELBO of all normal training features, keeping the best state.
-
-    The ELBO is that of the whole training set in closed form, so a step costs no pass over the data and the result is
-    never worse on it than the start. After the probabilistic PCA start, its optimum, little is left to gain.
-
-    Args:
-        vae: The VAE, changed in place; its parameters require a gradient during the refinement only.
-        covariance: Covariance of the standardised features, of shape ``(C, C)``, float64.
-        steps: Number of Adam steps, 0 or more.
-        learning_rate: Step size of Adam.
-
-    Returns:
-        The ELBO's terms (see :meth:`FeatureVAE.elbo_terms`) at the start, after each step, and last of the state kept.
-    """
-    mean = covariance.new_zeros(len(covariance))
-    history: list[dict[str, float]] = []
-    best, best_state = float("inf"), {}
-    vae.requires_grad_(requires_grad=True)
-    optimizer = torch.optim.Adam(vae.parameters(), lr=learning_rate)
-    with torch.inference_mode(mode=False), torch.enable_grad():
-        for step in range(steps + 1):
-            terms = vae.elbo_terms(mean, covariance)
-            history.append({name: float(term.detach()) for name, term in terms.items()})
-            if history[-1]["loss"] < best:
-                best, best_state = history[-1]["loss"], {k: v.detach().clone() for k, v in vae.state_dict().items()}
-            if step < steps:
-                optimizer.zero_grad()
-                terms["loss"].backward()
-                optimizer.step()
-    vae.load_state_dict(best_state)
-    vae.zero_grad()
-    vae.requires_grad_(requires_grad=False)
-    return [*history, min(history, key=lambda terms: terms["loss"])]

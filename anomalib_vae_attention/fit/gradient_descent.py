@@ -2,24 +2,23 @@
 
 import copy
 import logging
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from anomalib.pre_processing import PreProcessor
+from anomalib.models.components import AnomalibModule
 from torch.utils.data import DataLoader, DistributedSampler
 
 from anomalib_vae_attention.anomalib_support.distributed import rank, world_size
-from anomalib_vae_attention.common.argument_checks import require_positive, require_whole
 from anomalib_vae_attention.image_vae.whitened_start import start_from
+from anomalib_vae_attention.scoring import finite_images
 from anomalib_vae_attention.thresholds.normal_quantile import NormalQuantile
 
+from .procedure import FitProcedure, read_again
 from .random_state import random_states, set_random_state
 
 if TYPE_CHECKING:
     from anomalib_vae_attention.image_vae.model import ImageVaeModel
-    from anomalib_vae_attention.lightning_model import VaeAttention
 
 logger = logging.getLogger(__name__)
 
@@ -29,24 +28,16 @@ SAMPLER_SEED = "sampler_seed"
 """Where they keep the seed by which images are dealt out to several processes."""
 
 
-class GradientFit:
+class GradientFit(FitProcedure):
     """How the model of ``vae="resnet18"`` and ``"conv"`` learns: see :class:`VaeAttention` for the arguments.
 
     Args:
-        learning_rate: Step size of Adam.
-        kl_weight: Weight of the KL divergence in the loss, not negative.
+        learning_rate: Step size of Adam, above 0.
+        kl_weight: Weight of the KL divergence in the loss, 0 or more.
         kl_warmup_steps: Steps over which that weight rises linearly from 0, 0 or more.
-
-    Raises:
-        ValueError: If an argument is out of range.
     """
 
     def __init__(self, learning_rate: float, kl_weight: float, kl_warmup_steps: int) -> None:
-        require_positive("learning_rate", learning_rate)
-        require_whole("kl_warmup_steps", kl_warmup_steps, least=0)
-        if not 0 <= kl_weight < math.inf:
-            msg = f"kl_weight must be a number, 0 or more, but is {kl_weight!r}."
-            raise ValueError(msg)
         self.learning_rate = learning_rate
         self.kl_weight = kl_weight
         self.kl_warmup_steps = kl_warmup_steps
@@ -61,7 +52,7 @@ class GradientFit:
         """Return Adam on all of the network's weights."""
         return torch.optim.Adam(model.parameters(), lr=self.learning_rate, fused=True)
 
-    def start(self, module: "VaeAttention") -> None:
+    def start(self, module: AnomalibModule) -> None:
         """Look whether this way of fitting can do what is asked for; start residual networks from the normal images.
 
         A resumed training deals the images out to several processes as it did before.
@@ -79,14 +70,12 @@ class GradientFit:
             model = cast("ImageVaeModel", module.model)
             start_from(model.vae, lambda: map(model.prepare_image, _normal_images(module)))
 
-    @staticmethod
-    def start_epoch(module: "VaeAttention") -> None:
+    def start_epoch(self, module: AnomalibModule) -> None:
         """Have the last epoch validated, however rarely others are: what is not validated is not saved."""
         if module.trainer.current_epoch + 1 == module.trainer.max_epochs:
             module.trainer.check_val_every_n_epoch = 1
 
-    @staticmethod
-    def save(module: "VaeAttention", checkpoint: dict[str, Any]) -> None:
+    def save(self, module: AnomalibModule, checkpoint: dict[str, Any]) -> None:
         """Add the random state to a checkpoint; all processes must call it."""
         checkpoint[RANDOM_STATES] = random_states()
         sampler = _distributed_sampler(module)
@@ -111,13 +100,13 @@ class GradientFit:
         """Return the weight of the KL divergence after a number of optimiser steps."""
         return self.kl_weight * (min(1.0, (step + 1) / self.kl_warmup_steps) if self.kl_warmup_steps else 1.0)
 
-    def step(self, module: "VaeAttention", batch: Any) -> torch.Tensor:  # noqa: ANN401
-        """Return the loss of a batch, in nats an image.
+    def step(self, module: AnomalibModule, batch: Any) -> torch.Tensor:  # noqa: ANN401
+        """Return the loss of a batch, in nats per image.
 
         Raises:
             FloatingPointError: If it is not finite.
         """
-        image = module.finite(batch)
+        image = finite_images(batch, module.model)
         found = cast("dict[str, torch.Tensor]", module.model(image))
         terms = {name: term.mean() for name, term in found.items()}
         loss = terms["reconstruction"] + self.kl_weight_at(module.trainer.global_step) * terms["kl"]
@@ -128,8 +117,7 @@ class GradientFit:
         module.log_dict(logged, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(image))
         return loss
 
-    @staticmethod
-    def end_step(module: "VaeAttention") -> None:
+    def end_step(self, module: AnomalibModule) -> None:
         """After the last batch of an epoch that validation or the end follows, learn what is normal."""
         trainer = module.trainer
         if not trainer.is_last_batch:
@@ -145,13 +133,13 @@ class GradientFit:
         logger.info("Normal posteriors of %d images, after %d epochs.", images, done)
 
 
-def _distributed_sampler(module: "VaeAttention") -> DistributedSampler | None:
+def _distributed_sampler(module: AnomalibModule) -> DistributedSampler | None:
     """Return what deals the training images out to several processes, if there are several."""
     sampler = getattr(module.trainer.train_dataloader, "sampler", None)
     return sampler if isinstance(sampler, DistributedSampler) else None
 
 
-def _normal_images(module: "VaeAttention") -> Iterator[torch.Tensor]:
+def _normal_images(module: AnomalibModule) -> Iterator[torch.Tensor]:
     """Read the training images in order, without augmentation, as the pre-processor makes them."""
     loader = module.trainer.train_dataloader
     if loader is None:
@@ -160,8 +148,5 @@ def _normal_images(module: "VaeAttention") -> Iterator[torch.Tensor]:
     if getattr(dataset, "augmentations", None) is not None:
         dataset.augmentations = None
     plain = DataLoader(dataset, loader.batch_size, num_workers=loader.num_workers, collate_fn=loader.collate_fn)
-    for index, loaded in enumerate(plain):
-        batch = module.transfer_batch_to_device(loaded, module.device, 0)
-        if isinstance(module.pre_processor, PreProcessor):
-            module.pre_processor.on_train_batch_start(module.trainer, module, batch, index)
-        yield module.finite(batch)
+    for batch in read_again(module, plain):
+        yield finite_images(batch, module.model)

@@ -6,7 +6,7 @@ import torch
 from anomalib.data import InferenceBatch
 
 from anomalib_vae_attention.common.argument_checks import require_choice, require_whole
-from anomalib_vae_attention.reference import make_reference, require_images
+from anomalib_vae_attention.reference import MAX_EXEMPLARS, make_reference, require_images
 from anomalib_vae_attention.scoring import fail_safe, only_scorable, require_scorable, to_unit_interval
 from anomalib_vae_attention.vae import Posterior
 
@@ -77,7 +77,7 @@ class ImageVaeModel(ImageMaps):
         widths: Sequence[int] = (64, 128),
         hidden_dim: int = 1024,
         reference: str = "exemplars",
-        max_exemplars: int = 2000,
+        max_exemplars: int = MAX_EXEMPLARS,
         samples: int = 8,
         seed: int = 0,
     ) -> None:

@@ -13,7 +13,7 @@ lie between those that come and go, and leave holes where these do not fit."""
 
 
 class KeptLatents:
-    """Posterior means of images, of shape ``(d, h, w)`` each, a byte a latent, in the memory of the CPU.
+    """Posterior means of images, of shape ``(d, h, w)`` each, a byte per latent, in the memory of the CPU.
 
     It has the length, the items and their order of a list. An item is what was put in but for the rounding: to 1/254 of
     the greatest that the latent has in the image, until :meth:`align` makes the steps those of all images.

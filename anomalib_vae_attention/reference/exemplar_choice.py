@@ -1,4 +1,4 @@
-"""What the exemplars are made of: those of every cell side by side, a byte a latent, and some that all cells share."""
+"""Which exemplars are kept: those of each cell that others do not stand for, and some that all cells share."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -47,20 +47,21 @@ class Common(NamedTuple):
     cell: torch.Tensor
 
 
-def gather(images: KeptLatents, step: torch.Tensor) -> Bank:
-    """Put the exemplars of each cell side by side, less those that others stand for: a search reads all of them twice.
+def choose_own(images: KeptLatents, step: torch.Tensor) -> Bank:
+    """Choose the exemplars of each cell: those of all images there, less those that others stand for.
 
-    Each cell's are put in the order of the greedy k-centre (see :func:`_farthest_first`), and as many of the first are
-    kept in every cell as it takes for the mean energy of normal images to their nearest, they themselves left out, to
-    rise by no more than :data:`TOLERANCE`: half of them where parts lie alike, more where each is different.
+    Each cell's are put in the order of the greedy k-centre (see :func:`_farthest_first`), and the first ones are kept.
+    Their number is the same in every cell. It is the least with which the mean energy of normal images to their
+    nearest, they themselves left out, rises by no more than :data:`TOLERANCE`. That is half of them where parts lie
+    alike, and more where each is different.
 
     Args:
         images: Exemplars of ``N`` images, each of shape ``(d, h, w)``, aligned (:meth:`KeptLatents.align`).
         step: Step of each latent, of shape ``(d,)``.
 
     Returns:
-        ``K`` exemplars a cell, at least :data:`LEAST_EXEMPLARS`, on the device of ``step``; all of them if there are no
-        more, or the grid has one cell only.
+        ``K`` exemplars per cell, at least :data:`LEAST_EXEMPLARS`, side by side on the device of ``step``. All of them
+        if there are no more, or the grid has one cell only.
     """
     latent_dim, height, width = images[0].shape
     count, cells = len(images), height * width

@@ -9,10 +9,12 @@ from anomalib_vae_attention.vae import Posterior
 
 from .base import LeftOut, Match, NormalReference, require_images
 from .byte_latents import KeptLatents
-from .exemplar_choice import choose_common, gather
+from .exemplar_choice import choose_common, choose_own
 
 logger = logging.getLogger(__name__)
 
+MAX_EXEMPLARS = 2000
+"""Most images to choose from, if nothing else is asked for."""
 RELATIVE_TEMPERATURE = 0.5
 """Temperature of the exemplars' weights, as a share of the mean energy between normal images and their nearest."""
 LEAST_TEMPERATURE = 2.0
@@ -71,7 +73,7 @@ class Exemplars(NormalReference):
     scale: torch.Tensor
     temperature: torch.Tensor
 
-    def __init__(self, max_exemplars: int = 2000) -> None:
+    def __init__(self, max_exemplars: int = MAX_EXEMPLARS) -> None:
         super().__init__()
         self.max_exemplars = max_exemplars
         self.register_buffer("bank", torch.zeros(0, dtype=torch.int8))
@@ -120,7 +122,7 @@ class Exemplars(NormalReference):
         common = choose_common(self._kept, self.scale, COMMON, POOL)
         self.common, self._origin = common.latent, torch.stack([common.image, common.cell]).to(device)
         self.step = self._kept.align(self.centre, self.scale)
-        self.bank, self._image = gather(self._kept, self.step)
+        self.bank, self._image = choose_own(self._kept, self.step)
         self.half_norm = 0.5 * torch.stack([(cell * self.step[:, None]).square().sum(0) for cell in self.bank])[:, None]
         chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
         nearest = self._leave_out(chosen).nearest

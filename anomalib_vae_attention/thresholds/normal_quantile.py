@@ -21,10 +21,10 @@ RUNTIME_MARGIN = 1e-6
 class NormalQuantile(PostProcessor):
     """Post-processor with thresholds for a target false-positive rate, from normal images alone.
 
-    Of normal images that come from where the calibration images come from, a share of at most ``false_positive_rate``
-    is called anomalous, and of their pixels a share of at most ``pixel_false_positive_rate``, each on average over
-    draws of calibration images and of new images. For a rate ``r`` that takes at least ``1 / r - 1`` calibration
-    images: 99 for 1 %, 19 for 5 %. With fewer the greatest normal score is the threshold, and a warning says so.
+    Of new normal images a share of at most ``false_positive_rate`` is called anomalous, and of their pixels a share of
+    at most ``pixel_false_positive_rate``. That holds on average over draws of calibration and new images, where both
+    come from the same place. A rate ``r`` takes at least ``1 / r - 1`` calibration images: 99 for 1 %, 19 for 5 %.
+    With fewer the greatest normal score is the threshold, and a warning says so.
 
     The thresholds come to lie at 0.5 of the scores and maps that anomalib reports, and normalisation loses nothing:
     it is linear and never clamps, whatever the score. Thresholds are saved in anomalib's own buffers, so checkpoints
@@ -35,7 +35,7 @@ class NormalQuantile(PostProcessor):
         pixel_false_positive_rate: Share of the pixels of normal images that may be called anomalous, in ``(0, 1)``.
             ``None`` takes ``false_positive_rate``.
         held_out: Share of the training images that the model does not learn from and whose scores set the thresholds,
-            in ``[0, 1)``; at most :data:`.held_out.HELD_OUT_LIMIT` images. The same files are held out whatever the
+            in ``[0, 1)``; at most ``HELD_OUT_LIMIT`` images. The same files are held out whatever the
             seed. 0 takes the normal images of the validation set instead, which is right where these are neither
             trained nor tested on; anomalib's ``MVTecAD`` validates on the test set unless ``val_split_mode`` says
             otherwise.

@@ -44,7 +44,7 @@ class FeatureVAE(nn.Module):
 
     Args:
         channels: Number of feature channels ``C_l`` of each layer, ``C`` together.
-        latent_dim: Number of latents ``d`` a cell, from 1 to ``C - 1``.
+        latent_dim: Number of latents ``d`` per cell, from 1 to ``C - 1``.
 
     Raises:
         ValueError: If ``latent_dim`` is out of range.
@@ -68,7 +68,7 @@ class FeatureVAE(nn.Module):
 
     @property
     def latent_dim(self) -> int:
-        """Number of latents of a cell."""
+        """Number of latents per cell."""
         return self.encoder.out_channels
 
     def posterior(self, features: torch.Tensor) -> Posterior:
@@ -124,7 +124,7 @@ class FeatureVAE(nn.Module):
 
         Returns:
             ``reconstruction`` (expected negative log-likelihood), ``kl`` and their sum ``loss`` (the negative ELBO),
-            each a scalar in nats a cell.
+            each a scalar in nats per cell.
         """
         dtype = covariance.dtype
         encode, decode = self.encoder.weight[:, :, 0, 0].to(dtype), self.decoder.weight[:, :, 0, 0].to(dtype)

@@ -8,6 +8,10 @@ from torch import nn
 
 from anomalib_vae_attention.resampling import apply_separable, pool_matrix, resize_matrix
 
+GRID_STRIDE = 8
+"""Pixels of the input image per cell of the grid, along each side."""
+POOL_SIZE = 3
+"""Width of the averaging window in a layer's own cells, odd."""
 MIN_DEVIATION = 1e-6
 """Least standard deviation of a channel, so that nothing divides by that of a constant one."""
 LAYER_BALANCE = 0.5
@@ -23,20 +27,16 @@ class FeatureGrid(nn.Module):
 
     Args:
         channels: Number of channels of each layer.
-        grid_stride: Pixels of the input image to one cell of the grid.
-        pool_size: Width of the averaging window in a layer's own cells, odd.
     """
 
     mean: torch.Tensor
     std: torch.Tensor
 
-    def __init__(self, channels: Sequence[int], grid_stride: int = 8, pool_size: int = 3) -> None:
+    def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
         self.channels = list(channels)
         ends = list(itertools.accumulate(channels, initial=0))
         self._parts = [slice(start, end) for start, end in itertools.pairwise(ends)]
-        self.grid_stride = grid_stride
-        self.pool_size = pool_size
         self.register_buffer("mean", torch.zeros(sum(channels)))
         self.register_buffer("std", torch.ones(sum(channels)))
         self.sizes: list[tuple[int, int]] = []
@@ -50,13 +50,13 @@ class FeatureGrid(nn.Module):
             sizes: Height and width of each layer in its own cells.
         """
         height, width = image_size
-        grid_size = max(1, height // self.grid_stride), max(1, width // self.grid_stride)
+        grid_size = max(1, height // GRID_STRIDE), max(1, width // GRID_STRIDE)
         if self.sizes == list(sizes) and self.grid_size == grid_size:
             return
         self.grid_size = grid_size
         for layer, size in enumerate(sizes):
             for axis, side, cells in zip("hw", size, self.grid_size, strict=True):
-                to_grid = resize_matrix(side, cells) @ pool_matrix(side, self.pool_size)
+                to_grid = resize_matrix(side, cells) @ pool_matrix(side, POOL_SIZE)
                 self._set_matrix(f"to_grid_{layer}_{axis}", to_grid)
                 self._set_matrix(f"from_grid_{layer}_{axis}", resize_matrix(cells, side))
         self.sizes = list(sizes)

@@ -119,7 +119,7 @@ ARGUMENTS = {
     "latent_dim": st.one_of(st.integers(-3, 300), st.sampled_from([1.5, "8", None])),
     "max_exemplars": st.one_of(st.integers(-2, 10), st.sampled_from(["3", 2.5])),
     "cache_features": st.sampled_from([True, False, "auto", "sometimes", None, 7]),
-    "elbo_steps": st.one_of(st.integers(-2, 5), st.sampled_from([1.5, "2"])),
+    "kl_weight": st.sampled_from([1.0, 0.5, -1.0, "2"]),
     "learning_rate": st.sampled_from([0.0, 1e-4, -1.0, float("nan"), float("inf"), "fast"]),
     "post_processor": st.sampled_from([True, False, "normal_quantile", 3]),
 }
@@ -136,9 +136,7 @@ def test_arguments(arguments: dict, order: object) -> None:
     with clear_error(ValueError, TypeError, names="|".join([*chosen, "Passed object"])):
         model = VaeAttention(pre_trained=False, visualizer=False, **chosen)
         assert 1 <= model.model.vae.latent_dim < sum(model.model.backbone.channels)
-        assert model.fit_procedure.elbo_steps >= 0
-        assert model.fit_procedure.learning_rate > 0
-        assert isinstance(model.fit_procedure.elbo_steps, int)
+        assert model.hparams["kl_weight"] == 1
 
 
 NAMES = st.sampled_from([

@@ -14,7 +14,7 @@ import yaml
 from support import run_anomalib, run_command
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
-from anomalib_vae_attention.lightning_model import FEATURE_DEFAULTS
+from anomalib_vae_attention.arguments import ARGUMENTS, LATENT_DIM
 
 CONFIGS = {
     file.stem: file
@@ -150,17 +150,12 @@ def mvtec(
 @pytest.mark.parametrize("name", CONFIGS)
 def test_model_arguments_shown_are_all_there_are_with_their_defaults(name: str) -> None:
     shown = yaml.safe_load(CONFIGS[name].read_text(encoding="utf-8"))["model"]["init_args"]
-    parameters = inspect.signature(VaeAttention).parameters.values()
-    components = {"pre_processor", "post_processor", "evaluator", "visualizer"}
-    defaults = {parameter.name: parameter.default for parameter in parameters if parameter.name not in components}
-    for_image_vaes = [name for name in defaults if list(defaults).index(name) >= list(defaults).index("input_size")]
-    for argument in for_image_vaes:
-        del defaults[argument]
-    defaults |= FEATURE_DEFAULTS
-    assert {**shown, "layers": tuple(shown["layers"])} == {
-        **defaults,
-        **{key: shown[key] for key in components & set(shown)},
-    }
+    parameters = inspect.signature(VaeAttention).parameters
+    ours = {argument for argument in ARGUMENTS if "feature" in ARGUMENTS[argument].vaes} - {"input_size"}
+    defaults = {argument: parameters[argument].default for argument in ours} | {"latent_dim": LATENT_DIM["feature"]}
+    components = {"post_processor", "evaluator", "visualizer"}
+    shown = {argument: value for argument, value in shown.items() if argument not in components}
+    assert {**shown, "layers": tuple(shown["layers"])} == defaults
 
 
 @pytest.mark.parametrize("name", ["literal", "quickstart"])

@@ -117,7 +117,6 @@ def test_another_attention_on_a_trained_model(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"vae": "feature", "attention": "latent", "pre_trained": False}, "attention='latent' is for image VAEs"),
         ({"vae": "pixel"}, r"vae must be one of \['feature', 'resnet18', 'conv'\]"),
         ({"attention_layers": ["layer9"]}, "'layer9' is no layer of the encoder, which has"),
         ({"input_size": (2, 2)}, "input_size: vae='conv' with 2 widths takes 4x4 pixels or more"),

@@ -6,7 +6,7 @@ from support import keep
 
 from anomalib_vae_attention.reference import exemplar_choice
 from anomalib_vae_attention.reference.byte_latents import BLOCK, KeptLatents
-from anomalib_vae_attention.reference.exemplar_choice import LEAST_EXEMPLARS, TOLERANCE, Bank, gather
+from anomalib_vae_attention.reference.exemplar_choice import LEAST_EXEMPLARS, TOLERANCE, Bank, choose_own
 
 
 def make(latents: torch.Tensor) -> tuple[Bank, torch.Tensor, torch.Tensor]:
@@ -14,7 +14,7 @@ def make(latents: torch.Tensor) -> tuple[Bank, torch.Tensor, torch.Tensor]:
     images = keep(latents)
     # Around 0, which is not quite their mean.
     step = images.align(torch.zeros(latents.shape[1:]), torch.ones(latents.shape[1]))
-    bank = gather(images, step)
+    bank = choose_own(images, step)
     everything = torch.stack(list(images)).flatten(2).permute(2, 0, 1)
     return bank, (bank.steps * step[:, None]).mT.double(), everything.double()
 
