@@ -1,10 +1,13 @@
-"""Fixed linear maps over image rows and columns, as matrices: pooling, resizing and Gaussian blur.
+"""Fixed linear maps over the rows and columns of images, as matrices: pooling, resizing and Gaussian blur.
 
-A separable operation on an image ``x`` is ``rows @ x @ columns.T``; its adjoint (vector-Jacobian product) is then
-``rows.T @ g @ columns``, which is exact, needs no autograd and exports to any runtime as two matrix products.
+A separable map of an image ``x`` is ``rows @ x @ columns.T``. Its adjoint (vector-Jacobian product) is
+``rows.T @ g @ columns``: exact, without autograd, and in any runtime two matrix products.
 """
 
+from collections.abc import Callable, Sequence
+
 import torch
+from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 
@@ -60,15 +63,49 @@ def blur_matrix(size: int, sigma: float) -> torch.Tensor:
     return (weights / weights.sum(1, keepdim=True)).float()
 
 
-def apply_separable(rows: torch.Tensor, image: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    """Apply one matrix along the rows and one along the columns of images.
+class Resampling(nn.Module):
+    """A fixed linear map over images: one matrix acts along the height, another along the width.
+
+    The matrices follow the model to its device but are not saved: sizes determine them.
 
     Args:
-        rows: Matrix of shape ``(h_out, h_in)``.
-        image: Images of shape ``(..., h_in, w_in)``.
-        columns: Matrix of shape ``(w_out, w_in)``.
-
-    Returns:
-        Images of shape ``(..., h_out, w_out)``.
+        matrix: Gives the matrix for a line of pixels, of shape ``(side_out, side_in)``, from its lengths.
+        sizes: Heights and widths; ``matrix`` gets the heights, then the widths.
     """
-    return rows @ image @ columns.T
+
+    rows: torch.Tensor
+    columns: torch.Tensor
+
+    def __init__(self, matrix: Callable[..., torch.Tensor], *sizes: Sequence[int]) -> None:
+        super().__init__()
+        rows, columns = (matrix(*sides) for sides in zip(*sizes, strict=True))
+        self.register_buffer("rows", rows, persistent=False)
+        self.register_buffer("columns", columns, persistent=False)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Map images of shape ``(..., h_in, w_in)`` to ``(..., h_out, w_out)``, in the precision of the matrices."""
+        return self.rows @ image.to(self.rows.dtype) @ self.columns.T
+
+    def adjoint(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Carry a gradient of shape ``(..., h_out, w_out)`` back to the image, ``(..., h_in, w_in)``."""
+        return self.rows.T @ gradient @ self.columns
+
+
+class SizedResamplings(nn.Module):
+    """Base of the resamplings that a model needs for images of one size.
+
+    For another size the model builds another set, and publishes it with one assignment when it is complete: threads
+    that call the model at once never see half a set.
+
+    Args:
+        sizes: What the set is built for.
+    """
+
+    def __init__(self, *sizes: object) -> None:
+        super().__init__()
+        self.sizes = sizes
+
+    def fits(self, *sizes: object) -> bool:
+        """Return whether the set is for these sizes; one that was built while an export was traced has no numbers."""
+        is_traced = any(type(matrix) is not torch.Tensor for matrix in self.buffers())
+        return self.sizes == sizes and (torch.compiler.is_compiling() or not is_traced)

@@ -1,7 +1,7 @@
 """The model of vae_attention as a torch module: image in, ``InferenceBatch`` out, no autograd at inference."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
 from anomalib.data import InferenceBatch
@@ -11,7 +11,7 @@ from .attention import energy_attention
 from .backbone import PACKAGED_BACKBONE, Backbone
 from .batch_norm_folding import fold_batch_norms
 from .reference import MAX_EXEMPLARS, LeftOut, Match, make_reference
-from .resampling import apply_separable, blur_matrix, resize_matrix
+from .resampling import Resampling, SizedResamplings, blur_matrix, resize_matrix
 from .scoring import fail_safe, only_scorable, require_scorable, to_unit_interval
 from .vae import FeatureGrid, FeatureVAE
 
@@ -49,6 +49,39 @@ class Explanation(NamedTuple):
     attention: list[torch.Tensor]
     anomaly_map: torch.Tensor
     score: torch.Tensor
+
+
+class _Resamplings(SizedResamplings):
+    """The resamplings of maps for images of one size.
+
+    Args:
+        size: Height and width of the images in pixels.
+        grid_size: Height and width of the grid in cells.
+        layer_sizes: Height and width of each layer in its own cells.
+    """
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        grid_size: tuple[int, int],
+        layer_sizes: list[tuple[int, int]],
+    ) -> None:
+        super().__init__(size, layer_sizes)
+
+        def blur(cells: int) -> torch.Tensor:
+            return blur_matrix(cells, SCORE_SIGMA)
+
+        def refine(side: int, cells: int, finest: int) -> torch.Tensor:
+            return side / cells * resize_matrix(side, finest)
+
+        def upsample(side: int, pixels: int) -> torch.Tensor:
+            return blur_matrix(pixels, MAP_SIGMA) @ resize_matrix(side, pixels)
+
+        finest = max(layer_sizes)
+        self.smooth_score = Resampling(blur, grid_size)
+        self.refine_energy = Resampling(resize_matrix, grid_size, finest)
+        self.refine = nn.ModuleList(Resampling(refine, layer_size, grid_size, finest) for layer_size in layer_sizes)
+        self.upsample = Resampling(upsample, finest, size)
 
 
 class VaeAttentionModel(nn.Module):
@@ -92,7 +125,8 @@ class VaeAttentionModel(nn.Module):
         self.register_buffer("score_mean", torch.zeros(2))
         self.register_buffer("score_std", torch.ones(2))
         self.register_buffer("is_fitted", torch.tensor(data=False))
-        self._image_size: tuple[int, int] | None = None
+        # A module from the start: a change from an attribute to a module would take two assignments.
+        self._resamplings = SizedResamplings()
 
     def layers(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Compute the backbone's layers of normalised images.
@@ -115,26 +149,13 @@ class VaeAttentionModel(nn.Module):
         return layers
 
     def _prepare(self, size: tuple[int, int], layer_sizes: list[tuple[int, int]]) -> None:
-        """Build the fixed matrices for images of one size; they are the same for every image after it."""
-        if self._image_size == size and self.grid.sizes == layer_sizes:
+        """Build the resamplings for images of one size; they are the same for every image after it."""
+        if self._resamplings.fits(size, layer_sizes):
             return
         self.grid.prepare(size, layer_sizes)
-        self._image_size = size
-        finest = max(layer_sizes)
-        for axis, pixels, cells, side in zip("hw", size, self.grid.grid_size, finest, strict=True):
-            self._set_matrix(f"smooth_score_{axis}", blur_matrix(cells, SCORE_SIGMA))
-            self._set_matrix(f"refine_energy_{axis}", resize_matrix(cells, side))
-            for index, layer_size in enumerate(layer_sizes):
-                layer_side = layer_size["hw".index(axis)]
-                self._set_matrix(f"refine_{index}_{axis}", layer_side / cells * resize_matrix(layer_side, side))
-            self._set_matrix(f"upsample_{axis}", blur_matrix(pixels, MAP_SIGMA) @ resize_matrix(side, pixels))
-
-    def _set_matrix(self, name: str, matrix: torch.Tensor) -> None:
-        self.register_buffer(name, matrix.to(self.energy_scale), persistent=False)
-
-    def _resample(self, name: str, image: torch.Tensor) -> torch.Tensor:
-        rows, columns = self.get_buffer(f"{name}_h"), self.get_buffer(f"{name}_w")
-        return apply_separable(rows, image.to(rows.dtype), columns)
+        grid_size = self.grid.size_for(size)
+        resamplings = _Resamplings(size, grid_size, layer_sizes)
+        self._resamplings = resamplings.to(self.energy_scale)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | InferenceBatch:
         """Compute raw grid features in training mode, and scores and anomaly maps in evaluation mode.
@@ -172,8 +193,8 @@ class VaeAttentionModel(nn.Module):
             ValueError: If the images are not finite, or of another size than those it was fitted on.
         """
         require_scorable(image, self.is_fitted)
-        activations = self.layers(image)
         self._check_size(image)
+        activations = self.layers(image)
         posterior = self.vae.posterior(self.grid(activations))
         match = self.reference.match(posterior)
         counterfactual = self.grid.layers_of(self.vae.decode(match.latent))
@@ -200,10 +221,11 @@ class VaeAttentionModel(nn.Module):
             Their sum, blurred, of shape ``(B, H, W)``, in units of the energy of a cell of the grid.
         """
         # On the finest layer's grid, so that there is one map to bring to the size of the image.
-        maps = [self._resample(f"refine_{index}", layer_map) for index, layer_map in enumerate(attention)]
+        fixed = cast("_Resamplings", self._resamplings)
+        maps = [refine(layer_map) for refine, layer_map in zip(fixed.refine, attention, strict=True)]
         if energy is not None:
-            maps.append(self._resample("refine_energy", energy))
-        return self._resample("upsample", torch.stack(maps).sum(0))
+            maps.append(fixed.refine_energy(energy))
+        return fixed.upsample(torch.stack(maps).sum(0))
 
     def _judge(self, nearest: torch.Tensor) -> torch.Tensor:
         """Return the image score of the energy to the nearest: of peak and mean, what is more unlike normal images.
@@ -218,13 +240,15 @@ class VaeAttentionModel(nn.Module):
 
         The mean is that of the distance, the energy's root, so that a small defect does not count twice.
         """
-        peak = self._resample("smooth_score", energy).amax(dim=(-2, -1))
+        peak = cast("_Resamplings", self._resamplings).smooth_score(energy).amax(dim=(-2, -1))
         return torch.stack([peak, energy.sqrt().mean(dim=(-2, -1))], dim=1).log1p()
 
     def _check_size(self, image: torch.Tensor) -> None:
-        if not torch.compiler.is_compiling() and self.reference.grid_size != self.grid.grid_size:
+        # Before anything is built for them, lest another thread's image meet the matrices of a wrong size.
+        grid_size = self.grid.size_for(image.shape[-2:])
+        if not torch.compiler.is_compiling() and self.reference.grid_size != grid_size:
             msg = (
-                f"Images of size {tuple(image.shape[-2:])} make a grid of {self.grid.grid_size} cells, but the model "
+                f"Images of size {tuple(image.shape[-2:])} make a grid of {grid_size} cells, but the model "
                 f"was fitted on one of {self.reference.grid_size}: use the pre-processor that it was fitted with."
             )
             raise ValueError(msg)

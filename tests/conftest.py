@@ -8,6 +8,7 @@ from tempfile import TemporaryDirectory
 import pytest
 import torch
 from lightning.pytorch import seed_everything
+from PIL import Image
 from support import Fitted, make_engine, small_model
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
@@ -117,3 +118,18 @@ def fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(drawing, "TRAIN_GOOD", 2)
     monkeypatch.setattr(drawing, "TEST_GOOD", 1)
     monkeypatch.setattr(drawing, "TEST_PER_DEFECT", 1)
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Draw a category ``parts/washer`` in MVTec AD's layout, a few small images of it."""
+    drawn, root = tmp_path_factory.mktemp("drawn") / "washer", tmp_path_factory.mktemp("data")
+    with pytest.MonkeyPatch.context() as patch:
+        for name, count in (("TRAIN_GOOD", 5), ("TEST_GOOD", 2), ("TEST_PER_DEFECT", 1)):
+            patch.setattr(drawing, name, count)
+        drawing.draw_category("washer", drawn)
+    for file in drawn.rglob("*.png"):
+        target = root / "parts" / "washer" / file.relative_to(drawn)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        Image.open(file).resize((96, 96), Image.Resampling.NEAREST).save(target)
+    return root

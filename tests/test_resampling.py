@@ -5,7 +5,7 @@ import torch
 from scipy.ndimage import gaussian_filter1d
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_vae_attention.resampling import apply_separable, blur_matrix, pool_matrix, resize_matrix
+from anomalib_vae_attention.resampling import Resampling, blur_matrix, pool_matrix, resize_matrix
 
 SIDES = [(1, 1), (1, 5), (5, 1), (7, 7), (64, 32), (32, 64), (16, 32), (33, 32), (17, 40), (100, 7), (3, 256)]
 
@@ -15,7 +15,7 @@ SIDES = [(1, 1), (1, 5), (5, 1), (7, 7), (64, 32), (32, 64), (16, 32), (33, 32),
 def test_resizing_is_torch_bilinear(height: int, out_height: int, width: int, out_width: int) -> None:
     """Two resizing matrices do to an image what F.interpolate does, anti-aliased."""
     image = torch.randn(2, 3, height, width)
-    ours = apply_separable(resize_matrix(height, out_height), image, resize_matrix(width, out_width))
+    ours = Resampling(resize_matrix, (height, width), (out_height, out_width))(image)
     expected = F.interpolate(image, size=(out_height, out_width), mode="bilinear", antialias=True)
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
@@ -25,7 +25,7 @@ def test_resizing_is_torch_bilinear(height: int, out_height: int, width: int, ou
 def test_pooling_is_torch_average_pooling(height: int, width: int, kernel_size: int) -> None:
     """Two pooling matrices do to an image what F.avg_pool2d does, borders averaged over what is there."""
     image = torch.randn(2, 3, height, width)
-    ours = apply_separable(pool_matrix(height, kernel_size), image, pool_matrix(width, kernel_size))
+    ours = Resampling(pool_matrix, (height, width), (kernel_size, kernel_size))(image)
     expected = F.avg_pool2d(image, kernel_size, 1, kernel_size // 2, count_include_pad=False)
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
@@ -62,8 +62,17 @@ def test_rows_sum_to_one(size_in: int, size_out: int) -> None:
 
 
 def test_rows_and_columns_are_not_mixed_up() -> None:
-    """The first matrix acts along the height and the second along the width."""
-    image = torch.randn(1, 2, 5, 8)
-    rows, columns = torch.randn(3, 5), torch.randn(4, 8)
-    expected = torch.einsum("ih,bchw,jw->bcij", rows, image, columns)
-    torch.testing.assert_close(apply_separable(rows, image, columns), expected)
+    """The first matrix acts along the height and the second along the width, and the adjoint is autograd's."""
+    image = torch.randn(1, 2, 5, 8, requires_grad=True)
+    resampling = Resampling(torch.randn, (3, 4), (5, 8))
+    ours = resampling(image)
+    torch.testing.assert_close(ours, torch.einsum("ih,bchw,jw->bcij", resampling.rows, image, resampling.columns))
+    gradient = torch.randn_like(ours)
+    torch.testing.assert_close(resampling.adjoint(gradient), torch.autograd.grad(ours, image, gradient)[0])
+
+
+def test_matrices_follow_the_model_but_are_not_saved() -> None:
+    resampling = Resampling(resize_matrix, (5, 8), (3, 4))
+    assert not resampling.state_dict()
+    assert resampling.double().rows.dtype == torch.float64
+    assert resampling(torch.ones(1, 5, 8)).dtype == torch.float64

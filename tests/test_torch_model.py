@@ -2,6 +2,8 @@
 
 import math
 import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -146,6 +148,41 @@ def test_sizes_seen_before_change_nothing(small: VaeAttentionModel) -> None:
     with torch.no_grad():
         small(torch.randn(1, 3, 64, 64))
         assert result(fresh) == result(small)
+
+
+def test_threads_that_call_a_fresh_model_at_once(small: VaeAttentionModel) -> None:
+    """Eight threads get what one would have got, of models that have never seen an image."""
+    images = torch.randn(8, 1, 3, 64, 64)
+    with torch.no_grad():
+        expected = [small(image) for image in images]
+    for _ in range(5):
+        fresh = VaeAttentionModel(latent_dim=16).eval()
+        fresh.load_state_dict(small.state_dict())
+        barrier = threading.Barrier(len(images))
+
+        def call(image: torch.Tensor, model: VaeAttentionModel = fresh, start: threading.Barrier = barrier) -> object:
+            start.wait()
+            with torch.no_grad():
+                return model(image)
+
+        with ThreadPoolExecutor(len(images)) as pool:
+            found = list(pool.map(call, images))
+        for ours, theirs in zip(found, expected, strict=True):
+            assert torch.equal(ours.pred_score, theirs.pred_score)
+            assert torch.equal(ours.anomaly_map, theirs.anomaly_map)
+
+
+def test_an_export_of_a_fresh_model_leaves_it_usable(small: VaeAttentionModel) -> None:
+    """The program gives what the model gives, before and after, and a second export does, too."""
+    image = torch.randn(2, 3, 64, 64)
+    fresh = VaeAttentionModel(latent_dim=16).eval()
+    fresh.load_state_dict(small.state_dict())
+    with torch.no_grad():
+        expected = small(image).pred_score
+        for _ in range(2):
+            program = torch.export.export(fresh, (image,)).module()
+            torch.testing.assert_close(program(image).pred_score, expected)
+        torch.testing.assert_close(fresh(image).pred_score, expected)
 
 
 @pytest.mark.parametrize("reference", ["exemplars", "gaussian"])

@@ -1,7 +1,7 @@
 """One cell, in a process of its own: ``python -m anomalib_vae_attention.benchmark.cell FILE``.
 
-FILE is ``cell.json``, the cell. Left beside it: ``result.json`` when all is done, ``examples.npz``, and, if the
-cell is to be kept, ``model.ckpt`` and its exports.
+FILE is ``cell.json``, the cell. Left beside it: the result when all is done, ``examples.npz``, and, if the cell is to
+be kept, ``model.ckpt`` and its exports.
 """
 
 import logging
@@ -18,14 +18,16 @@ from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from lightning import seed_everything
 
-from anomalib_vae_attention.backbone import Backbone
 from anomalib_vae_attention.common.atomic_files import read_json, replacing, write_json
+from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
+from anomalib_vae_attention.explain.scores import score
 
-from .data import category_datamodule, read_image, test_images
-from .evaluation import examples, score
+from .data import category_datamodule, read_image
+from .examples import take_examples
 from .exporting import ANY_BATCH, export_onnx, export_openvino, folder_bytes
-from .models import BareBackbone, build_model
-from .plan import BATCHES, Cell, read_cell
+from .jobs import DONE, RESULT, SKIPPED
+from .models import BareBackbone, build_model, require_memory
+from .plan import BATCHES, VARIANTS, Cell, read_cell, read_model
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +39,8 @@ def peak_mib() -> float:
 
 def _fit_and_score(cell: Cell, model: AnomalibModule, folder: Path) -> dict[str, Any]:
     datamodule = category_datamodule(Path(cell.folder))
+    name, variant = read_model(cell.model)
+    epochs = {"max_epochs": variant} if variant and name not in VARIANTS else {}
     with tempfile.TemporaryDirectory() as scratch:
         engine = Engine(
             default_root_dir=scratch,
@@ -44,6 +48,7 @@ def _fit_and_score(cell: Cell, model: AnomalibModule, folder: Path) -> dict[str,
             limit_val_batches=0,
             logger=False,
             enable_progress_bar=False,
+            **epochs,
         )
         before = peak_mib()
         start = time.perf_counter()
@@ -53,10 +58,10 @@ def _fit_and_score(cell: Cell, model: AnomalibModule, folder: Path) -> dict[str,
         checkpoint = folder / "model.ckpt"
         engine.trainer.save_checkpoint(checkpoint)
         batches: Any = engine.predict(model=model, datamodule=datamodule)
-    backbone = Backbone(cell.backbone, cell.layers, pre_trained=False)
-    with replacing(folder / "examples.npz") as temporary:
-        shown: dict[str, Any] = examples(batches, backbone.mean, backbone.std)
-        np.savez_compressed(temporary, **shown)
+    if batches[0].anomaly_map is not None:
+        with replacing(folder / "examples.npz") as temporary:
+            shown: dict[str, Any] = take_examples(batches, getattr(model.pre_processor, "transform", None))
+            np.savez_compressed(temporary, **shown)
     return {
         "train_images": len(datamodule.train_data),
         "test_images": len(datamodule.test_data),
@@ -70,7 +75,7 @@ def _fit_and_score(cell: Cell, model: AnomalibModule, folder: Path) -> dict[str,
 
 def _export(cell: Cell, model: AnomalibModule | BareBackbone, folder: Path) -> dict[str, Any]:
     """Export the model for images of the first one's size; what fails is a result like any other."""
-    height, width = read_image(test_images(Path(cell.folder))[0]).shape[:2]
+    height, width = read_image(list_images(Path(cell.folder, TEST))[0]).shape[:2]
     results: dict[str, Any] = {"input_size": [height, width]}
     if not cell.export:
         return results
@@ -86,13 +91,18 @@ def _export(cell: Cell, model: AnomalibModule | BareBackbone, folder: Path) -> d
 
 
 def run(file: Path) -> None:
-    """Fit, score and export what a ``cell.json`` says; write ``result.json`` beside it last.
+    """Fit, score and export what a ``cell.json`` says; write the result beside it last.
 
     Args:
         file: The file, in the folder of the cell.
     """
     folder = file.parent
     cell = read_cell(read_json(file))
+    try:
+        require_memory(cell)
+    except MemoryError as error:
+        write_json(folder / RESULT, {"status": SKIPPED, "error": str(error)})
+        return
     seed_everything(cell.seed)
     model = build_model(cell)
     fitted = {} if isinstance(model, BareBackbone) else _fit_and_score(cell, model, folder)
@@ -101,7 +111,7 @@ def run(file: Path) -> None:
         (folder / "model.ckpt").unlink()
         for exports in (ANY_BATCH, *(f"batch-{batch}" for batch in BATCHES)):
             shutil.rmtree(folder / exports, ignore_errors=True)
-    write_json(folder / "result.json", {"status": "done", **fitted, **exported})
+    write_json(folder / RESULT, {"status": DONE, **fitted, **exported})
 
 
 if __name__ == "__main__":

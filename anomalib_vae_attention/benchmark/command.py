@@ -6,8 +6,10 @@ import shlex
 from pathlib import Path
 
 from anomalib_vae_attention.common.machine import cores
+from anomalib_vae_attention.common.mvtec_layout import locate_category
 
-from .plan import Cell, canonical_name, find_category, plan_cells
+from .jobs import FAILED
+from .plan import Cell, plan_cells
 
 logger = logging.getLogger(__name__)
 
@@ -16,18 +18,24 @@ EPILOG = """
 Each category is a folder in MVTec AD's layout below the data root: train/good, test/good, test/*, ground_truth/*;
 images of any format. Each model is fitted in a process of its own, on the CPU; then the latencies are measured. What is
 finished is kept in the output folder: the same command goes on where it was interrupted, and runs again only what
-failed. Choose another output folder to measure again.
+failed. --fresh MODEL measures a model again, or choose another output folder.
 
 models, each as its name or with a variant:
   vae_attention[:exemplars]   vae_attention:gaussian; with -uncached after the variant it reads the images twice
                               instead of keeping their features in memory
   patchcore[:0.1]             anomalib's Patchcore; the variant is the coreset ratio; with -fast after it the same
-                              coreset is chosen in less time, so that its fit time is not anomalib's
+                              coreset is chosen in less time, so that its fit time is not anomalib's. It is skipped
+                              where its fit would need more memory than there is
   padim[:100]                 anomalib's Padim; the variant is the number of features
+  MODEL[:EPOCHS]              any other model of anomalib, such as dfm or stfpm:20; on the same backbone if it has an
+                              argument of that name, otherwise on its own
+
+A model runs on --layers, or on its own: padim@blocks.2+blocks.4. Of a peer that is named with several sets of layers,
+the better one in each measure is compared with vae_attention, and ranked.
 
 example:
-  vae-attention benchmark --data_root datasets --categories MVTecAD/bottle my_parts \\
-      --models vae_attention vae_attention:gaussian patchcore:0.01 padim --seeds 0 1 2
+  vae-attention benchmark --data_root datasets --categories MVTecAD/bottle my_parts --seeds 0 1 2 --runtimes \\
+      --models vae_attention padim padim@blocks.2+blocks.4 patchcore:0.01@blocks.2+blocks.4
 """
 
 
@@ -60,6 +68,7 @@ def make_parser() -> argparse.ArgumentParser:
         help=f"what latencies are measured with, none for no latencies ({' '.join(RUNTIMES)})",
     )
     add_timing_arguments(parser)
+    parser.add_argument("--fresh", nargs="+", default=[], metavar="MODEL", help="models to measure again, at once")
     parser.add_argument("--output", type=Path, default=Path("results/benchmark"), help="folder (results/benchmark)")
     return parser
 
@@ -87,13 +96,7 @@ def add_timing_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def plan(arguments: argparse.Namespace) -> list[Cell]:
-    """Check the arguments and list the cells.
-
-    Args:
-        arguments: Parsed arguments.
-
-    Returns:
-        The cells in the order of their running.
+    """Check the parsed arguments and list the cells in the order of their running.
 
     Raises:
         ValueError: If an argument is out of range or names something that does not exist; the message names the
@@ -103,16 +106,22 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
         if getattr(arguments, name) < 1:
             msg = f"{name} must be 1 or more, but is {getattr(arguments, name)}."
             raise ValueError(msg)
-    categories = {name: find_category(arguments.data_root, name) for name in arguments.categories}
+    categories = {name: locate_category(arguments.data_root, name) for name in arguments.categories}
     return plan_cells(
         categories,
-        models=list(dict.fromkeys(canonical_name(model) for model in arguments.models)),
-        seeds=list(dict.fromkeys(arguments.seeds)),
-        backbone=arguments.backbone,
-        layers=arguments.layers,
-        image_size=arguments.image_size,
-        keep=bool(arguments.runtimes),
-        export=any(runtime != "eager" for runtime in arguments.runtimes),
+        arguments.models,
+        arguments.seeds,
+        Cell(
+            category="",
+            folder="",
+            model="",
+            seed=0,
+            backbone=arguments.backbone,
+            layers=tuple(arguments.layers),
+            image_size=arguments.image_size,
+            keep=bool(arguments.runtimes),
+            export=any(runtime != "eager" for runtime in arguments.runtimes),
+        ),
     )
 
 
@@ -126,26 +135,27 @@ def main(arguments: list[str]) -> int:
         Exit code: 0 when all is done, 1 if a cell failed, 130 after an interruption.
     """
     # Only here, so that --help is quick.
-    from .comparison import Timing, prepare_weights, run_cells, run_latencies
-    from .results import write_results
+    from .comparison import Timing, forget_results, prepare_weights, run_cells, run_latencies
+    from .report import make_tables, write_results
 
     parser = make_parser()
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         cells = plan(parsed)
-        environment = prepare_weights(parsed.output, parsed.backbone, parsed.layers)
+        environment = prepare_weights(parsed.output, cells)
     except ValueError as error:
         parser.error(str(error))
-    command = shlex.join(["vae-attention", "benchmark", *arguments])
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(parsed).items()}
+    description = {"command": shlex.join(["vae-attention", "benchmark", *arguments]), "settings": settings}
     timing = Timing(parsed.runtimes, parsed.threads, parsed.rounds, parsed.budget)
+    forget_results(cells, parsed.output, parsed.fresh)
     try:
         results = run_cells(cells, parsed.output, environment)
-        write_results(parsed.output, cells, results, [], command, settings)
+        write_results(parsed.output, cells, make_tables(cells, results, []), description)
         measured = run_latencies(cells, results, parsed.output, environment, timing)
     except KeyboardInterrupt:
         logger.warning("Interrupted. What is finished lies in %s; the same command goes on from there.", parsed.output)
         return 130
-    print(write_results(parsed.output, cells, results, measured, command, settings))
-    return int(any(result["status"] != "done" for result in results))
+    print(write_results(parsed.output, cells, make_tables(cells, results, measured), description))
+    return int(any(result["status"] == FAILED for result in results))

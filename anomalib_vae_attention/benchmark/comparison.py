@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,11 +11,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from .jobs import run_job
-from .plan import BATCHES, Cell
+from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
+
+from .jobs import DONE, RESULT, run_job
+from .plan import BACKBONE, BATCHES, Cell
 
 logger = logging.getLogger(__name__)
 
+GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
+"""Has glibc give freed tensors back to the system. PatchCore's greedy choice makes new vectors per centre and keeps a
+small tensor between them, which breaks the heap into pieces: 400 centres among 200,000 cells left 4.4 GiB behind."""
 IMAGES = 32
 """Most test images that latencies are measured on."""
 
@@ -35,26 +41,28 @@ class Timing(NamedTuple):
     budget: float
 
 
-def prepare_weights(output: Path, backbone: str, layers: Sequence[str]) -> dict[str, str]:
-    """Check backbone and layers, and lay the packaged weights out for anomalib's own models.
+def prepare_weights(output: Path, cells: Sequence[Cell]) -> dict[str, str]:
+    """Check backbone, layers and models, and lay the packaged weights out for anomalib's own models.
 
     In a process of its own, because it imports torch.
 
     Args:
         output: Folder of the comparison.
-        backbone: Name of a timm model.
-        layers: Names of its layers.
+        cells: The cells, all of one backbone.
 
     Returns:
         Environment variables with which the weights are found; none for another backbone than the packaged one, whose
         weights timm looks for in its own cache or downloads.
 
     Raises:
-        ValueError: If there is no such backbone or layer.
+        ValueError: If there is no such backbone, layer or model.
     """
     cache = (output / "weights").resolve()
+    layers = dict.fromkeys(layer for cell in cells for layer in cell.layers)
+    models = dict.fromkeys(cell.model.partition(":")[0] for cell in cells if cell.model != BACKBONE)
+    checked = ["--backbone", cells[0].backbone, "--layers", *layers, "--models", *models]
     process = subprocess.run(  # noqa: S603 - this Python, this package
-        [sys.executable, "-m", f"{__package__}.weights", cache, "--backbone", backbone, "--layers", *layers],
+        [sys.executable, "-m", f"{__package__}.weights", cache, *checked],
         capture_output=True,
         text=True,
         check=False,
@@ -64,21 +72,28 @@ def prepare_weights(output: Path, backbone: str, layers: Sequence[str]) -> dict[
     return {"HF_HUB_CACHE": str(cache), "HF_HUB_OFFLINE": "1"} if process.stdout.strip() else {}
 
 
-def run_cells(cells: Sequence[Cell], output: Path, environment: dict[str, str]) -> list[dict[str, Any]]:
-    """Run the cells that are not done, one after the other.
+def forget_results(cells: Sequence[Cell], output: Path, models: Sequence[str]) -> None:
+    """Forget the results of some models, and all latencies, so that they are measured again.
 
     Args:
         cells: The cells.
         output: Folder of the comparison.
-        environment: Environment variables of their processes.
-
-    Returns:
-        The result of each cell, done or failed.
+        models: Names of models; a name without a variant or layers stands for all of them.
     """
+    for cell in cells:
+        if {cell.label, cell.model, cell.model.partition(":")[0]} & set(models):
+            (output / "cells" / cell.key / RESULT).unlink(missing_ok=True)
+    if models:
+        shutil.rmtree(output / "latency", ignore_errors=True)
+
+
+def run_cells(cells: Sequence[Cell], output: Path, environment: dict[str, str]) -> list[dict[str, Any]]:
+    """Run the cells that are not done, one after the other, with some environment variables; return their results."""
     results = []
     for index, cell in enumerate(cells, start=1):
-        title = f"[{index}/{len(cells)}] {cell}"
-        results.append(run_job("cell", output / "cells" / cell.key, ("cell.json", asdict(cell)), environment, title))
+        title, wanted = f"[{index}/{len(cells)}] {cell}", ("cell.json", asdict(cell))
+        its_own = {**environment, **GIVE_BACK} if cell.model.startswith("patchcore") else environment
+        results.append(run_job("cell", output / "cells" / cell.key, wanted, its_own, title))
     return results
 
 
@@ -89,7 +104,7 @@ def run_latencies(
     environment: dict[str, str],
     timing: Timing,
 ) -> list[dict[str, Any]]:
-    """Measure the latencies of the models that were kept, in one process a category and runtime.
+    """Measure the latencies of the models that were kept, in one process per category and runtime.
 
     Args:
         cells: The cells.
@@ -103,32 +118,27 @@ def run_latencies(
     """
     kept: dict[str, list[tuple[Cell, dict[str, Any]]]] = {}
     for cell, result in zip(cells, results, strict=True):
-        if cell.keep and result["status"] == "done":
+        if cell.keep and result["status"] == DONE:
             kept.setdefault(cell.category, []).append((cell, result))
     jobs = [(category, runtime) for category in kept for runtime in timing.runtimes]
     measured = []
     for index, (category, runtime) in enumerate(jobs, start=1):
+        (first, result), folder = kept[category][0], Path(kept[category][0][0].folder)
+        files = list_images(folder / TEST)
         wanted = {
             "runtime": runtime,
-            "models": {cell.model: str((output / "cells" / cell.key).resolve()) for cell, _ in kept[category]},
-            "images": _choose_images(Path(kept[category][0][0].folder)),
-            "input_size": kept[category][0][1]["input_size"],
+            "models": {cell.label: str((output / "cells" / cell.key).resolve()) for cell, _ in kept[category]},
+            # Evenly over all kinds of defects, and good ones.
+            "images": [str(file) for file in files[:: max(1, len(files) // IMAGES)][:IMAGES]],
+            "input_size": result["input_size"],
             "batches": BATCHES,
             "threads": timing.threads,
             "rounds": timing.rounds,
             "budget": timing.budget,
         }
         digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
-        folder = output / "latency" / f"{Path(kept[category][0][0].folder).name}-{runtime}-{digest}"
-        title = f"[latency {index}/{len(jobs)}] {runtime} on {category}"
-        result = run_job("latency", folder, ("wanted.json", wanted), environment, title)
-        measured.append({"category": category, "runtime": runtime, **result})
+        place = output / "latency" / f"{folder.name}-{runtime}-{digest}"
+        title = f"[latency {index}/{len(jobs)}] {runtime} on {first.category}"
+        found = run_job("latency", place, ("wanted.json", wanted), environment, title)
+        measured.append({"category": category, "runtime": runtime, **found})
     return measured
-
-
-def _choose_images(folder: Path) -> list[str]:
-    """Choose test images evenly over all kinds of defects, and good ones."""
-    # Every suffix but that of the notes that come with some data.
-    files = sorted(file for file in (folder / "test").glob("*/*") if file.suffix.lower() not in {".txt", ".md"})
-    step = max(1, len(files) // IMAGES)
-    return [str(file) for file in files[::step][:IMAGES]]

@@ -8,6 +8,8 @@ from anomalib.data.utils import ValSplitMode
 from numpy.typing import NDArray
 from PIL import Image
 
+from anomalib_vae_attention.common.mvtec_layout import MASKS, TEST, TEST_GOOD, TRAIN_GOOD, list_defects, locate_category
+
 
 def category_datamodule(category: Path) -> Folder:
     """Read a category in MVTec AD's layout, images of any format; all test images serve for tests.
@@ -19,37 +21,21 @@ def category_datamodule(category: Path) -> Folder:
         anomalib's datamodule for it.
 
     Raises:
-        FileNotFoundError: If one of the folders is missing, naming it.
+        ValueError: If one of the folders is missing, naming it.
     """
-    for part in ("train/good", "test/good", "ground_truth"):
-        if not (category / part).is_dir():
-            msg = f"{category} is not a category in MVTec AD's layout: it has no folder {part}."
-            raise FileNotFoundError(msg)
-    defects = sorted(folder.name for folder in (category / "test").iterdir() if folder.name != "good")
+    category = locate_category(category.parent, category.name)
+    defects = list_defects(category)
     return Folder(
         name=category.name,
         root=category,
-        normal_dir="train/good",
-        normal_test_dir="test/good",
-        abnormal_dir=[f"test/{defect}" for defect in defects],
-        mask_dir=[f"ground_truth/{defect}" for defect in defects],
+        normal_dir=TRAIN_GOOD,
+        normal_test_dir=TEST_GOOD,
+        abnormal_dir=[f"{TEST}/{defect}" for defect in defects],
+        mask_dir=[f"{MASKS}/{defect}" for defect in defects],
         # The default would set half of the test images apart.
         val_split_mode=ValSplitMode.SAME_AS_TEST,
         num_workers=0,
     )
-
-
-def test_images(category: Path) -> list[Path]:
-    """List the test images of a category, by folder and name.
-
-    Args:
-        category: Folder of the category.
-
-    Returns:
-        Files that Pillow can read by their ending, sorted.
-    """
-    endings = set(Image.registered_extensions())
-    return sorted(file for file in (category / "test").glob("*/*") if file.suffix.lower() in endings)
 
 
 def read_image(file: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:

@@ -4,14 +4,14 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 import torch
+from anomalib.models.components import AnomalibModule
 
 from .models import BareBackbone
 
-if TYPE_CHECKING:
-    from anomalib.models.components import AnomalibModule
+Model: TypeAlias = AnomalibModule | BareBackbone
 
 logger = logging.getLogger(__name__)
 
@@ -21,15 +21,12 @@ ANY_BATCH = "any-batch"
 
 
 def find_export(folder: Path, runtime: str, batch: int) -> Path:
-    """Find the export of a model for a number of images at a time.
+    """Find the file that a model was exported to.
 
     Args:
         folder: Folder of the cell.
         runtime: ``"onnx"`` or ``"openvino"``.
         batch: Number of images at a time.
-
-    Returns:
-        The model file.
 
     Raises:
         FileNotFoundError: If it was not or could not be exported.
@@ -43,12 +40,7 @@ def find_export(folder: Path, runtime: str, batch: int) -> Path:
     raise FileNotFoundError(msg)
 
 
-def _to_onnx(
-    model: "AnomalibModule | BareBackbone",
-    folder: Path,
-    size: tuple[int, int],
-    batch: int | None = None,
-) -> Path:
+def _to_onnx(model: Model, folder: Path, size: tuple[int, int], batch: int | None = None) -> Path:
     """Export to ONNX, by anomalib's own method if it is a model of anomalib, for any or one number of images."""
     if not isinstance(model, BareBackbone):
         options: dict[str, Any] = {} if batch is None else {"dynamic_shapes": ({0: batch},)}
@@ -74,12 +66,7 @@ def _takes_any_batch(file: Path) -> bool:
     return not graph.input[0].type.tensor_type.shape.dim[0].HasField("dim_value")
 
 
-def export_onnx(
-    model: "AnomalibModule | BareBackbone",
-    folder: Path,
-    size: tuple[int, int],
-    batches: Sequence[int],
-) -> list[Path]:
+def export_onnx(model: Model, folder: Path, size: tuple[int, int], batches: Sequence[int]) -> list[Path]:
     """Export to ONNX, pre- and post-processing included.
 
     Args:

@@ -13,6 +13,8 @@ from anomalib_vae_attention.common.atomic_files import read_json, write_json
 logger = logging.getLogger(__name__)
 
 RESULT = "result.json"
+"""The file that a job writes last, in its folder: ``status`` and what it found, or ``error``."""
+DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 
 
 def run_job(
@@ -26,20 +28,20 @@ def run_job(
 
     Args:
         module: Name of a module of this folder, run with what is wanted.
-        folder: Folder of the job, for what is wanted, ``log.txt`` and the ``result.json`` that the module writes last.
+        folder: Folder of the job, for what is wanted, ``log.txt`` and the :data:`RESULT` that the module writes last.
         wanted: Name and content of a JSON file that says what is to be done.
         environment: Environment variables beside those of this process.
         title: What the log lines call it.
 
     Returns:
-        The content of ``result.json``. A job that fails leaves ``status`` ``"failed"``, its ``error`` and the path of
-        its ``log``, and is run again the next time.
+        The content of :data:`RESULT`. A job that fails leaves :data:`FAILED`, its ``error`` and the path of its
+        ``log``, and is run again the next time, as is one that was :data:`SKIPPED`.
 
     Raises:
         KeyboardInterrupt: If the user interrupts it; the process has then ended.
     """
     result = read_json(folder / RESULT)
-    if result and result["status"] == "done":
+    if result and result["status"] == DONE:
         logger.info("%s: done before.", title)
         return result
     logger.info("%s ...", title)
@@ -63,10 +65,13 @@ def run_job(
             process.wait()
     seconds = time.perf_counter() - start
     result = read_json(folder / RESULT)
+    if code == 0 and result and result["status"] == SKIPPED:
+        logger.warning("%s: skipped: %s", title, result["error"])
+        return result
     if code == 0 and result:
         logger.info("%s: done in %.0f s.", title, seconds)
         return result
-    result = {"status": "failed", "error": _last_words(log, code), "log": str(log)}
+    result = {"status": FAILED, "error": _last_words(log, code), "log": str(log)}
     write_json(folder / RESULT, result)
     logger.warning("%s: failed after %.0f s: %s (log: %s)", title, seconds, result["error"], log)
     return result

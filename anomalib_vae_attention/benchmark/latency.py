@@ -1,6 +1,6 @@
 """Latency of several models in one runtime: ``python -m anomalib_vae_attention.benchmark.latency FILE``.
 
-FILE is a JSON file of what to measure (see :func:`run`); the results are written to ``result.json`` beside it. The
+FILE is a JSON file of what to measure (see :func:`run`); the results are written beside it. The
 models take turns, in another order every round, so that what else the machine does meets all of them alike. One
 process measures one runtime: the threads of two would wait for work at each other's expense.
 """
@@ -10,6 +10,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,24 +20,21 @@ from numpy.typing import NDArray
 from anomalib_vae_attention.common.atomic_files import read_json, write_json
 
 from .data import read_image
+from .jobs import DONE, RESULT
 from .plan import read_cell
 from .runtimes import RUNTIMES, NotSupportedError
 
 logger = logging.getLogger(__name__)
 
 CALLS = 3
-"""Timed calls a turn, after one that brings the model back into the caches."""
+"""Timed calls per turn, after one that brings the model back into the caches."""
 SLOW = 1.0
 """Seconds beyond which a call is a turn of its own: it is hardly shorter with warm caches."""
 MOST_ERROR = 500
 """Most characters of an error that are kept."""
 
 
-def measure(
-    calls: dict[str, Callable[[int], object]],
-    rounds: int,
-    budget: float,
-) -> dict[str, dict[str, Any]]:
+def measure(calls: dict[str, Callable[[int], object]], rounds: int, budget: float) -> dict[str, dict[str, Any]]:
     """Time several functions in turns.
 
     Args:
@@ -94,8 +92,8 @@ def _in_batches(run: Callable[[Any], object], images: list[NDArray[np.uint8]], b
     return lambda number: run(batches[number % count])
 
 
-def _from_files(run: Callable[[Any], object], files: list[Path], size: tuple[int, int]) -> Callable[[int], object]:
-    return lambda number: run(read_image(files[number % len(files)], size)[None])
+def _run_file(run: Callable[[Any], object], files: list[Path], size: tuple[int, int], number: int) -> object:
+    return run(read_image(files[number % len(files)], size)[None])
 
 
 def run(file: Path) -> None:
@@ -107,6 +105,7 @@ def run(file: Path) -> None:
             ``threads``; ``rounds`` and ``budget`` as in :func:`measure`.
     """
     wanted = read_json(file)
+    load = RUNTIMES[wanted["runtime"]]
     size = tuple(wanted["input_size"])
     files = [Path(image) for image in wanted["images"]]
     images = [read_image(image, size) for image in files]
@@ -116,25 +115,19 @@ def run(file: Path) -> None:
         from_files: dict[str, Callable[[int], object]] = {}
         for name, folder in wanted["models"].items():
             try:
-                runner = _load(wanted["runtime"], Path(folder), (batch, *size), wanted["threads"])
+                cell = read_cell(read_json(Path(folder, "cell.json")))
+                runner = load(cell, Path(folder), (batch, *size), wanted["threads"])
             except Exception as error:
                 logger.exception("%s could not be loaded.", name)
                 kind = "" if isinstance(error, NotSupportedError) else f"{type(error).__name__}: "
                 results[name][f"batch {batch}"] = {"error": f"{kind}{error}"[:MOST_ERROR]}
                 continue
             calls[name] = _in_batches(runner, images, batch)
-            from_files[name] = _from_files(runner, files, size)
-        for name, summary in measure(calls, wanted["rounds"], wanted["budget"]).items():
-            results[name][f"batch {batch}"] = summary
-        if batch == 1:
-            for name, summary in measure(from_files, wanted["rounds"], wanted["budget"]).items():
-                results[name]["file"] = summary
-    write_json(file.with_name("result.json"), {"status": "done", "latency": results})
-
-
-def _load(runtime: str, folder: Path, shape: tuple[int, ...], threads: int) -> Callable[[NDArray[np.uint8]], object]:
-    cell = read_cell(read_json(folder / "cell.json"))
-    return RUNTIMES[runtime](cell, folder, shape, threads)
+            from_files[name] = partial(_run_file, runner, files, size)
+        for way, timed in {f"batch {batch}": calls, "file": from_files if batch == 1 else {}}.items():
+            for name, summary in measure(timed, wanted["rounds"], wanted["budget"]).items():
+                results[name][way] = summary
+    write_json(file.with_name(RESULT), {"status": DONE, "latency": results})
 
 
 if __name__ == "__main__":

@@ -1,31 +1,29 @@
 """The models that are compared, on the same backbone, layers and pre-processing."""
 
+import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import anomalib.models
 import torch
 from anomalib import PrecisionType
 from anomalib.models import Padim, Patchcore
+from anomalib.models.components import AnomalibModule
 from anomalib.pre_processing import PreProcessor
+from anomalib.utils.path import convert_snake_to_pascal_case
 from torch import nn
 
 from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.backbone import Backbone
+from anomalib_vae_attention.common.machine import available_gib
+from anomalib_vae_attention.common.mvtec_layout import TRAIN_GOOD, list_images
 
-from .coreset import use_fast_coreset
-from .plan import BACKBONE, FAST, UNCACHED, Cell, read_model
-
-if TYPE_CHECKING:
-    from anomalib.models.components import AnomalibModule
+from .coreset import fit_gib, use_fast_coreset
+from .plan import BACKBONE, FAST, OURS, UNCACHED, Cell, read_model
 
 
 class BareBackbone(nn.Module):
-    """Pre-processing and the backbone's layers as timm builds them, without blocks after the last, and nothing else.
-
-    Args:
-        backbone: The backbone.
-        pre_processor: The pre-processor of the models.
-    """
+    """Pre-processing and the backbone's layers as timm builds them, without blocks after the last, and nothing else."""
 
     def __init__(self, backbone: Backbone, pre_processor: PreProcessor) -> None:
         super().__init__()
@@ -37,14 +35,34 @@ class BareBackbone(nn.Module):
         return tuple(self.backbone(self.pre_processor(image)))
 
 
-def build_model(cell: Cell) -> "AnomalibModule | BareBackbone":
+def find_model_class(name: str) -> type[AnomalibModule]:
+    """Find a model of anomalib by its name.
+
+    Args:
+        name: In snake case, such as ``"stfpm"``.
+
+    Returns:
+        Its class.
+
+    Raises:
+        ValueError: If there is none; the message lists what there is.
+    """
+    found = getattr(anomalib.models, convert_snake_to_pascal_case(name), None)
+    if inspect.isclass(found) and issubclass(found, AnomalibModule):
+        return found
+    msg = f"models: {name!r} is not available; anomalib has {', '.join(sorted(anomalib.models.list_models()))}."
+    raise ValueError(msg)
+
+
+def build_model(cell: Cell) -> AnomalibModule | BareBackbone:
     """Make the model of a cell, not fitted, without metrics and pictures.
 
     Args:
         cell: The cell.
 
     Returns:
-        Model of anomalib, or the bare backbone.
+        Model of anomalib, or the bare backbone. A model without an argument ``backbone`` keeps its own, and its own
+        pre-processing.
 
     Raises:
         ValueError: If the model cannot be made with this backbone, these layers or this variant.
@@ -53,44 +71,52 @@ def build_model(cell: Cell) -> "AnomalibModule | BareBackbone":
     backbone = Backbone(cell.backbone, cell.layers, pre_trained=is_bare)
     size = (cell.image_size, cell.image_size)
     ours = VaeAttention.configure_pre_processor(size, backbone.mean, backbone.std)
-    # The others resize as anomalib has them do.
-    anomalibs = PreProcessor(ours.transform)
     if is_bare:
-        return BareBackbone(backbone, anomalibs).eval()
+        return BareBackbone(backbone, PreProcessor(ours.transform)).eval()
     name, variant = read_model(cell.model)
-    # The backbone's own order, finest first, which anomalib's models take for granted.
-    common: dict[str, Any] = {
-        "backbone": cell.backbone,
-        "layers": backbone.layers,
-        "pre_processor": ours if name == "vae_attention" else anomalibs,
-        "evaluator": False,
-        "visualizer": False,
-    }
-    if name == "patchcore":
+    model_class: Any = VaeAttention if name == OURS else find_model_class(name)
+    taken = inspect.signature(model_class).parameters
+    options: dict[str, Any] = {"evaluator": False, "visualizer": False}
+    if "backbone" in taken:
+        # The backbone's own order, finest first, which anomalib's models take for granted.
+        given = {"backbone": cell.backbone, "layers": backbone.layers, "layer": backbone.layers[-1]}
+        options |= {name: value for name, value in given.items() if name in taken}
+        # The others resize as anomalib has them do.
+        options["pre_processor"] = ours if model_class is VaeAttention else PreProcessor(ours.transform)
+    if model_class is VaeAttention:
+        options["reference"] = variant.removesuffix(UNCACHED)
+        options["cache_features"] = False if variant.endswith(UNCACHED) else "auto"
+    elif model_class is Patchcore:
         if variant.endswith(FAST):
             use_fast_coreset()
-        return Patchcore(**common, coreset_sampling_ratio=float(variant.removesuffix(FAST)))
-    if name == "padim":
+        options["coreset_sampling_ratio"] = float(variant.removesuffix(FAST))
+    elif model_class is Padim:
         # The default is the paper's number for ResNet-18, or all there are.
-        features = min(variant, sum(backbone.channels)) if ":" not in cell.model else variant
-        return Padim(**common, n_features=features)
-    return VaeAttention(
-        **common,
-        reference=variant.removesuffix(UNCACHED),
-        cache_features=False if variant.endswith(UNCACHED) else "auto",
-    )
+        options["n_features"] = variant if ":" in cell.model else min(variant, sum(backbone.channels))
+    return model_class(**options)
 
 
-def load_model(cell: Cell, checkpoint: Path) -> "AnomalibModule | BareBackbone":
-    """Make the model of a cell and load its fitted state.
+def require_memory(cell: Cell) -> None:
+    """Raise a ``MemoryError`` if PatchCore's fit is estimated to take more memory than the machine has available.
 
     Args:
-        cell: The cell.
-        checkpoint: Its checkpoint; the bare backbone needs none.
-
-    Returns:
-        The model, in evaluation mode.
+        cell: Any cell; nothing is estimated of other models.
     """
+    name, variant = ("", "") if cell.model == BACKBONE else read_model(cell.model)
+    available = available_gib()
+    if name != "patchcore" or available is None:
+        return
+    images = len(list_images(Path(cell.folder, TRAIN_GOOD)))
+    backbone = Backbone(cell.backbone, cell.layers, pre_trained=False)
+    height, width = backbone(torch.zeros(1, 3, cell.image_size, cell.image_size))[0].shape[-2:]
+    needed = fit_gib(images * height * width, sum(backbone.channels), variant.endswith(FAST))
+    if needed > available:
+        msg = f"needs about {needed:.1f} GiB for its fit, {available:.1f} GiB available"
+        raise MemoryError(msg)
+
+
+def load_model(cell: Cell, checkpoint: Path) -> AnomalibModule | BareBackbone:
+    """Make the model of a cell, load its fitted state from a checkpoint, and put it into evaluation mode."""
     model = build_model(cell)
     if cell.model != BACKBONE:
         # PatchCore's hyper-parameters hold one.

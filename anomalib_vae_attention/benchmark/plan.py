@@ -1,4 +1,4 @@
-"""What is compared: models and their variants, categories, and the cells that follow from them."""
+"""What is compared: models, their variants and layers, and the cells that follow from them."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+OURS = "vae_attention"
 BACKBONE = "backbone"
 """The bare backbone, a model that only runs: the limit that the others' latency is compared with."""
 BATCHES = (1, 16)
@@ -32,41 +33,41 @@ def _coreset(text: str) -> str:
     return f"{ratio:g}{FAST if text.endswith(FAST) else ''}"
 
 
-def _features(text: str) -> int:
-    features = int(text)
-    if features < 1:
-        msg = "the number of features is 1 at least"
+def _count(text: str) -> int | None:
+    if text and int(text) < 1:
+        msg = "the number is 1 at least"
         raise ValueError(msg)
-    return features
+    return int(text) if text else None
 
 
 VARIANTS: dict[str, tuple[Callable[[str], Any], str]] = {
-    "vae_attention": (_reference, "exemplars"),
+    OURS: (_reference, "exemplars"),
     "patchcore": (_coreset, "0.1"),
-    "padim": (_features, "100"),
+    "padim": (_count, "100"),
 }
-"""Model: how its variant is read, and the variant that its name alone stands for."""
+"""Model: how its variant is read, and the variant that its name alone stands for. The variant of any other model of
+anomalib is its number of epochs; its name alone leaves that to the model."""
 
 
 def read_model(text: str) -> tuple[str, Any]:
-    """Split the name of a model to compare into model and variant.
+    """Split the name of a model into model and variant.
 
     Args:
         text: ``MODEL`` or ``MODEL:VARIANT``: the reference of ``vae_attention`` (``exemplars``, ``gaussian``, or either
-            with :data:`UNCACHED`), the coreset ratio of ``patchcore``, in (0, 1], with or without :data:`FAST`, or the
-            number of features of ``padim``.
+            with :data:`UNCACHED`), the coreset ratio of ``patchcore``, in (0, 1], with or without :data:`FAST`, the
+            number of features of ``padim``, or the number of epochs of another model of anomalib.
 
     Returns:
         Model and variant, which is the default one where none is given.
 
     Raises:
-        ValueError: If there is no such model or variant; the message says what there is.
+        ValueError: If there is no such variant, or the name cannot be a model's; the message says what there is.
     """
     model, _, variant = text.partition(":")
-    if model not in VARIANTS:
-        msg = f"models: {text!r} is not available; there are {', '.join(VARIANTS)}, each with or without a :VARIANT."
+    if not model.isidentifier():
+        msg = f"models: {text!r} is not available; write {', '.join(VARIANTS)} or another model of anomalib."
         raise ValueError(msg)
-    read, default = VARIANTS[model]
+    read, default = VARIANTS.get(model, (_count, ""))
     try:
         return model, read(variant or default)
     except ValueError as error:
@@ -75,17 +76,7 @@ def read_model(text: str) -> tuple[str, Any]:
 
 
 def canonical_name(text: str) -> str:
-    """Return the shortest name of a model to compare: ``patchcore`` for ``patchcore:0.10``.
-
-    Args:
-        text: Name as in :func:`read_model`.
-
-    Returns:
-        The one name of this model and variant.
-
-    Raises:
-        ValueError: As :func:`read_model`.
-    """
+    """Return the shortest name of a model: ``patchcore`` for ``patchcore:0.10``; errors as :func:`read_model`."""
     model, variant = read_model(text)
     return model if variant == read_model(model)[1] else f"{model}:{variant}"
 
@@ -104,6 +95,7 @@ class Cell:
         image_size: Height and width that images are resized to, in pixels.
         keep: Whether the fitted model and its exports are kept, for the latencies.
         export: Whether it is exported.
+        own_layers: Whether its layers are not those of the run, and therefore part of its name.
     """
 
     category: str
@@ -115,84 +107,57 @@ class Cell:
     image_size: int
     keep: bool
     export: bool
+    own_layers: bool = False
+
+    @property
+    def label(self) -> str:
+        """Name of the model in tables: ``padim``, or ``padim@blocks.2+blocks.4``."""
+        return f"{self.model}@{'+'.join(self.layers)}" if self.own_layers else self.model
 
     @property
     def key(self) -> str:
-        """Name of the folder of its results: readable, and different for every different cell."""
-        digest = hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:8]
+        """Name of the folder of its results: readable, and different for every different cell, however it is named."""
+        content = {name: value for name, value in asdict(self).items() if name != "own_layers"}
+        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         readable = f"{Path(self.folder).name}-{self.model}-seed{self.seed}".replace(":", "-")
         return f"{readable}-{digest}"
 
     def __str__(self) -> str:
         """Name the cell in the log."""
-        return f"{self.model} on {self.category}, seed {self.seed}"
+        return f"{self.label} on {self.category}, seed {self.seed}"
 
 
-def find_category(data_root: Path, name: str) -> Path:
-    """Find a category in MVTec AD's layout.
-
-    Args:
-        data_root: Folder of all data.
-        name: Path of the category below it.
-
-    Returns:
-        Its folder, absolute.
-
-    Raises:
-        ValueError: If it is not there or not in this layout; the message says what is missing and what there is.
-    """
-    if not data_root.is_dir():
-        msg = f"data_root: there is no folder {data_root}."
-        raise ValueError(msg)
-    folder = data_root / name
-    for part in ("train/good", "test/good", "ground_truth"):
-        if not (folder / part).is_dir():
-            there = sorted(
-                good.parents[1].relative_to(data_root).as_posix()
-                for pattern in ("train/good", "*/train/good", "*/*/train/good")
-                for good in data_root.glob(pattern)
-            )
-            msg = (
-                f"categories: {folder} is not a category in MVTec AD's layout: it has no folder {part}. "
-                f"Available in {data_root}: {', '.join(there) or 'none'}."
-            )
-            raise ValueError(msg)
-    return folder.resolve()
-
-
-def plan_cells(
-    categories: dict[str, Path],
-    models: Sequence[str],
-    seeds: Sequence[int],
-    backbone: str,
-    layers: Sequence[str],
-    image_size: int,
-    keep: bool,
-    export: bool,
-) -> list[Cell]:
-    """List the cells of a comparison, one category after the other, the bare backbone first.
+def plan_cells(categories: dict[str, Path], models: Sequence[str], seeds: Sequence[int], template: Cell) -> list[Cell]:
+    """List the cells of a comparison, one seed after the other, the bare backbone first.
 
     Args:
         categories: Name and folder of each category.
-        models: Canonical names of the models.
+        models: Names of models, each as :func:`read_model` takes it or followed by ``@`` and layers of its own, joined
+            by ``+``.
         seeds: Seeds, the first one that whose models may be kept.
-        backbone: Name of a timm model, the same for all.
-        layers: Its layers, the same for all.
-        image_size: Height and width that images are resized to, in pixels.
-        keep: Whether the models of the first seed are kept, for the latencies, and the bare backbone with them.
-        export: Whether these are exported, too.
+        template: Backbone, layers and image size of all; ``keep`` and ``export`` of the first seed's models, which are
+            compared with the bare backbone if they are kept.
 
     Returns:
-        The cells in the order of their running.
+        The cells in the order of their running, none twice.
+
+    Raises:
+        ValueError: As :func:`read_model`.
     """
-    common = (backbone, tuple(layers), image_size)
-    cells = []
-    for name, folder in categories.items():
-        for seed in seeds:
-            kept = keep and seed == seeds[0]
-            names = [BACKBONE, *models] if kept else models
-            cells += [Cell(name, str(folder), model, seed, *common, kept, kept and export) for model in names]
-    return cells
+    cells: dict[str, Cell] = {}
+    for seed in dict.fromkeys(seeds):
+        keep = template.keep and seed == seeds[0]
+        for category, folder in categories.items():
+            for text in [BACKBONE, *models] if keep else models:
+                name, _, own = text.partition("@")
+                layers = tuple(own.split("+")) if own else template.layers
+                if set(layers) == set(template.layers):
+                    layers = template.layers
+                model = name if name == BACKBONE else canonical_name(name)
+                common = (template.backbone, layers, template.image_size, keep, keep and template.export)
+                cell = Cell(category, str(folder), model, seed, *common, own_layers=layers != template.layers)
+                cells.setdefault(cell.key, cell)
+    return list(cells.values())
 
 
 def read_cell(content: dict[str, Any]) -> Cell:

@@ -1,116 +1,134 @@
-"""The report of a comparison: one HTML page that needs no other file."""
+"""Writing the results of a comparison: CSV and JSON tables, plots, and one HTML page that needs no other file."""
 
-import base64
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import pandas as pd
 
-from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.atomic_files import replacing, write_json
+from anomalib_vae_attention.common.machine import describe_machine
+from anomalib_vae_attention.common.measures import MAIN, MEASURES
+from anomalib_vae_attention.common.pictures import heat_map, inline, outline, write_page
 
+from .jobs import DONE
 from .plan import BACKBONE, Cell
-from .plots import heat_map, jpeg, outline
+from .plots import accuracy_plot
+from .tables import COSTS, KEYS, cells_table, comparison_table, latency_table, ranking_table, summary_table
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-HIGHER_IS_BETTER = {"image_AUROC", "pixel_AUROC", "pixel_AUPRO", "image_AP", "pixel_AP", "image_F1", "pixel_F1"}
-ACCURACY = {
-    "image_AUROC": "image AUROC",
-    "pixel_AUROC": "pixel AUROC",
-    "pixel_AUPRO": "AUPRO",
-    "image_AP": "image AP",
-    "pixel_AP": "pixel AP",
-    "image_F1": "image F1",
-    "pixel_F1": "pixel F1",
-}
-COST = {
-    "fit_seconds": "fit, s",
-    "memory_fit_mib": "memory of the fit, MiB",
-    "memory_peak_mib": "peak of the process, MiB",
-    "checkpoint_mib": "checkpoint, MiB",
-    "onnx_mib": "ONNX, MiB",
-    "openvino_mib": "OpenVINO, MiB",
-}
 
 
-def _inline(content: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+def make_tables(
+    cells: Sequence[Cell], results: Sequence[dict[str, Any]], measured: Sequence[dict[str, Any]]
+) -> dict[str, pd.DataFrame]:
+    """Make all tables of :mod:`.tables`, by their names."""
+    tables = {"cells": cells_table(cells, results), "latencies": latency_table(measured)}
+    tables["summary"] = summary_table(tables["cells"], tables["latencies"])
+    tables["comparison"] = comparison_table(tables["summary"])
+    tables["ranking"] = ranking_table(tables["comparison"])
+    return tables
 
 
-def _text(value: float, digits: int) -> str:
-    return "-" if pd.isna(value) else f"{value:,.{digits}f}"
+def to_text(tables: dict[str, pd.DataFrame]) -> str:
+    """Lay the tables out as text for the screen."""
+    summary, cells, latencies = tables["summary"], tables["cells"], tables["latencies"]
+    speeds = [
+        name for name in summary if name.endswith(("_ms", "_ratio", "_per_second")) and summary[name].notna().any()
+    ]
+    missing = latencies[latencies["error"].notna()].fillna({"model": "all"})
+    grouped = missing.groupby(["category", "runtime", "error"], sort=False)["model"]
+    parts = {
+        "Accuracy, medians over the seeds (F1 with the threshold that is best on the test images)": summary.loc[
+            summary["model"] != BACKBONE, [*KEYS, "seeds", *MEASURES]
+        ].round(4),
+        "Ours beside the better peer (a peer has the better of its layers in each measure)": tables["comparison"].round(
+            4
+        ),
+        "Mean ranks over the categories, and our worst margins to the better peer": tables["ranking"].round(4),
+        "Fit and sizes, seconds and MiB": summary[[*KEYS, *COSTS]].round(1),
+        "Latency at batch 1 in ms and as ratio to the bare backbone; images per second at batch 16": summary[
+            [*KEYS, *speeds] if speeds else []
+        ].round(2),
+        "Not done": cells.loc[cells["error"].notna(), [*KEYS, "seed", "status", "error"]],
+        "Not measured": grouped.agg(lambda models: ", ".join(dict.fromkeys(models))).reset_index(),
+    }
+    shown = {title: table.dropna(axis=1, how="all") for title, table in parts.items() if not table.empty}
+    return "\n\n".join(f"{title}\n{table.to_string(index=False, na_rep='-')}" for title, table in shown.items())
 
 
-def _grouped(frame: pd.DataFrame, columns: dict[str, str], digits: int) -> list[dict[str, Any]]:
-    """Make the rows of a table for the template, a group a category, the best of each column marked."""
-    groups = []
-    for category, part in frame.groupby("category", sort=False):
-        rows = []
-        for _, row in part.iterrows():
-            values = []
-            for column in columns:
-                value = row[column]
-                compared = part[column][part["model"] != BACKBONE].round(digits)
-                best = compared.max() if column in HIGHER_IS_BETTER else compared.min()
-                is_best = row["model"] != BACKBONE and len(compared) > 1 and round(value, digits) == best
-                values.append({"text": _text(value, digits), "best": is_best})
-            rows.append({"model": row["model"], "values": values})
-        groups.append({"category": category, "rows": rows})
-    return groups
+def write_results(
+    output: Path,
+    cells: Sequence[Cell],
+    tables: dict[str, pd.DataFrame],
+    description: dict[str, Any],
+) -> str:
+    """Write everything that a comparison leaves: CSV, JSON, PNG and HTML files.
+
+    Args:
+        output: Folder of the comparison.
+        cells: The cells.
+        tables: As :func:`make_tables` makes them.
+        description: The ``command`` as it was given and its ``settings``, plain data.
+
+    Returns:
+        The tables as text, and where the files are.
+    """
+    for name, table in tables.items():
+        with replacing(output / f"{name}.csv") as temporary:
+            table.to_csv(temporary, index=False)
+    description = {**description, "machine": describe_machine()}
+    # JSON has no NaN.
+    records = {
+        name: table.astype(object).where(table.notna(), None).to_dict("records") for name, table in tables.items()
+    }
+    write_json(output / "results.json", {**description, **records})
+    wanted = {"memory": ("memory_fit_mib", "memory of the fit, MiB")}
+    wanted |= {
+        f"latency_{runtime}": (f"{runtime}_ms", f"{runtime}, ms per image")
+        for runtime in tables["latencies"]["runtime"].unique()
+    }
+    plots = {}
+    for name, (column, label) in wanted.items():
+        file = output / f"accuracy_{name}.png"
+        if accuracy_plot(tables["summary"], column, label, file):
+            plots[f"accuracy against {label}"] = file
+    write_report(output / "report.html", cells, tables, description, plots)
+    files = ", ".join([*(f"{name}.csv" for name in tables), "results.json", *(plot.name for plot in plots.values())])
+    return f"{to_text(tables)}\n\nReport: {(output / 'report.html').resolve()}\nBeside it: {files}"
 
 
-def _latencies(latencies: pd.DataFrame) -> list[dict[str, Any]]:
-    groups = []
-    for (category, runtime), part in latencies.groupby(["category", "runtime"], sort=False):
-        rows = [
-            {
-                "model": row["model"],
-                "measured": row["measured"],
-                "error": None if pd.isna(row["error"]) else row["error"],
-                **{
-                    name: _text(row[name], digits)
-                    for name, digits in [
-                        ("median_ms", 2),
-                        ("q25_ms", 2),
-                        ("q75_ms", 2),
-                        ("images_per_second", 1),
-                        ("ratio_to_backbone", 2),
-                    ]
-                },
-            }
-            for _, row in part.sort_values("measured", kind="stable").iterrows()
-        ]
-        if len(set(part["error"])) == 1 and part["error"].notna().all():
-            rows = [{**rows[0], "model": "all", "measured": ""}]
-        groups.append({"category": category, "runtime": runtime, "rows": rows})
-    return groups
+def _marked(frame: pd.DataFrame, columns: Sequence[str], digits: int) -> pd.DataFrame:
+    """Round some columns, and mark the best model of each category in ``<column>_best``; the backbone takes no part."""
+    frame = frame[[*KEYS, *columns]].round(dict.fromkeys(columns, digits))
+    for name in columns:
+        compared = frame[name].where(frame["model"] != BACKBONE)
+        by_category = compared.groupby(frame["category"])
+        best = by_category.transform("max" if name in MEASURES else "min")
+        frame[f"{name}_best"] = (compared == best) & (by_category.transform("count") > 1)
+    return frame
 
 
 def _example_rows(cells: Sequence[Cell], output: Path) -> list[dict[str, Any]]:
     """Lay the example maps of all models of a category side by side, those of the first seed."""
     groups: dict[str, dict[str, Any]] = {}
-    first = cells[0].seed
     for cell in cells:
         file = output / "cells" / cell.key / "examples.npz"
-        if cell.seed != first or cell.model == BACKBONE or not file.exists():
+        if cell.seed != cells[0].seed or not file.exists():
             continue
         with np.load(file) as loaded:
             stored = dict(loaded)
         group = groups.setdefault(cell.category, {"category": cell.category, "models": [], "rows": []})
         if not group["rows"]:
             group["rows"] = [
-                {"name": "/".join(Path(str(path)).parts[-2:]), "images": [jpeg(image), jpeg(outline(image, mask))]}
+                {"name": "/".join(Path(str(path)).parts[-2:]), "images": [inline(image), inline(outline(image, mask))]}
                 for path, image, mask in zip(stored["path"], stored["image"], stored["mask"], strict=True)
             ]
-        group["models"].append(cell.model)
+        group["models"].append(cell.label)
         limits = (float(stored["range"][0]), float(stored["range"][1]))
         for row, values in zip(group["rows"], stored["map"], strict=True):
-            row["images"].append(jpeg(heat_map(values, limits)))
-    for group in groups.values():
-        for row in group["rows"]:
-            row["images"] = [_inline(image, "jpeg") for image in row["images"]]
+            row["images"].append(inline(heat_map(values, limits)))
     return list(groups.values())
 
 
@@ -126,23 +144,25 @@ def write_report(
     Args:
         file: HTML file to write, in the folder of the comparison.
         cells: The cells.
-        tables: ``cells``, ``latencies`` and ``summary``.
+        tables: As :func:`make_tables` makes them.
         description: ``machine``, ``command`` and ``settings``, plain data.
         plots: Caption and PNG file of each plot.
     """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    failed = tables["cells"][tables["cells"]["status"] != "done"]
-    content = template.render(
+    summary, failed = tables["summary"], tables["cells"][tables["cells"]["status"] != DONE]
+    write_page(
+        file,
+        TEMPLATE,
         **description,
-        accuracy_columns=list(ACCURACY.values()),
-        accuracy=_grouped(tables["summary"][tables["summary"]["model"] != BACKBONE], ACCURACY, 3),
-        cost_columns=list(COST.values()),
-        cost=_grouped(tables["summary"], COST, 1),
-        latencies=_latencies(tables["latencies"]),
-        failed=failed[["category", "model", "seed", "error", "log"]].to_dict("records"),
-        plots=[(caption, _inline(plot.read_bytes(), "png")) for caption, plot in plots.items()],
+        measures=MEASURES,
+        main=MAIN,
+        costs=COSTS,
+        accuracy=_marked(summary[summary["model"] != BACKBONE], list(MEASURES), 3),
+        cost=_marked(summary, list(COSTS), 1),
+        comparison=tables["comparison"],
+        ranking=tables["ranking"],
+        latencies=tables["latencies"].fillna({"model": "all", "measured": "", "error": ""}),
+        failed=failed[[*KEYS, "seed", "status", "error", "log"]].fillna("").to_dict("records"),
+        plots={caption: inline(plot.read_bytes(), "png") for caption, plot in plots.items()},
         examples=_example_rows(cells, file.parent),
+        number=lambda value, digits: "-" if pd.isna(value) else f"{value:,.{digits}f}",
     )
-    with replacing(file) as temporary:
-        temporary.write_text(content, encoding="utf-8")

@@ -1,6 +1,7 @@
 """Ways to run a model on the CPU, all alike from outside: images in, seconds passed."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,17 +27,7 @@ def to_input(images: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 
 def eager(cell: Cell, folder: Path, shape: tuple[int, ...], threads: int) -> Run:
-    """Run in PyTorch, operation by operation.
-
-    Args:
-        cell: The cell of the model.
-        folder: Folder of the cell.
-        shape: Batch, height and width of the images.
-        threads: Number of threads.
-
-    Returns:
-        What runs it.
-    """
+    """Run in PyTorch, operation by operation; arguments as :data:`RUNTIMES` says."""
     del shape
     torch.set_num_threads(threads)
     model = load_model(cell, folder / "model.ckpt")
@@ -48,9 +39,8 @@ def eager(cell: Cell, folder: Path, shape: tuple[int, ...], threads: int) -> Run
     return run
 
 
-def onnx_runtime(cell: Cell, folder: Path, shape: tuple[int, ...], threads: int) -> Run:
-    """Run in ONNX Runtime; arguments as :func:`eager`."""
-    del cell
+def onnx_runtime(_cell: Cell, folder: Path, shape: tuple[int, ...], threads: int) -> Run:
+    """Run in ONNX Runtime; arguments as :data:`RUNTIMES` says."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -94,31 +84,20 @@ def open_openvino(file: Path, shape: tuple[int, ...], threads: int, precision: s
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
     }
-    compiled = core.compile_model(model, "CPU", configuration)
-    request = compiled.create_infer_request()
+    request = core.compile_model(model, "CPU", configuration).create_infer_request()
     return lambda images: request.infer([to_input(images)], share_inputs=True, share_outputs=True)
 
 
-def openvino_f32(cell: Cell, folder: Path, shape: tuple[int, ...], threads: int) -> Run:
-    """Run in OpenVINO in single precision; arguments as :func:`eager`."""
-    del cell
-    return open_openvino(find_export(folder, "openvino", shape[0]), shape, threads)
-
-
-def openvino_bf16(cell: Cell, folder: Path, shape: tuple[int, ...], threads: int) -> Run:
-    """Run in OpenVINO in bfloat16; arguments as :func:`eager`.
-
-    Raises:
-        NotSupportedError: If the processor has none.
-    """
-    del cell
-    return open_openvino(find_export(folder, "openvino", shape[0]), shape, threads, "bf16")
+def run_openvino(_cell: Cell, folder: Path, shape: tuple[int, ...], threads: int, precision: str) -> Run:
+    """Run in OpenVINO; arguments as :data:`RUNTIMES` says, then the precision; errors as :func:`open_openvino`."""
+    return open_openvino(find_export(folder, "openvino", shape[0]), shape, threads, precision)
 
 
 RUNTIMES: dict[str, Callable[[Cell, Path, tuple[int, ...], int], Run]] = {
     "eager": eager,
     "onnxruntime": onnx_runtime,
-    "openvino": openvino_f32,
-    "openvino-bf16": openvino_bf16,
+    "openvino": partial(run_openvino, precision="f32"),
+    "openvino-bf16": partial(run_openvino, precision="bf16"),
 }
-"""Name of a runtime: what loads a model into it."""
+"""Name of a runtime: what loads a model into it, from its cell, the cell's folder, batch, height and width of the
+images, and the number of threads."""

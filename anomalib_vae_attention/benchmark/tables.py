@@ -1,99 +1,90 @@
-"""Results as tables: a row a cell, a row a latency, and the medians over the seeds."""
+"""Results as tables: per cell, per latency, medians over the seeds, ours beside the better peer, and mean ranks."""
 
 from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from .plan import BACKBONE, Cell
+from anomalib_vae_attention.common.measures import MAIN, MEASURES
 
-SCORES = ["image_AUROC", "pixel_AUROC", "pixel_AUPRO", "image_AP", "pixel_AP", "image_F1", "pixel_F1"]
-COSTS = ["fit_seconds", "memory_before_mib", "memory_peak_mib", "memory_fit_mib"]
-SIZES = ["checkpoint_mib", "onnx_mib", "openvino_mib"]
-LATENCY_COLUMNS = [
-    "category",
-    "model",
-    "runtime",
-    "measured",
-    "median_ms",
-    "q25_ms",
-    "q75_ms",
-    "calls",
-    "images_per_second",
-    "ratio_to_backbone",
-    "error",
-]
+from .jobs import DONE
+from .plan import BACKBONE, OURS, Cell
+
+COSTS = {
+    "fit_seconds": "fit, s",
+    "memory_fit_mib": "memory of the fit, MiB",
+    "memory_peak_mib": "peak of the process, MiB",
+    "checkpoint_mib": "checkpoint, MiB",
+    "onnx_mib": "ONNX, MiB",
+    "openvino_mib": "OpenVINO, MiB",
+}
+"""Name and label of each cost; ``memory_fit_mib`` is the peak beyond what the process had needed before the fit."""
+KEYS = ["category", "model"]
+TIMES = ["median_ms", "q25_ms", "q75_ms", "calls", "images_per_second", "ratio_to_backbone"]
 
 
 def cells_table(cells: Sequence[Cell], results: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Make a row of every cell.
+    """Make a row per cell.
 
     Args:
         cells: The cells.
-        results: The result of each, done or failed.
+        results: The result of each, done or not.
 
     Returns:
-        Category, model, seed, status; scores in [0, 1]; seconds, MiB (``memory_fit_mib`` is the peak of the fit beyond
-        what the process had needed before it); error and log of what failed.
+        Category, model, seed, status, numbers of images, measures, costs; error and log of what failed.
     """
-    rows = []
-    for cell, result in zip(cells, results, strict=True):
-        row: dict[str, Any] = {"category": cell.category, "model": cell.model, "seed": cell.seed}
-        row |= {name: result.get(name) for name in ("status", "train_images", "test_images", *SCORES, *COSTS[:3])}
-        if result.get("memory_peak_mib") is not None:
-            row["memory_fit_mib"] = result["memory_peak_mib"] - result["memory_before_mib"]
-        for name in SIZES:
-            size = result.get(name.replace("_mib", "_bytes"))
-            row[name] = None if size is None else size / 2**20
-        row["error"] = result.get("error") or result.get("export_error")
-        row["log"] = result.get("log")
-        rows.append(row)
-    columns = ["category", "model", "seed", "status", "train_images", "test_images"]
-    frame = pd.DataFrame(rows, columns=[*columns, *SCORES, *COSTS, *SIZES, "error", "log"])
-    numbers = [*SCORES, *COSTS, *SIZES]
-    return frame.astype(dict.fromkeys(numbers, float))
+    rows = [
+        {
+            "category": cell.category,
+            "model": cell.label,
+            "seed": cell.seed,
+            **result,
+            "error": result.get("error") or result.get("export_error"),
+        }
+        for cell, result in zip(cells, results, strict=True)
+    ]
+    sizes = [name for name in COSTS if name.removesuffix("_mib") in {"checkpoint", "onnx", "openvino"}]
+    numbers = [*MEASURES, "memory_before_mib", *COSTS]
+    stored = [name.replace("_mib", "_bytes") for name in sizes]
+    counts = ["train_images", "test_images"]
+    frame = pd.DataFrame(rows, columns=[*KEYS, "seed", "status", *counts, *numbers, "error", "log", *stored])
+    frame = frame.astype(dict.fromkeys([*numbers, *stored], float))
+    frame["memory_fit_mib"] = frame["memory_peak_mib"] - frame["memory_before_mib"]
+    frame[sizes] = frame[stored] / 2**20
+    return frame.drop(columns=stored)
 
 
 def latency_table(measured: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Make a row of every category, runtime, model and way of giving it images.
+    """Make a row per category, runtime, model and way of giving it images.
 
     Args:
         measured: What :func:`.comparison.run_latencies` returns.
 
     Returns:
         ``measured`` is ``"batch 1"``, ``"batch 16"`` or ``"file"`` (one image, its file read and decoded each time);
-        milliseconds a call, median and quartiles; images a second; the median over the bare backbone's in the same
+        milliseconds per call, median and quartiles; images per second; the median over the bare backbone's in the same
         runtime; the error of what could not be measured.
     """
-    rows = []
+    rows: list[dict[str, Any]] = []
     for job in measured:
+        place = {"category": job["category"], "runtime": job["runtime"]}
+        if "latency" not in job:
+            rows.append({**place, "error": job["error"]})
         for model, ways in job.get("latency", {}).items():
             for way, summary in ways.items():
                 limit = job["latency"].get(BACKBONE, {}).get(way, {}).get("median_ms")
-                rows.append(_latency_row(job, model, way, summary, limit))
-        if "latency" not in job:
-            rows.append({"category": job["category"], "runtime": job["runtime"], "error": job["error"]})
-    return pd.DataFrame(rows, columns=LATENCY_COLUMNS)
-
-
-def _latency_row(
-    job: dict[str, Any],
-    model: str,
-    way: str,
-    summary: dict[str, Any],
-    limit: float | None,
-) -> dict[str, Any]:
-    row = {"category": job["category"], "model": model, "runtime": job["runtime"], "measured": way, **summary}
-    median = summary.get("median_ms")
-    if median:
-        images = int(way.removeprefix("batch ")) if way.startswith("batch") else 1
-        row["images_per_second"] = 1000 * images / median
-        row["ratio_to_backbone"] = median / limit if limit else None
-    return row
+                row = {**place, "model": model, "measured": way, **summary}
+                if "median_ms" in summary:
+                    images = int(way.removeprefix("batch ")) if way.startswith("batch") else 1
+                    row["images_per_second"] = 1000 * images / summary["median_ms"]
+                    row["ratio_to_backbone"] = summary["median_ms"] / limit if limit else None
+                rows.append(row)
+    frame = pd.DataFrame(rows, columns=["category", "model", "runtime", "measured", *TIMES, "error"])
+    return frame.astype(dict.fromkeys(TIMES, float))
 
 
 def summary_table(cells: pd.DataFrame, latencies: pd.DataFrame) -> pd.DataFrame:
-    """Put one line together of every category and model.
+    """Put one line together per category and model.
 
     Args:
         cells: Table of the cells.
@@ -103,14 +94,57 @@ def summary_table(cells: pd.DataFrame, latencies: pd.DataFrame) -> pd.DataFrame:
         Medians over the seeds that were done, in the order of the cells; the number of ``seeds``; for every runtime
         ``<runtime>_ms``, ``<runtime>_ratio`` to the bare backbone at batch 1, and ``<runtime>_per_second`` at batch 16.
     """
-    done = cells[cells["status"] == "done"]
-    keys = ["category", "model"]
-    grouped = done.groupby(keys, sort=False)
-    summary = grouped[[*SCORES, *COSTS, *SIZES]].median()
+    grouped = cells[cells["status"] == DONE].groupby(KEYS, sort=False)
+    summary = grouped[[*MEASURES, "memory_before_mib", *COSTS]].median()
     summary.insert(0, "seeds", grouped.size())
-    ways = [("batch 1", "median_ms", "ms"), ("batch 1", "ratio_to_backbone", "ratio")]
+    ways = {"ms": ("batch 1", "median_ms"), "ratio": ("batch 1", "ratio_to_backbone")}
+    ways["per_second"] = ("batch 16", "images_per_second")
     for runtime in latencies["runtime"].unique():
-        for way, column, name in [*ways, ("batch 16", "images_per_second", "per_second")]:
+        for name, (way, column) in ways.items():
             rows = latencies[(latencies["runtime"] == runtime) & (latencies["measured"] == way)]
-            summary[f"{runtime}_{name}"] = rows.set_index(keys)[column].astype(float)
+            summary[f"{runtime}_{name}"] = rows.set_index(KEYS)[column]
     return summary.reset_index()
+
+
+def comparison_table(summary: pd.DataFrame) -> pd.DataFrame:
+    """Put ours beside the better peer, per category.
+
+    Args:
+        summary: Table of :func:`summary_table`.
+
+    Returns:
+        A row per category and model: the main measures; ``rank_<measure>`` within the category, 1 for the best; and for
+        ours ``margin_<measure>`` to the best peer. A peer that ran on several sets of layers is one row, which has the
+        better of them in each measure.
+    """
+    models = summary[summary["model"] != BACKBONE]
+    plain = models["model"].map(lambda name: name.partition("@")[0])
+    is_ours = plain.map(lambda name: name.partition(":")[0] == OURS).astype(bool)
+    table = models.assign(model=models["model"].where(is_ours, plain), ours=is_ours)
+    table = table.groupby([*KEYS, "ours"], sort=False)[MAIN].max().reset_index("ours")
+    best = table.loc[~table["ours"], MAIN].groupby("category").max().reindex(table.index.get_level_values("category"))
+    margins = (table[MAIN] - best.to_numpy()).where(table["ours"])
+    ranks = table.groupby("category")[MAIN].rank(ascending=False)
+    return table[MAIN].join(ranks.add_prefix("rank_")).join(margins.add_prefix("margin_")).reset_index()
+
+
+def ranking_table(comparison: pd.DataFrame) -> pd.DataFrame:
+    """Rank the models over all categories.
+
+    Args:
+        comparison: Table of :func:`comparison_table`.
+
+    Returns:
+        A row per model, the best first: number of ``categories``, mean ranks, and of ours the worst margins, the worst
+        of all and ``where`` it is.
+    """
+    by_model = comparison.groupby("model", sort=False)
+    ranks, margins = [f"rank_{name}" for name in MAIN], [f"margin_{name}" for name in MAIN]
+    table = by_model[ranks].mean()
+    table.insert(0, "categories", by_model.size())
+    table.insert(1, "mean_rank", table[ranks].mean(axis=1))
+    table = table.join(by_model[margins].min().add_prefix("worst_"))
+    table["worst_margin"] = table[[f"worst_{name}" for name in margins]].min(axis=1)
+    places = comparison.set_index(KEYS)[margins].min(axis=1).dropna()
+    lowest = places.groupby("model").idxmin().map(lambda place: place[0])
+    return table.assign(where=lowest.astype(object)).sort_values("mean_rank", kind="stable").reset_index()

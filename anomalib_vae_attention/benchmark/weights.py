@@ -18,6 +18,8 @@ from safetensors.torch import save
 from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, Backbone, load_packaged_weights
 from anomalib_vae_attention.common.atomic_files import replacing
 
+from .models import find_model_class
+
 
 def write_cache(cache: Path) -> Path:
     """Write the weights of EfficientNet-Lite0 that are installed with this package into a Hugging Face cache.
@@ -44,27 +46,23 @@ def write_cache(cache: Path) -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Check backbone and layers, and write the cache.
-
-    Args:
-        arguments: Those of the command line by default.
-
-    Returns:
-        Exit code: 1 if there is no such backbone or layer, which is printed.
-    """
+    """Check backbone, layers and models, and write the cache; return 1 if one does not exist, which is printed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of the cache")
     parser.add_argument(
         "--backbone", default=PACKAGED_BACKBONE, help="backbone to check; nothing is written for others"
     )
     parser.add_argument("--layers", nargs="*", default=[], help="layers that it must have")
+    parser.add_argument("--models", nargs="*", default=[], help="models of anomalib that there must be")
     parsed = parser.parse_args(arguments)
-    if parsed.layers:
-        try:
+    try:
+        if parsed.layers:
             Backbone(parsed.backbone, parsed.layers, pre_trained=False)
-        except ValueError as error:
-            print(error, file=sys.stderr)
-            return 1
+        for name in parsed.models:
+            find_model_class(name)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 1
     if parsed.backbone == PACKAGED_BACKBONE:
         print(write_cache(parsed.folder))
     return 0

@@ -53,6 +53,15 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
+def available_gib() -> float | None:
+    """Return the memory that programs can still have, in GiB; ``None`` where the system does not say (not Linux)."""
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return None
+    (line,) = [line for line in meminfo.read_text(encoding="ascii").splitlines() if line.startswith("MemAvailable:")]
+    return int(line.split()[1]) / 2**20
+
+
 def describe_machine() -> dict[str, Any]:
     """Describe processor, memory, system and the versions of what is installed.
 

@@ -35,14 +35,10 @@ class Layer(NamedTuple):
 
 
 def soft(distance: Field, width: float = 1.0) -> Field:
-    """Turn a signed distance into an anti-aliased coverage.
-
-    Args:
-        distance: Signed distance to an edge in pixels, negative inside.
-        width: Width of the transition in pixels.
+    """Turn a signed distance to an edge, in pixels and negative inside, into an anti-aliased coverage.
 
     Returns:
-        Coverage of the same shape: 1 inside, 0 outside, 0.5 on the edge.
+        The same shape: 1 inside, 0 outside, 0.5 on the edge, over a transition of ``width`` pixels.
     """
     return np.clip(0.5 - distance / width, 0.0, 1.0)
 
@@ -62,14 +58,10 @@ def _taps(cell: float) -> tuple[int, NDArray[np.intp], Field]:
 
 
 def clouds(rng: np.random.Generator, cell: float) -> Field:
-    """Draw smooth noise without a preferred direction.
-
-    Args:
-        rng: Source of randomness.
-        cell: Size of one bump, in pixels.
+    """Draw smooth noise without a preferred direction, in bumps of ``cell`` pixels.
 
     Returns:
-        Noise of mean 0 and standard deviation 1, shape ``(256, 256)``.
+        Mean 0 and standard deviation 1, shape ``(256, 256)``.
     """
     count, nodes, weights = _taps(float(cell))
     grid = rng.standard_normal((count, count))
@@ -79,15 +71,7 @@ def clouds(rng: np.random.Generator, cell: float) -> Field:
 
 
 def blur(field: Field, sigma: float) -> Field:
-    """Blur with a Gaussian that does not darken the border.
-
-    Args:
-        field: Shape ``(256, 256)`` or ``(256, 256, channels)``.
-        sigma: Standard deviation in pixels.
-
-    Returns:
-        The blurred field, in the shape given.
-    """
+    """Blur a field ``(256, 256)`` or ``(256, 256, channels)`` by ``sigma`` pixels; its border does not darken."""
     reach = int(np.ceil(3.0 * sigma))
     taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     taps /= taps.sum()
@@ -99,14 +83,10 @@ def blur(field: Field, sigma: float) -> Field:
 
 
 def path_distance(points: Sequence[tuple[float, float]]) -> tuple[Field, Field]:
-    """Measure how far every pixel lies from a polyline.
-
-    Args:
-        points: At least two corners as ``(row, column)``, in pixels.
+    """Measure how far every pixel lies from a polyline with two or more corners ``(row, column)``, in pixels.
 
     Returns:
-        The distance in pixels, and how far along the line its nearest point lies in ``[0, 1]``; each of shape
-        ``(256, 256)``.
+        The distance in pixels, and how far along the line its nearest point lies, in ``[0, 1]``; each ``(256, 256)``.
     """
     nearest, along = np.full((SIZE, SIZE), np.inf), np.zeros((SIZE, SIZE))
     corners = np.asarray(points, dtype=np.float64)
@@ -142,11 +122,7 @@ def blob(rng: np.random.Generator, centre: tuple[float, float], radius: float, r
 
 
 def lay(picture: Field, layers: Iterable[Layer]) -> tuple[Field, NDArray[np.bool_]]:
-    """Lay layers over a picture and note which pixels they touch.
-
-    Args:
-        picture: Shape ``(256, 256, 3)``, range ``[0, 1]``.
-        layers: From the lowest to the uppermost.
+    """Lay layers over a picture ``(256, 256, 3)``, the uppermost last, and note which pixels they touch.
 
     Returns:
         The new picture, and a mask of shape ``(256, 256)`` outside which not one pixel has changed.
@@ -164,10 +140,10 @@ def photograph(picture: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
 
     Args:
         picture: Shape ``(256, 256, 3)``, range ``[0, 1]``.
-        rng: Source of randomness; the same one gives the same light and noise whatever is in the picture.
+        rng: The same one gives the same light and noise, whatever is in the picture.
 
     Returns:
-        RGB image of shape ``(256, 256, 3)``.
+        RGB pixels of shape ``(256, 256, 3)``.
     """
     down, right = ROWS / SIZE - 0.5, COLUMNS / SIZE - 0.5
     slope_down, slope_right = rng.normal(0.0, 0.05, 2)

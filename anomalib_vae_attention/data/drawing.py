@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from anomalib_vae_attention.common.mvtec_layout import MASKS
+
 from .canvas import Layer, lay, photograph
 from .fabric import FABRIC_DEFECTS, draw_fabric
 from .washer import WASHER_DEFECTS, draw_washer
@@ -28,7 +30,7 @@ MARKER = "drawing.json"
 TRAIN_GOOD, TEST_GOOD, TEST_PER_DEFECT = 60, 12, 8
 
 
-class Category(NamedTuple):
+class Drawing(NamedTuple):
     """How one category is drawn.
 
     Attributes:
@@ -40,14 +42,14 @@ class Category(NamedTuple):
     defects: Mapping[str, Callable[[Any, np.random.Generator], list[Layer]]]
 
 
-CATEGORIES: Mapping[str, Category] = {
-    "washer": Category(draw_washer, WASHER_DEFECTS),
-    "fabric": Category(draw_fabric, FABRIC_DEFECTS),
+CATEGORIES: Mapping[str, Drawing] = {
+    "washer": Drawing(draw_washer, WASHER_DEFECTS),
+    "fabric": Drawing(draw_fabric, FABRIC_DEFECTS),
 }
 """The categories of the embedded data set, the default one first."""
 
 
-class Sample(NamedTuple):
+class DrawnImage(NamedTuple):
     """One drawn image with its truth.
 
     Attributes:
@@ -80,20 +82,14 @@ class Name(NamedTuple):
     @property
     def mask_file(self) -> str | None:
         """Path of the mask relative to the category's folder, or ``None`` for a good image."""
-        return None if self.kind == "good" else f"ground_truth/{self.kind}/{self.number:03d}_mask.png"
+        return None if self.kind == "good" else f"{MASKS}/{self.kind}/{self.number:03d}_mask.png"
 
 
-def find_category(category: str) -> Category:
-    """Look a category up.
-
-    Args:
-        category: Its name.
-
-    Returns:
-        How it is drawn.
+def choose_drawing(category: str) -> Drawing:
+    """Return how a category of the embedded data set is drawn.
 
     Raises:
-        ValueError: If there is no such category.
+        ValueError: If there is no such category; the message lists them.
     """
     if category not in CATEGORIES:
         msg = f"category={category!r} is not in the embedded data set; available are {', '.join(CATEGORIES)}"
@@ -102,24 +98,14 @@ def find_category(category: str) -> Category:
 
 
 def list_names(category: str) -> list[Name]:
-    """List every image of a category.
-
-    Args:
-        category: Name of the category.
-
-    Returns:
-        The names, training images first.
-
-    Raises:
-        ValueError: If there is no such category.
-    """
+    """List every image of a category, training images first; errors as :func:`choose_drawing`."""
     counts = [("train", "good", TRAIN_GOOD), ("test", "good", TEST_GOOD)]
-    counts += [("test", kind, TEST_PER_DEFECT) for kind in find_category(category).defects]
+    counts += [("test", kind, TEST_PER_DEFECT) for kind in choose_drawing(category).defects]
     return [Name(split, kind, number) for split, kind, count in counts for number in range(count)]
 
 
-def draw_sample(category: str, name: Name, *, leave_sound: bool = False) -> Sample:
-    """Draw one image.
+def draw_image(category: str, name: Name, *, leave_sound: bool = False) -> DrawnImage:
+    """Draw one image; errors as :func:`choose_drawing`.
 
     Args:
         category: Name of the category.
@@ -128,17 +114,14 @@ def draw_sample(category: str, name: Name, *, leave_sound: bool = False) -> Samp
 
     Returns:
         The image and its mask, which is all 0 where nothing is defective.
-
-    Raises:
-        ValueError: If there is no such category.
     """
-    how = find_category(category)
+    how = choose_drawing(category)
     seed = np.random.SeedSequence(list(f"{category}/{name.image_file}".encode()))
     part_rng, defect_rng, camera_rng = (np.random.default_rng(child) for child in seed.spawn(3))
     part = how.draw(part_rng)
     layers = [] if leave_sound or name.kind == "good" else how.defects[name.kind](part, defect_rng)
     picture, touched = lay(part.picture, layers)
-    return Sample(photograph(picture, camera_rng), np.where(touched, 255, 0).astype(np.uint8))
+    return DrawnImage(photograph(picture, camera_rng), np.where(touched, 255, 0).astype(np.uint8))
 
 
 def draw_category(category: str, folder: Path) -> None:
@@ -149,15 +132,14 @@ def draw_category(category: str, folder: Path) -> None:
         folder: Where to; is created, and must not exist.
 
     Raises:
-        ValueError: If there is no such category.
         OSError: If a file cannot be written.
     """
     names = list_names(category)
     folder.mkdir()
     files = []
     for name in names:
-        sample = draw_sample(category, name)
-        for file, pixels in ((name.image_file, sample.image), (name.mask_file, sample.mask)):
+        drawn = draw_image(category, name)
+        for file, pixels in ((name.image_file, drawn.image), (name.mask_file, drawn.mask)):
             if file is None:
                 continue
             (folder / file).parent.mkdir(parents=True, exist_ok=True)

@@ -4,11 +4,9 @@ import logging
 from pathlib import Path
 
 from anomalib.data import MVTecAD
-from anomalib.data.utils import TestSplitMode, ValSplitMode
 from anomalib.utils.path import resolve_dataset_root
-from torchvision.transforms.v2 import Transform
 
-from .drawing import find_category
+from .drawing import choose_drawing
 from .store import ensure_category, is_drawn
 
 logger = logging.getLogger(__name__)
@@ -31,19 +29,10 @@ class EmbeddedAD(MVTecAD):
         root: Folder of the data set; the category's folder is made in it. ``None`` takes anomalib's cache folder for
             data sets. Defaults to ``"./datasets/EmbeddedAD"``.
         category: ``"washer"`` or ``"fabric"``.
-        train_batch_size: Images in a batch for training.
-        eval_batch_size: Images in a batch for validation, testing and prediction.
         num_workers: Worker processes of each dataloader. Defaults to 0, unlike ``MVTecAD``: the images are few and
             small, and starting workers costs more time than reading them.
-        train_augmentations: Augmentations of the training images.
-        val_augmentations: Augmentations of the validation images.
-        test_augmentations: Augmentations of the test images.
-        augmentations: Augmentations wherever none are given for the stage.
-        test_split_mode: How to make the test set.
-        test_split_ratio: Share of the images for testing, in ``(0, 1)``, for split modes that take one.
-        val_split_mode: How to make the validation set.
-        val_split_ratio: Share of the images for validation, in ``(0, 1)``, for split modes that take one.
-        seed: Seed of the random splits; the pixels never depend on it.
+        **kwargs: The other arguments of ``MVTecAD``. Its ``seed`` is that of random splits; the pixels never depend
+            on it.
 
     Raises:
         ValueError: If there is no such category.
@@ -61,36 +50,12 @@ class EmbeddedAD(MVTecAD):
         self,
         root: Path | str | None = "./datasets/EmbeddedAD",
         category: str = "washer",
-        train_batch_size: int = 32,
-        eval_batch_size: int = 32,
         num_workers: int = 0,
-        train_augmentations: Transform | None = None,
-        val_augmentations: Transform | None = None,
-        test_augmentations: Transform | None = None,
-        augmentations: Transform | None = None,
-        test_split_mode: TestSplitMode | str = TestSplitMode.FROM_DIR,
-        test_split_ratio: float = 0.2,
-        val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
-        val_split_ratio: float = 0.5,
-        seed: int | None = None,
+        **kwargs,
     ) -> None:
-        find_category(category)
-        super().__init__(
-            root=resolve_dataset_root(root, "EmbeddedAD"),
-            category=category,
-            train_batch_size=train_batch_size,
-            eval_batch_size=eval_batch_size,
-            num_workers=num_workers,
-            train_augmentations=train_augmentations,
-            val_augmentations=val_augmentations,
-            test_augmentations=test_augmentations,
-            augmentations=augmentations,
-            test_split_mode=test_split_mode,
-            test_split_ratio=test_split_ratio,
-            val_split_mode=val_split_mode,
-            val_split_ratio=val_split_ratio,
-            seed=seed,
-        )
+        choose_drawing(category)
+        root = resolve_dataset_root(root, "EmbeddedAD")
+        super().__init__(root=root, category=category, num_workers=num_workers, **kwargs)
 
     def prepare_data(self) -> None:
         """Draw the category unless it is there already, and say that this is drawn data.

@@ -35,14 +35,7 @@ def _yarns(rng: np.random.Generator, place: Field) -> tuple[Field, Field]:
 
 
 def draw_fabric(rng: np.random.Generator) -> Fabric:
-    """Draw one sound piece of fabric: shifted, slightly turned, stretched and wavy.
-
-    Args:
-        rng: Source of randomness.
-
-    Returns:
-        The fabric.
-    """
+    """Draw one sound piece of fabric: shifted, slightly turned, stretched and wavy."""
     turn, pitch = rng.normal(0.0, 0.02), rng.normal(7.6, 0.10)
     right = COLUMNS + 0.9 * clouds(rng, 48.0) + 0.25 * clouds(rng, 8.0)
     down = ROWS + 0.9 * clouds(rng, 48.0) + 0.25 * clouds(rng, 8.0)

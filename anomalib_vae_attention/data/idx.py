@@ -7,19 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from torchvision.datasets import MNIST
 
-PREFIX = {"train": "train", "test": "t10k"}
 SHAPE = (28, 28)
 
 
 def find_idx(root: Path, name: str) -> Path:
-    """Find an IDX file.
-
-    Args:
-        root: Folder of the files, or of torchvision's ``MNIST/raw``.
-        name: File name, without ``.gz``.
-
-    Returns:
-        The file, packed or not.
+    """Find a file ``name`` or ``name.gz`` in a folder or in torchvision's ``MNIST/raw`` below it.
 
     Raises:
         FileNotFoundError: If it is not there; the message says what to do.
@@ -33,13 +25,7 @@ def find_idx(root: Path, name: str) -> Path:
 
 
 def read_idx(file: Path) -> NDArray[np.uint8]:
-    """Read an IDX file of bytes.
-
-    Args:
-        file: The file; packed if its name ends in ``.gz``.
-
-    Returns:
-        Array of the shape that the file says.
+    """Read an IDX file of bytes, packed if its name ends in ``.gz``, as an array of the shape that it says.
 
     Raises:
         ValueError: If it is no IDX file of bytes, or cut short.
@@ -73,7 +59,8 @@ def read_mnist(root: Path, split: str, download: bool = False) -> tuple[NDArray[
         FileNotFoundError: If the files are not there.
         ValueError: If they are not MNIST's.
     """
-    names = [f"{PREFIX[split]}-images-idx3-ubyte", f"{PREFIX[split]}-labels-idx1-ubyte"]
+    prefix = {"train": "train", "test": "t10k"}[split]
+    names = [f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"]
     try:
         files = [find_idx(root, name) for name in names]
     except FileNotFoundError:

@@ -13,7 +13,6 @@ from anomalib.data.utils import ValSplitMode
 from anomalib.utils.path import resolve_dataset_root
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.transforms.v2 import Transform
 
 from .idx import SHAPE, read_mnist
 
@@ -76,11 +75,8 @@ class OneClassMNIST(Folder):
         train_batch_size: Images in a batch for training.
         eval_batch_size: Images in a batch for validation, testing and prediction.
         num_workers: Worker processes of each dataloader.
-        train_augmentations: Augmentations of the training images.
-        augmentations: Augmentations wherever none are given for the stage.
         val_split_mode: How to make the validation set.
-        val_split_ratio: Share of the images for validation, in ``(0, 1)``, for split modes that take one.
-        seed: Seed of the random splits; strokes never depend on it.
+        **kwargs: The other arguments of ``Folder``. Its ``seed`` is that of random splits; strokes never depend on it.
 
     Raises:
         ValueError: If there is no such digit or kind of anomaly.
@@ -97,11 +93,8 @@ class OneClassMNIST(Folder):
         train_batch_size: int = 128,
         eval_batch_size: int = 128,
         num_workers: int = 0,
-        train_augmentations: Transform | None = None,
-        augmentations: Transform | None = None,
         val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
-        val_split_ratio: float = 0.5,
-        seed: int | None = None,
+        **kwargs,
     ) -> None:
         if abnormal not in ABNORMAL:
             msg = f"abnormal must be one of {list(ABNORMAL)}, but is {abnormal!r}."
@@ -131,11 +124,8 @@ class OneClassMNIST(Folder):
             train_batch_size=train_batch_size,
             eval_batch_size=eval_batch_size,
             num_workers=num_workers,
-            train_augmentations=train_augmentations,
-            augmentations=augmentations,
             val_split_mode=val_split_mode,
-            val_split_ratio=val_split_ratio,
-            seed=seed,
+            **kwargs,
         )
 
     def prepare_data(self) -> None:

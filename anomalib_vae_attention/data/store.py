@@ -9,7 +9,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from .drawing import FORMAT_VERSION, MAKER, MARKER, draw_category, find_category
+from .drawing import FORMAT_VERSION, MAKER, MARKER, choose_drawing, draw_category
 
 
 def _read_marker(folder: Path) -> dict[str, Any] | None:
@@ -104,7 +104,7 @@ def ensure_category(root: Path, category: str) -> bool:
         ValueError: If there is no such category, or if its place is taken by something else.
         OSError: If the root is a file or cannot be written; the subclass tells which.
     """
-    find_category(category)
+    choose_drawing(category)
     folder = root / category
     try:
         if is_drawn(folder):

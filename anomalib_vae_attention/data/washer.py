@@ -73,14 +73,7 @@ def _metal(rng: np.random.Generator, down: Field, right: Field, edge: Field) -> 
 
 
 def draw_washer(rng: np.random.Generator) -> Washer:
-    """Draw one sound washer, placed and turned at random.
-
-    Args:
-        rng: Source of randomness.
-
-    Returns:
-        The washer.
-    """
+    """Draw one sound washer, placed and turned at random."""
     middle = (SIZE - 1) / 2
     centre = (middle + rng.uniform(-7.0, 7.0), middle + rng.uniform(-7.0, 7.0))
     turn = float(rng.uniform(0.0, 2.0 * np.pi))

@@ -1,24 +1,21 @@
 """The command ``vae-attention explain``: what each latent of a trained model looks at, image by image."""
 
 import argparse
-import base64
 import shlex
 import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import jinja2
 from tqdm import tqdm
 
-from anomalib_vae_attention.benchmark.plots import jpeg
-from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.pictures import inline, write_page
 from anomalib_vae_attention.image_vae.model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
 
-from .data import Sample, find_samples, read_sample
-from .explainers import Picture, count_latents, explain_image, load_model, parse_latents
-from .pictures import Tile, find_scales, tiles_of, write_picture
+from .data import find_images, read_pixels
+from .explainers import count_latents, explain_image, load_model, parse_latents
+from .pictures import make_tiles, write_picture
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 DISTANCES = {
@@ -65,48 +62,6 @@ def describe(module: VaeAttention) -> str:
     return "vae_attention " + " ".join(f"{name}={value}" for name, value in kept.items())
 
 
-def write_page(
-    file: Path,
-    module: VaeAttention,
-    shown: list[tuple[Sample, Picture, list[Tile]]],
-    command: str,
-) -> None:
-    """Write the page.
-
-    Args:
-        file: HTML file to write.
-        module: The model.
-        shown: Images, what the model says of them, and their tiles.
-        command: The command that made it.
-    """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    images: list[dict[str, Any]] = []
-    for sample, picture, tiles in shown:
-        inlined = [
-            {
-                "caption": tile.caption,
-                "source": f"data:image/jpeg;base64,{base64.b64encode(jpeg(tile.pixels)).decode()}",
-            }
-            for tile in tiles
-        ]
-        first = len(tiles) - len(picture.latents.number)
-        images.append({
-            "name": f"{sample.label}/{sample.path.name}",
-            "label": sample.label,
-            "score": picture.score,
-            "groups": [inlined[:first], inlined[first:]],
-        })
-    content = environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        model=describe(module),
-        distance=DISTANCES[isinstance(module.model, ImageVaeModel)],
-        labels=Counter(image["label"] for image in images),
-        images=images,
-        command=command,
-    )
-    with replacing(file) as temporary:
-        temporary.write_text(content, encoding="utf-8")
-
-
 def run(arguments: argparse.Namespace, command: str) -> Path:
     """Explain the images and write everything.
 
@@ -122,40 +77,37 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
         raise ValueError(msg)
     module = load_model(arguments.ckpt_path)
     parse_latents(arguments.latents, count_latents(module))
-    samples = find_samples(arguments.data, arguments.overrides, arguments.limit)
-    progress = tqdm(samples, desc="images", disable=None)
-    pictures = [explain_image(module, read_sample(sample), arguments.latents) for sample in progress]
-    scales = find_scales(pictures)
-    shown = []
-    for sample, picture in zip(samples, pictures, strict=True):
-        tiles = tiles_of(picture, scales)
-        title = f"{sample.label}/{sample.path.name}, score {picture.score:.4f}"
-        write_picture(arguments.output / sample.label / f"{sample.path.stem}.png", title, tiles)
-        shown.append((sample, picture, tiles))
+    found = find_images(arguments.data, arguments.overrides, arguments.limit)
+    progress = tqdm(found, desc="images", disable=None)
+    pictures = [explain_image(module, read_pixels(image.path), arguments.latents) for image in progress]
+    shown: list[dict[str, Any]] = []
+    for (path, label), picture, tiles in zip(found, pictures, make_tiles(pictures), strict=True):
+        name = f"{label}/{path.name}"
+        write_picture(arguments.output / label / f"{path.stem}.png", f"{name}, score {picture.score:.4f}", tiles)
+        inlined = [{"caption": tile.caption, "source": inline(tile.pixels)} for tile in tiles]
+        first = len(tiles) - len(picture.latents.number)
+        groups = [inlined[:first], inlined[first:]]
+        shown.append({"name": name, "label": label, "score": picture.score, "groups": groups})
     page = arguments.output / "index.html"
-    write_page(page, module, shown, command)
+    write_page(
+        page,
+        TEMPLATE,
+        model=describe(module),
+        distance=DISTANCES[isinstance(module.model, ImageVaeModel)],
+        labels=Counter(image["label"] for image in shown),
+        images=shown,
+        command=command,
+    )
     return page
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: Its arguments; those of the command line by default.
-
-    Returns:
-        Exit code: 1 after an error in arguments or data.
-    """
-    given = sys.argv[2:] if arguments is None else arguments
-    parsed = make_parser().parse_intermixed_args(given)
+def main(arguments: list[str]) -> int:
+    """Run the command; return its exit code, 1 after an error in arguments or data."""
+    parsed = make_parser().parse_intermixed_args(arguments)
     try:
-        page = run(parsed, shlex.join(["vae-attention", "explain", *given]))
+        page = run(parsed, shlex.join(["vae-attention", "explain", *arguments]))
     except (OSError, ValueError) as error:
         print(f"vae-attention explain: {error}", file=sys.stderr)
         return 1
-    print(f"Written to {page} and a PNG file an image beside it")
+    print(f"Written to {page} and a PNG file per image beside it")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

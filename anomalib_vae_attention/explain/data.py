@@ -9,16 +9,11 @@ from anomalib.data import AnomalibDataModule, get_datamodule
 from anomalib.data.utils import read_image
 from omegaconf import OmegaConf
 
-SUFFIXES = {".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"}
+from anomalib_vae_attention.common.mvtec_layout import IMAGE_SUFFIXES, TEST, list_images
 
 
-class Sample(NamedTuple):
-    """An image to look at.
-
-    Attributes:
-        path: Its file.
-        label: What it shows, by the name of its folder.
-    """
+class LabelledImage(NamedTuple):
+    """An image to look at: its file, and what it shows, by the name of its folder."""
 
     path: Path
     label: str
@@ -54,7 +49,7 @@ def read_datamodule(config: Path, overrides: Sequence[str] = ()) -> AnomalibData
     return datamodule
 
 
-def find_samples(source: Path, overrides: Sequence[str] = (), limit: int = 20) -> list[Sample]:
+def find_images(source: Path, overrides: Sequence[str] = (), limit: int = 20) -> list[LabelledImage]:
     """Find images to look at.
 
     Args:
@@ -63,16 +58,12 @@ def find_samples(source: Path, overrides: Sequence[str] = (), limit: int = 20) -
         overrides: Overrides of the config.
         limit: Most images of each label, evenly spaced.
 
-    Returns:
-        The images, by label.
-
     Raises:
         FileNotFoundError: If there is no such file or folder, or no image in it.
         ValueError: If the config has no images in files.
     """
     if source.is_dir():
-        root = source / "test" if (source / "test").is_dir() else source
-        files = sorted(file for file in root.rglob("*") if file.suffix.lower() in SUFFIXES)
+        files = list_images(source / TEST if (source / TEST).is_dir() else source)
     elif source.suffix in {".yaml", ".yml"} and source.is_file():
         table = getattr(read_datamodule(source, overrides), "test_data").samples  # noqa: B009 - not in its type
         if Path(str(table["image_path"].iloc[0])).is_dir():
@@ -83,7 +74,7 @@ def find_samples(source: Path, overrides: Sequence[str] = (), limit: int = 20) -
         msg = f"--data {source}: there is no such folder, nor such a config."
         raise FileNotFoundError(msg)
     if not files:
-        msg = f"--data {source}: there is no image in it ({', '.join(sorted(SUFFIXES))})."
+        msg = f"--data {source}: there is no image in it ({', '.join(sorted(IMAGE_SUFFIXES))})."
         raise FileNotFoundError(msg)
     by_label: dict[str, list[Path]] = {}
     for file in files:
@@ -91,19 +82,19 @@ def find_samples(source: Path, overrides: Sequence[str] = (), limit: int = 20) -
     chosen = []
     for label, some in by_label.items():
         places = torch.linspace(0, len(some) - 1, min(limit, len(some))).round().int().tolist()
-        chosen += [Sample(some[place], label) for place in places]
+        chosen += [LabelledImage(some[place], label) for place in places]
     return chosen
 
 
-def read_sample(sample: Sample) -> torch.Tensor:
+def read_pixels(file: Path) -> torch.Tensor:
     """Read an image as anomalib does, of shape ``(1, 3, H, W)``, from 0 to 1.
 
     Raises:
         OSError: If it cannot be read, naming the file.
     """
     try:
-        image: Any = read_image(sample.path, as_tensor=True)
+        image: Any = read_image(file, as_tensor=True)
     except (OSError, SyntaxError) as error:
-        msg = f"{sample.path} cannot be read: {error}"
+        msg = f"{file} cannot be read: {error}"
         raise OSError(msg) from error
     return image[None]

@@ -1,19 +1,15 @@
 """The command ``vae-attention evaluate``: how good each attention and layer of trained image VAEs is."""
 
 import argparse
-import logging
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
-import numpy as np
 import pandas as pd
 import torch
-from anomalib.data import AnomalibDataModule
+from anomalib.data import AnomalibDataModule, ImageBatch
 from lightning.pytorch.utilities import move_data_to_device
-from numpy.typing import NDArray
-from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -24,10 +20,9 @@ from anomalib_vae_attention.lightning_model import VaeAttention
 
 from .data import read_datamodule
 from .explainers import load_model
+from .scores import score
 
-logger = logging.getLogger(__name__)
-
-METRICS = ("image_AUROC", "pixel_AUROC", "best_IoU")
+COLUMNS = ("image_AUROC", "pixel_AUROC", "best_IoU")
 EPILOG = """
 All test images count, the good ones included. Best IoU is the greatest intersection over union of true and predicted
 pixels, pooled over all images, over all thresholds: it is chosen on the test images, as in the paper. Nothing else is.
@@ -38,43 +33,8 @@ example:
 """
 
 
-class TestSet(NamedTuple):
-    """Maps and scores of all test images.
-
-    Attributes:
-        label: 1 for abnormal, of shape ``(N,)``.
-        mask: 1 for abnormal, of shape ``(N, H, W)``; ``None`` where the data have no masks.
-        found: Maps ``(N, H, W)`` and scores ``(N,)`` by attention and layer.
-    """
-
-    label: NDArray[np.int64]
-    mask: NDArray[np.bool_] | None
-    found: dict[tuple[str, str], tuple[NDArray[np.float32], NDArray[np.float32]]]
-
-
-def best_iou(truth: NDArray[np.bool_], scores: NDArray[np.float32]) -> float:
-    """Return the greatest intersection over union of truth and ``scores >= t`` over all thresholds t.
-
-    Args:
-        truth: Whether each pixel is abnormal, of any shape.
-        scores: Its score, of the same shape.
-
-    Returns:
-        From 0 to 1; not a number where no pixel is abnormal.
-    """
-    truth, scores = truth.ravel(), scores.ravel()
-    if not truth.any():
-        return float("nan")
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(truth[order])
-    # Equal scores are above a threshold together.
-    last = np.append(np.diff(scores[order]) != 0, np.True_)
-    predicted = np.arange(1, len(truth) + 1)
-    return float((hits / (truth.sum() + predicted - hits))[last].max())
-
-
 def observe(module: VaeAttention, datamodule: AnomalibDataModule, layers: Sequence[str]) -> None:
-    """Have a model learn from the training images what ``activation_energy`` must know of layers."""
+    """Have a model learn from the training images what attentions must know of layers."""
     model, dataset = image_model(module), cast("Any", datamodule.train_data)
     loader = DataLoader(dataset, cast("Any", datamodule).eval_batch_size, collate_fn=dataset.collate_fn)
 
@@ -93,7 +53,7 @@ def collect(
     datamodule: AnomalibDataModule,
     attentions: Sequence[str],
     layers: Sequence[str],
-) -> TestSet:
+) -> dict[tuple[str, str], list[ImageBatch]]:
     """Compute the maps and scores of all test images.
 
     Args:
@@ -102,28 +62,25 @@ def collect(
         attentions: Some of :data:`ATTENTIONS`.
         layers: Layers of the encoder.
 
+    Returns:
+        By attention and layer, the batches with maps ``(B, H, W)``, scores ``(B,)`` and truth, without the images.
+
     Raises:
         ValueError: If the model has no image VAE, or there is no such attention or layer.
     """
     model = image_model(module)
-    if "activation_energy" in attentions:
+    if any(ATTENTIONS[attention].uses_residuals for attention in attentions):
         observe(module, datamodule, layers)
-    labels, masks, parts = [], [], []
+    predicted: dict[tuple[str, str], list[ImageBatch]] = {}
     for loaded in tqdm(datamodule.test_dataloader(), desc="test images", disable=None):
         batch = move_data_to_device(loaded, module.device)
         # The engine's own way: masks are resized with the images.
         cast("Any", module.pre_processor).on_test_batch_start(None, None, batch, 0)
         image = model.prepare_image(batch.image)
-        parts.append(model.explain_all(image, layers, attentions))
-        labels.append(batch.gt_label)
-        if batch.gt_mask is not None:
-            masks.append(batch.gt_mask.reshape(-1, *image.shape[-2:]))
-    found = {
-        key: tuple(torch.cat([part[key][index] for part in parts]).cpu().numpy() for index in range(2))
-        for key in parts[0]
-    }
-    mask = torch.cat(masks).bool().cpu().numpy() if masks else None
-    return TestSet(torch.cat(labels).int().cpu().numpy(), mask, found)  # type: ignore[arg-type]
+        for key, (maps, scores) in model.explain_all(image, layers, attentions).items():
+            found = batch.update(in_place=False, image=batch.image[:, :, :1, :1], anomaly_map=maps, pred_score=scores)
+            predicted.setdefault(key, []).append(found)
+    return predicted
 
 
 def image_model(module: VaeAttention) -> ImageVaeModel:
@@ -134,23 +91,21 @@ def image_model(module: VaeAttention) -> ImageVaeModel:
     return module.model
 
 
-def measure(test: TestSet) -> list[dict[str, object]]:
-    """Return a row of figures an attention and layer."""
+def measure(predicted: dict[tuple[str, str], list[ImageBatch]]) -> list[dict[str, object]]:
+    """Return a row of figures per attention and layer; those of pixels only where there are masks."""
     rows: list[dict[str, object]] = []
-    for (attention, layer), (maps, scores) in test.found.items():
-        row: dict[str, object] = {"attention": attention, "layer": layer}
-        row["image_AUROC"] = roc_auc_score(test.label, scores)
-        if test.mask is not None and test.mask.any():
-            row["pixel_AUROC"] = roc_auc_score(test.mask.ravel(), maps.ravel())
-            row["best_IoU"] = best_iou(test.mask, maps)
-        rows.append(row)
+    for (attention, layer), batches in predicted.items():
+        figures = score(batches, (*COLUMNS[:2], "pixel_F1"))
+        f1 = figures.pop("pixel_F1", None)
+        # Of one threshold: F1 = 2 TP / (2 TP + FP + FN), IoU = TP / (TP + FP + FN).
+        best = {} if f1 is None else {COLUMNS[2]: f1 / (2 - f1)}
+        rows.append({"attention": attention, "layer": layer, **figures, **best})
     return rows
 
 
 def summarise(table: pd.DataFrame) -> pd.DataFrame:
-    """Write mean and standard deviation over checkpoints as text, a row an attention and layer."""
-    metrics = [metric for metric in METRICS if metric in table]
-    groups = table.groupby(["attention", "layer"], sort=False)[metrics]
+    """Write mean and standard deviation over checkpoints as text, a row per attention and layer."""
+    groups = table.groupby(["attention", "layer"], sort=False)[[name for name in COLUMNS if name in table]]
     mean, deviation, count = groups.mean(), groups.std(), groups.count().max().max()
     text = mean.map("{:.3f}".format)
     return (text if count < 2 else text + " +- " + deviation.map("{:.3f}".format)).reset_index()
@@ -169,7 +124,9 @@ def make_parser() -> argparse.ArgumentParser:
         "--ckpt_path", type=Path, nargs="+", required=True, help="checkpoints; of several, mean and deviation"
     )
     parser.add_argument("--layers", nargs="+", help="layers of the encoder, one at a time (those of the model)")
-    parser.add_argument("--attentions", nargs="+", default=list(ATTENTIONS), choices=ATTENTIONS, metavar="ATTENTION")
+    parser.add_argument(
+        "--attentions", nargs="+", default=list(ATTENTIONS), choices=list(ATTENTIONS), metavar="ATTENTION"
+    )
     parser.add_argument("--output", type=Path, default=Path("results/evaluate.csv"), help="CSV file to write")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as data.init_args.root=DIR")
     return parser
@@ -192,15 +149,8 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     return table
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: Its arguments; those of the command line by default.
-
-    Returns:
-        Exit code: 1 after an error in arguments or data.
-    """
+def main(arguments: list[str]) -> int:
+    """Run the command; return its exit code, 1 after an error in arguments or data."""
     parsed = make_parser().parse_intermixed_args(arguments)
     try:
         table = run(parsed)
@@ -210,7 +160,3 @@ def main(arguments: list[str] | None = None) -> int:
     print(summarise(table).to_string(index=False))
     print(f"Written to {parsed.output}")
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,13 +13,7 @@ from anomalib_vae_attention.torch_model import VaeAttentionModel
 
 
 def load_model(checkpoint: Path) -> VaeAttention:
-    """Load a trained model on the CPU, ready to predict.
-
-    Args:
-        checkpoint: Its checkpoint, the commands' ``--ckpt_path``.
-
-    Returns:
-        The model, in evaluation mode.
+    """Load a trained model from a checkpoint on the CPU, in evaluation mode.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -65,11 +59,7 @@ class Picture(NamedTuple):
 
 
 def parse_latents(text: str, count: int) -> tuple[list[int], int]:
-    """Understand ``top8``, ``all`` or ``3,7``.
-
-    Args:
-        text: What was asked for.
-        count: Number of the model's latents.
+    """Understand ``top8``, ``all`` or ``3,7`` of a model that has ``count`` latents.
 
     Returns:
         The latents to choose from, and how many of those furthest from normal to show.
@@ -136,7 +126,7 @@ def _furthest(distance: torch.Tensor, chosen: Sequence[int], most: int) -> list[
 
 def _image_latents(model: ImageVaeModel, image: torch.Tensor, chosen: Sequence[int], most: int) -> Latents:
     """Explain the latents of an image VAE: eq. 1-3 of Liu et al., distances by eq. 4."""
-    distance = model.deviations(model.vae.posterior(image))[0].abs()
+    distance = model.normal.deviations(model.vae.posterior(image))[0].abs()
     number = _furthest(distance, chosen, most)
     maps = model.latent_maps(image)[0]
     return Latents(number, distance[number], maps[number], maps.mean(0))

@@ -1,8 +1,10 @@
 """The attention maps and image scores of image VAEs, in their own units, without autograd."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, cast
 
 import torch
+from torch import nn
 
 from anomalib_vae_attention.attention import (
     activation_energy_attention,
@@ -11,233 +13,185 @@ from anomalib_vae_attention.attention import (
     mean_attention,
     normal_difference_attention,
 )
-from anomalib_vae_attention.common.argument_checks import require_choice
 from anomalib_vae_attention.reference import Match, NormalReference
+from anomalib_vae_attention.resampling import Resampling, resize_matrix
 from anomalib_vae_attention.vae import Posterior
 
-from .encoder_gradients import Encoded, LatentMaps
-from .residual_variance import Departures
-from .vae import ImageVAE, LatentPosterior
+from .encoder_gradients import EncoderGradients
+from .residual_variance import ResidualVariance
+from .vae import LatentPosterior
 
-ATTENTIONS = ("energy", "activation_energy", "latent", "mean", "normal_difference", "reconstruction", "elbo_gradient")
-"""How maps are made of an image VAE; the last two, without a layer, are what attention is to be compared with."""
-WITHOUT_LAYERS = ("reconstruction", "elbo_gradient")
-"""Those of them that look at no layer."""
+Found = tuple[Sequence[torch.Tensor], torch.Tensor | None]
+"""A map of each layer, of shape ``(B, h, w)``, and image scores of shape ``(B,)``; none takes the map's maximum."""
 
-BY_LATENT = ("latent", "normal_difference")
-"""Those that take gradients of every latent, which is most of the work."""
 
 Explained = tuple[torch.Tensor, torch.Tensor]
 """Maps of shape ``(B, H, W)`` and image scores of shape ``(B,)``, each greater where more anomalous."""
 
 
-class ImageMaps(LatentMaps):
-    """The map generators, for an image VAE that knows what is normal; :class:`ImageVaeModel` tables what each does.
+class NormalImages(NamedTuple):
+    """What a model knows of normal images.
 
-    Args:
-        vae: The VAE.
-        reference: What ``energy`` takes for normal.
-        input_size: Height and width of images in pixels.
-        channels: Channels of the images that the VAE takes.
-        latent_dim: Number of latents ``d``.
-        attention: One of :data:`ATTENTIONS`.
-        attention_layers: Layers of the encoder that attention looks at.
-        samples: Number of samples of ``u`` in ``normal_difference``.
-        seed: Seed of these samples.
-
-    Raises:
-        ValueError: If there is no such attention or layer.
+    Attributes:
+        reference: Their posteriors.
+        mean: Mean of their latents, of shape ``(d,)``.
+        variance: Variance of their latents, of shape ``(d,)``: that of the posterior means plus ``average_variance``.
+        average_variance: Mean of their posterior variances, of shape ``(d,)``.
+        residual_variance: How far their activations are from those of their reconstructions.
+        noise: Samples of standard normal noise for ``normal_difference``, of shape ``(S, d)``.
     """
 
-    normal_mean: torch.Tensor
-    normal_variance: torch.Tensor
+    reference: NormalReference
+    mean: torch.Tensor
+    variance: torch.Tensor
     average_variance: torch.Tensor
+    residual_variance: ResidualVariance
     noise: torch.Tensor
 
-    def __init__(
-        self,
-        vae: ImageVAE,
-        reference: NormalReference,
-        input_size: tuple[int, ...],
-        channels: int,
-        latent_dim: int,
-        attention: str,
-        attention_layers: Sequence[str] | str,
-        samples: int,
-        seed: int,
-    ) -> None:
-        super().__init__(vae, input_size, channels, latent_dim, attention_layers)
-        require_choice("attention", attention, ATTENTIONS)
-        self.reference, self.attention = reference, attention
-        self.departures = Departures(self.map_shapes(self.attention_layers))
-        self.register_buffer("normal_mean", torch.zeros(latent_dim))
-        self.register_buffer("normal_variance", torch.ones(latent_dim))
-        self.register_buffer("average_variance", torch.ones(latent_dim))
-        noise = torch.randn(samples, latent_dim, generator=torch.Generator().manual_seed(seed))
-        self.register_buffer("noise", noise, persistent=False)
-
-    @torch.no_grad()
-    def explain(
-        self,
-        image: torch.Tensor,
-        attention: str | None = None,
-        layers: Sequence[str] | None = None,
-    ) -> Explained:
-        """Compute anomaly maps and image scores in their own units.
-
-        Args:
-            image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
-            attention: One of :data:`ATTENTIONS`; the model's own by default.
-            layers: Names of the encoder's layers; the model's own by default.
-
-        Returns:
-            Maps of shape ``(B, H, W)`` and scores of shape ``(B,)``, each greater where more anomalous.
-
-        Raises:
-            ValueError: If there is no such attention or layer.
-        """
-        attention = attention or self.attention
-        require_choice("attention", attention, ATTENTIONS)
-        layers = self.find_layers(layers) if layers else self.attention_layers
-        explain = getattr(self, f"_{attention}")
-        scores_of_latents = {"latent": self.latent_dim, "normal_difference": 2 * self.latent_dim}.get(attention, 1)
-        parts = [explain(part, layers) for part in self._split(image, scores_of_latents)]
-        maps, scores = zip(*parts, strict=True)
-        return torch.cat(maps), torch.cat(scores)
-
-    @torch.no_grad()
-    def explain_all(
-        self,
-        image: torch.Tensor,
-        layers: Sequence[str],
-        attentions: Sequence[str] = ATTENTIONS,
-    ) -> dict[tuple[str, str], Explained]:
-        """Do :meth:`explain` for each attention and layer, the gradients shared by all.
-
-        Args:
-            image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
-            layers: Names of the encoder's layers.
-            attentions: Some of :data:`ATTENTIONS`.
-
-        Returns:
-            Maps ``(B, H, W)`` and scores ``(B,)`` by attention and layer; of what looks at no layer, by attention and
-            an empty name.
-
-        Raises:
-            ValueError: If there is no such attention or layer.
-        """
-        names = dict(zip(layers, self.find_layers(layers), strict=True))
-        for attention in attentions:
-            require_choice("attention", attention, ATTENTIONS)
-        found: dict[tuple[str, str], list[Explained]] = {}
-        for part in self._split(image, 2 * self.latent_dim):
-            encoded = self._encode(part, list(names.values()))
-            if set(attentions) & set(BY_LATENT):
-                jacobian = self._by_latents(encoded, list(names.values()), range(2 * self.latent_dim))
-                encoded = encoded._replace(jacobian=jacobian)
-            for attention in attentions:
-                explain = getattr(self, f"_{attention}")
-                for layer in [""] if attention in WITHOUT_LAYERS else layers:
-                    chosen = [names[layer]] if layer else []
-                    found.setdefault((attention, layer), []).append(explain(part, chosen, encoded))
-        return {
-            key: (torch.cat([maps for maps, _ in parts]), torch.cat([scores for _, scores in parts]))
-            for key, parts in found.items()
-        }
+    def match(self, posterior: LatentPosterior) -> Match:
+        """Match posteriors with the reference: a grid of one cell, with the variances of an average image."""
+        return self.reference.match(Posterior(posterior.mean[:, :, None, None], self.average_variance))
 
     def deviations(self, posterior: LatentPosterior) -> torch.Tensor:
         """Return how far each latent is from normal: the mean of u (eq. 4) over its standard deviation, ``(B, d)``."""
-        variance = self.normal_variance + posterior.log_variance.exp()
-        return (posterior.mean - self.normal_mean) * variance.rsqrt()
+        return (posterior.mean - self.mean) * (self.variance + posterior.log_variance.exp()).rsqrt()
 
-    def _latent(self, image: torch.Tensor, layers: Sequence[str], encoded: Encoded | None = None) -> Explained:
-        encoded = encoded or self._encode(image, layers)
-        gradients = self._by_latents(encoded, layers, range(self.latent_dim))
-        maps = self._average(latent_attention(encoded.trace[name], gradients[name]).mean(1) for name in layers)
-        return maps, maps.amax((-2, -1))
 
-    def _mean(self, image: torch.Tensor, layers: Sequence[str], encoded: Encoded | None = None) -> Explained:
-        encoded = encoded or self._encode(image, layers)
-        mean = torch.ones_like(encoded.posterior.mean)
-        seed = torch.cat([mean, torch.zeros_like(mean)], dim=1)[:, None]
-        gradients = self._adjoint(seed, encoded, layers)
-        maps = self._average(mean_attention(encoded.trace[name], gradients[name][:, 0]) for name in layers)
-        return maps, maps.amax((-2, -1))
+class Attention(NamedTuple):
+    """A way to make anomaly maps and image scores.
 
-    def _normal_difference(
-        self, image: torch.Tensor, layers: Sequence[str], encoded: Encoded | None = None
-    ) -> Explained:
-        encoded = encoded or self._encode(image, layers)
-        gradients = self._by_latents(encoded, layers, range(2 * self.latent_dim))
-        own = encoded.posterior.log_variance.exp()
-        slope = 0.5 * self.noise * (own * (self.normal_variance + own).rsqrt())[:, None]
-        count = self.latent_dim
-        maps = self._average(
-            normal_difference_attention(
-                encoded.trace[name], gradients[name][:, :count], gradients[name][:, count:], slope
-            ).mean(1)
-            for name in layers
-        )
-        return maps, self.deviations(encoded.posterior).square().sum(1)
+    Attributes:
+        explain: Gives the maps of the layers and the image scores, each greater where more anomalous.
+        uses_layers: Whether it looks at layers of the encoder.
+        gradients_per_latent: Number of gradients that it takes per latent; 0 where one in all will do.
+        uses_residuals: Whether it must have learnt the :class:`ResidualVariance` of its layers.
+        uses_matches: Whether it matches images with the reference. Normal images would match themselves, so that its
+            scales come from the energies of those left out.
+    """
 
-    def match(self, posterior: LatentPosterior) -> Match:
-        """Match posteriors with the normal reference: a grid of one cell, variances those of an average image."""
-        return self.reference.match(Posterior(posterior.mean[:, :, None, None], self.average_variance))
+    explain: Callable[[EncoderGradients, NormalImages], Found]
+    uses_layers: bool = True
+    gradients_per_latent: int = 0
+    uses_residuals: bool = False
+    uses_matches: bool = False
 
-    def _energy(self, image: torch.Tensor, layers: Sequence[str], encoded: Encoded | None = None) -> Explained:
-        encoded = encoded or self._encode(image, layers)
-        match = self.match(encoded.posterior)
-        normal = self._encode(self.vae.decode(match.latent[:, :, 0, 0]), layers)
-        gradient = match.gradient[:, :, 0, 0]
-        seed = torch.cat([gradient, torch.zeros_like(gradient)], dim=1)[:, None]
-        gradients = self._adjoint(seed, encoded, layers)
-        maps = energy_attention(
-            [encoded.trace[name] for name in layers],
-            [normal.trace[name] for name in layers],
-            [gradients[name][:, 0] for name in layers],
-        )
-        return self._average(maps), match.nearest[:, 0, 0]
 
-    def _activation_energy(
-        self, image: torch.Tensor, layers: Sequence[str], encoded: Encoded | None = None
-    ) -> Explained:
-        encoded = encoded or self._encode(image, layers)
-        normal = self._encode(self.vae.decode(encoded.posterior.mean), layers)
-        maps = self._average(
-            activation_energy_attention(encoded.trace[name], normal.trace[name], self.departures.variance(name))
-            for name in layers
-        )
-        return maps, maps.amax((-2, -1))
+class MapAverage(nn.Module):
+    """The mean of maps of several layers, each resized to the images.
 
-    def observe(self, batches: Iterable[torch.Tensor], layers: Sequence[str]) -> None:
-        """Learn how far activations of normal images are from those of their reconstructions.
+    Args:
+        size: Height and width of the images in pixels.
+        shapes: Heights and widths of maps to build the matrices for; an export takes these for constants.
+    """
 
-        Args:
-            batches: Normal images, in batches of shape ``(B, C, H, W)`` with the network's channels.
-            layers: Names of the encoder's layers, beside the model's own.
+    def __init__(self, size: Sequence[int], shapes: Iterable[Sequence[int]]) -> None:
+        super().__init__()
+        self.size = tuple(size)
+        built = {"x".join(map(str, shape)): Resampling(resize_matrix, shape, self.size) for shape in shapes}
+        self.resamplings = nn.ModuleDict(built)
 
-        Raises:
-            ValueError: If there is no such layer, or no image.
-        """
-        layers = list(dict.fromkeys([*self.attention_layers, *self.find_layers(layers)]))
-        self.departures.start(self.map_shapes(layers))
-        for image in batches:
-            self._observe(image)
-        self.departures.finish()
+    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Average maps of shape ``(..., h, w)`` to one of shape ``(..., H, W)``."""
+        return torch.stack([self._resize(layer_map) for layer_map in maps]).mean(0)
 
-    @torch.no_grad()
-    def _observe(self, image: torch.Tensor) -> LatentPosterior:
-        """Add a batch of normal images to the departures, and return its posteriors."""
-        layers = self.departures.layers
-        encoded = self._encode(image, layers)
-        normal = self._encode(self.vae.decode(encoded.posterior.mean), layers)
-        self.departures.update({name: encoded.trace[name] - normal.trace[name] for name in layers})
-        return encoded.posterior
+    def _resize(self, layer_map: torch.Tensor) -> torch.Tensor:
+        shape = tuple(layer_map.shape[-2:])
+        if shape == self.size:
+            return layer_map
+        name = "x".join(map(str, shape))
+        if name in self.resamplings:
+            return cast("torch.Tensor", self.resamplings[name](layer_map))
+        return cast("torch.Tensor", Resampling(resize_matrix, shape, self.size).to(layer_map)(layer_map))
 
-    def _reconstruction(self, image: torch.Tensor, *_context: object) -> Explained:
-        residual = (image - self.vae.decode(self.vae.posterior(image).mean)).square().mean(1)
-        return residual, residual.mean((-2, -1))
 
-    def _elbo_gradient(self, image: torch.Tensor, *_context: object) -> Explained:
-        terms = self.vae.elbo_terms(image)
-        return self.vae.elbo_gradient(image).abs().sum(1), terms["reconstruction"] + terms["kl"]
+def _energy(seen: EncoderGradients, normal: NormalImages) -> Found:
+    """Gradient of the latent energy times departure from the counterfactual; the energy to the nearest posterior."""
+    match = normal.match(seen.posterior)
+    counterfactual = seen.of_decoded(match.latent[:, :, 0, 0])
+    gradients = seen.by_mean(match.gradient[:, :, 0, 0])
+    maps = energy_attention(
+        [seen.activations[name] for name in seen.layers],
+        [counterfactual.activations[name] for name in seen.layers],
+        [gradients[name] for name in seen.layers],
+    )
+    return maps, match.nearest[:, 0, 0]
+
+
+def _activation_energy(seen: EncoderGradients, normal: NormalImages) -> Found:
+    """Energy of the layer's activations against those of the reconstruction; the map's maximum."""
+    normal_activations, variance = seen.of_decoded(seen.posterior.mean).activations, normal.residual_variance.of
+    maps = [
+        activation_energy_attention(seen.activations[name], normal_activations[name], variance(name))
+        for name in seen.layers
+    ]
+    return maps, None
+
+
+def latent_maps(seen: EncoderGradients) -> list[torch.Tensor]:
+    """Return ``M^i`` of eq. 1-2 for each layer, of shape ``(B, d, h, w)``."""
+    gradients = seen.by_parameters(range(seen.latent_dim))
+    return [latent_attention(seen.activations[name], gradients[name]) for name in seen.layers]
+
+
+def _latent(seen: EncoderGradients, _normal: NormalImages) -> Found:
+    """Mean over latents of eq. 1-2, which is eq. 3; the map's maximum."""
+    return [maps.mean(1) for maps in latent_maps(seen)], None
+
+
+def _mean(seen: EncoderGradients, _normal: NormalImages) -> Found:
+    """The authors' released recipe; the map's maximum."""
+    gradients = seen.by_mean(torch.ones_like(seen.posterior.mean))
+    return [mean_attention(seen.activations[name], gradients[name]) for name in seen.layers], None
+
+
+def _normal_difference(seen: EncoderGradients, normal: NormalImages) -> Found:
+    """Eq. 4 in place of z, mean over latents; squared mean of u over its variance, summed over latents."""
+    gradients = seen.by_parameters(range(2 * seen.latent_dim))
+    own = seen.posterior.log_variance.exp()
+    slope = 0.5 * normal.noise * (own * (normal.variance + own).rsqrt())[:, None]
+    maps = []
+    for name in seen.layers:
+        by_mean, by_log_variance = gradients[name].chunk(2, dim=1)
+        maps.append(normal_difference_attention(seen.activations[name], by_mean, by_log_variance, slope).mean(1))
+    return maps, normal.deviations(seen.posterior).square().sum(1)
+
+
+def _reconstruction(seen: EncoderGradients, _normal: NormalImages) -> Found:
+    """Squared residual, mean over colours; its mean over pixels."""
+    residual = (seen.image - seen.vae.decode(seen.posterior.mean)).square().mean(1)
+    return [residual], residual.mean((-2, -1))
+
+
+def _elbo_gradient(seen: EncoderGradients, _normal: NormalImages) -> Found:
+    """Absolute gradient of the ELBO, summed over colours; the negative ELBO."""
+    terms = seen.vae.terms(seen.image, seen.posterior, seen.posterior.mean)
+    return [seen.vae.elbo_gradient(seen.image).abs().sum(1)], terms["reconstruction"] + terms["kl"]
+
+
+ATTENTIONS = {
+    "energy": Attention(_energy, uses_matches=True),
+    "activation_energy": Attention(_activation_energy, uses_residuals=True),
+    "latent": Attention(_latent, gradients_per_latent=1),
+    "mean": Attention(_mean),
+    "normal_difference": Attention(_normal_difference, gradients_per_latent=2),
+    "reconstruction": Attention(_reconstruction, uses_layers=False),
+    "elbo_gradient": Attention(_elbo_gradient, uses_layers=False),
+}
+"""The attentions of image VAEs by name; the docstring of each function says what its map and its score are.
+
+The last two are what attention is to be compared with. To add one, write its formula in ``attention.py``, a function
+here that calls it, and a row.
+"""
+
+
+def explain(seen: EncoderGradients, normal: NormalImages, attention: str, average: MapAverage) -> Explained:
+    """Make an attention's maps, averaged over layers, and image scores."""
+    maps, scores = ATTENTIONS[attention].explain(seen, normal)
+    mean = average(maps)
+    return mean, mean.amax((-2, -1)) if scores is None else scores
+
+
+def join(parts: Sequence[Explained]) -> Explained:
+    """Join what was made of parts of a batch."""
+    maps, scores = zip(*parts, strict=True)
+    return torch.cat(maps), torch.cat(scores)

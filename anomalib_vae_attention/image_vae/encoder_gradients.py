@@ -1,162 +1,93 @@
-"""What every layer of an image VAE's encoder shows of each latent: encoding, its gradients, the maps of eq. 1-2."""
+"""What an image VAE's encoder makes of images, and the gradients of that by its layers, without autograd."""
 
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+import copy
+import math
+from collections.abc import Iterator, Sequence
 
 import torch
-from torch import nn
-
-from anomalib_vae_attention.attention import latent_attention
-from anomalib_vae_attention.resampling import apply_separable, resize_matrix
 
 from .network import Trace
-from .vae import ImageVAE, LatentPosterior
+from .vae import ImageVAE
 
 PARALLEL_PIXELS = 2**20
-"""Pixels, images times scores, whose gradients are carried back at a time: more take memory, and longer."""
+"""Pixels, images times gradients, that are carried back at a time: more take memory, and longer."""
 
 
-class Encoded(NamedTuple):
-    """What the encoder makes of images.
-
-    Attributes:
-        posterior: The posterior.
-        trace: Activations by name, from the first attention layer on.
-        jacobian: Gradients of all means and log variances by the layers, ``(B, 2 d, C, h, w)`` each, where several
-            attentions share them.
-    """
-
-    posterior: LatentPosterior
-    trace: Trace
-    jacobian: Trace | None = None
-
-
-class LatentMaps(nn.Module):
-    """The attention maps of single latents, and the gradients that all attention maps are made of.
+class EncoderGradients:
+    """The posterior of images, the activations that led to it, and its gradients by them.
 
     Args:
         vae: The VAE.
-        input_size: Height and width of images in pixels.
-        channels: Channels of the images that the VAE takes.
-        latent_dim: Number of latents ``d``.
-        attention_layers: Layers of the encoder that attention looks at.
+        image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
+        layers: The encoder's own names of the layers to look at; none where only the posterior is wanted.
 
-    Raises:
-        ValueError: If there is no such layer.
+    Attributes:
+        posterior: The posterior q(z|x).
+        activations: Activations by name, each of shape ``(B, C, h, w)``, from the first of the layers on.
     """
 
-    def __init__(
-        self,
-        vae: ImageVAE,
-        input_size: tuple[int, ...],
-        channels: int,
-        latent_dim: int,
-        attention_layers: Sequence[str] | str,
-    ) -> None:
-        super().__init__()
-        self.vae, self.input_size, self.channels, self.latent_dim = vae, input_size, channels, latent_dim
-        self.attention_layers = self.find_layers(attention_layers)
-        self._build_matrices()
+    def __init__(self, vae: ImageVAE, image: torch.Tensor, layers: Sequence[str]) -> None:
+        self.vae, self.image, self.layers = vae, image, list(layers)
+        encoder = vae.encoder
+        kept = encoder.from_layer(min(layers, key=encoder.map_layers.index)) if layers else []
+        self.activations = encoder.trace(image, kept)
+        self.posterior = vae.split(self.activations[encoder.steps[-1].name])
+        self._jacobian: Trace | None = None
 
-    @torch.no_grad()
-    def map_shapes(self, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
-        """Return the shape ``(C, h, w)`` of what each of the encoder's layers gives of an image."""
-        encoder = self.vae.encoder
-        was_training, device = encoder.training, next(encoder.parameters()).device
-        trace = encoder.eval().trace(torch.zeros(1, self.channels, *self.input_size, device=device), layers)
-        encoder.train(was_training)
-        return {name: tuple(trace[name].shape[1:]) for name in layers}
+    @property
+    def latent_dim(self) -> int:
+        """Number of latents ``d``."""
+        return self.posterior.mean.shape[1]
 
-    def _build_matrices(self) -> None:
-        """Build the matrices that resize maps of the attention layers; an export takes them for constants."""
-        for shape in self.map_shapes(self.attention_layers).values():
-            for axis, side, pixels in zip("hw", shape[1:], self.input_size, strict=True):
-                self.register_buffer(f"resize_{axis}_{side}", resize_matrix(side, pixels), persistent=False)
+    def keep_jacobian(self) -> None:
+        """Compute the gradients of all parameters once, where several attentions need them."""
+        self._jacobian = self.by_parameters(range(2 * self.latent_dim))
 
-    def find_layers(self, names: Sequence[str] | str) -> list[str]:
-        """Return the encoder's own names of layers; see :meth:`Network.find`."""
-        names = [names] if isinstance(names, str) else list(names)
-        return [self.vae.encoder.find(name) for name in names]
+    def at(self, layers: Sequence[str]) -> "EncoderGradients":
+        """Return the same for some of the layers."""
+        some = copy.copy(self)
+        some.layers = list(layers)
+        return some
 
-    @torch.no_grad()
-    def latent_maps(
-        self,
-        image: torch.Tensor,
-        latents: Sequence[int] | None = None,
-        layers: Sequence[str] | None = None,
-    ) -> torch.Tensor:
-        """Say what latents look at: ``M^i`` of eq. 1-2, averaged over layers after resizing.
+    def of_decoded(self, latent: torch.Tensor) -> "EncoderGradients":
+        """Return the same for what latents ``(B, d)`` are decoded to."""
+        return EncoderGradients(self.vae, self.vae.decode(latent), self.layers)
+
+    def by_parameters(self, parameters: Sequence[int]) -> Trace:
+        """Return gradients of parameters of the posterior by each layer.
 
         Args:
-            image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
-            latents: Which latents; all by default.
-            layers: Names of the encoder's layers; the model's own by default.
+            parameters: Which of them: 0 to ``d - 1`` are the means, ``d`` to ``2 d - 1`` the log variances.
 
         Returns:
-            A map a latent, of shape ``(B, P, H, W)``, not negative.
-
-        Raises:
-            ValueError: If there is no such latent or layer.
+            Gradients by layer, each of shape ``(B, P, C, h, w)``.
         """
-        latents = range(self.latent_dim) if latents is None else self.find_latents(latents)
-        layers = self.find_layers(layers) if layers else self.attention_layers
-        maps = []
-        for part in self._split(image, len(latents)):
-            encoded = self._encode(part, layers)
-            gradients = self._by_latents(encoded, layers, latents)
-            maps.append(self._average(latent_attention(encoded.trace[name], gradients[name]) for name in layers))
-        return torch.cat(maps)
-
-    def find_latents(self, latents: Sequence[int]) -> list[int]:
-        """Check numbers of latents.
-
-        Raises:
-            ValueError: If one is out of range.
-        """
-        wrong = [latent for latent in latents if not 0 <= latent < self.latent_dim]
-        if wrong:
-            msg = f"latents: there is no {wrong}; the model's latents are 0 to {self.latent_dim - 1}."
-            raise ValueError(msg)
-        return list(latents)
-
-    def _split(self, image: torch.Tensor, scores: int) -> Sequence[torch.Tensor]:
-        """Split images into parts whose gradients fit in memory; an export takes all at once."""
-        if torch.compiler.is_compiling():
-            return [image]
-        return image.split(max(1, PARALLEL_PIXELS // (scores * self.input_size[0] * self.input_size[1])))
-
-    def _encode(self, image: torch.Tensor, layers: Sequence[str]) -> Encoded:
-        encoder = self.vae.encoder
-        kept = encoder.from_layer(min(layers, key=encoder.map_layers.index))
-        trace = encoder.trace(image, kept)
-        return Encoded(self.vae.split(trace[encoder.steps[-1].name]), trace)
-
-    def _resize(self, maps: torch.Tensor) -> torch.Tensor:
-        """Resize maps ``(..., h, w)`` to the images' size."""
-        sides = zip("hw", maps.shape[-2:], self.input_size, strict=True)
-        built = dict(self.named_buffers(recurse=False))
-        rows, columns = (
-            built[f"resize_{axis}_{side}"] if f"resize_{axis}_{side}" in built else resize_matrix(side, pixels).to(maps)
-            for axis, side, pixels in sides
-        )
-        return apply_separable(rows, maps, columns)
-
-    def _average(self, maps: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Average maps of several layers, each resized to the images' size."""
-        resized = [self._resize(layer) for layer in maps]
-        return torch.stack(resized).mean(0)
-
-    def _by_latents(self, encoded: Encoded, layers: Sequence[str], latents: Sequence[int]) -> Trace:
-        """Return the gradients of parameters of the posterior, means first, by layers, ``(B, P, C, h, w)`` each."""
-        if encoded.jacobian is not None:
-            return {name: encoded.jacobian[name][:, list(latents)] for name in layers}
-        parameters = torch.eye(2 * self.latent_dim, device=encoded.posterior.mean.device)[list(latents)]
+        if self._jacobian is not None:
+            return {name: self._jacobian[name][:, list(parameters)] for name in self.layers}
+        chosen = torch.eye(2 * self.latent_dim, device=self.image.device)[list(parameters)]
         # The length of a tensor would fix the number of images in an export; its shape does not.
-        seeds = parameters.expand(encoded.posterior.mean.shape[0], -1, -1)
-        return self._adjoint(seeds, encoded, layers)
+        seeds = chosen.expand(self.posterior.mean.shape[0], -1, -1)
+        return self.vae.adjoint(seeds, self.activations, self.layers)
 
-    def _adjoint(self, seeds: torch.Tensor, encoded: Encoded, layers: Sequence[str]) -> Trace:
-        """Carry gradients by the posterior's parameters back to layers."""
-        if encoded.jacobian is None:
-            return self.vae.adjoint(seeds, encoded.trace, layers)
-        return {name: torch.einsum("bpk,bk...->bp...", seeds, encoded.jacobian[name]) for name in layers}
+    def by_mean(self, gradient: torch.Tensor) -> Trace:
+        """Carry a gradient by the posterior means, of shape ``(B, d)``, back to each layer, ``(B, C, h, w)``."""
+        seed = torch.cat([gradient, torch.zeros_like(gradient)], dim=1)
+        if self._jacobian is None:
+            gradients = self.vae.adjoint(seed[:, None], self.activations, self.layers)
+            return {name: gradients[name][:, 0] for name in self.layers}
+        return {name: torch.einsum("bk,bk...->b...", seed, self._jacobian[name]) for name in self.layers}
+
+
+def encode_in_parts(
+    vae: ImageVAE,
+    image: torch.Tensor,
+    layers: Sequence[str],
+    gradients: int,
+) -> Iterator[EncoderGradients]:
+    """Encode images ``(B, C, H, W)`` in parts whose gradients, so many per image, fit in memory.
+
+    An export takes all images at once.
+    """
+    part = max(1, PARALLEL_PIXELS // (gradients * math.prod(image.shape[-2:])))
+    for some in [image] if torch.compiler.is_compiling() else image.split(part):
+        yield EncoderGradients(vae, some, layers)

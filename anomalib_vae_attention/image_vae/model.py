@@ -1,17 +1,22 @@
 """The image VAEs as a torch module: image in, ``InferenceBatch`` out, no autograd at inference."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from anomalib.data import InferenceBatch
+from torch import nn
 
 from anomalib_vae_attention.common.argument_checks import require_choice, require_whole
-from anomalib_vae_attention.reference import MAX_EXEMPLARS, make_reference, require_images
+from anomalib_vae_attention.reference import MAX_EXEMPLARS, LeftOut, make_reference
 from anomalib_vae_attention.scoring import fail_safe, only_scorable, require_scorable, to_unit_interval
 from anomalib_vae_attention.vae import Posterior
 
-from .attention_maps import ATTENTIONS, ImageMaps
-from .vae import IMAGE_VAES, make_image_vae
+from .attention_maps import ATTENTIONS, Explained, MapAverage, NormalImages, explain, join, latent_maps
+from .encoder_gradients import EncoderGradients, encode_in_parts
+from .residual_variance import ResidualVariance
+from .scales import Scales
+from .vae import IMAGE_VAES, LatentPosterior, make_image_vae
 
 CALIBRATION_IMAGES = 16
 """Normal images from which the scales of maps and scores are estimated."""
@@ -21,24 +26,8 @@ LEAST_ENERGY = 1e-12
 single precision. A VAE may well use a small part of its prior's range; copies of one image have no energy."""
 
 
-class ImageVaeModel(ImageMaps):
-    """An image VAE, an attention and the normal posteriors, put together.
-
-    ================== ============================================ ===============================================
-    attention          anomaly map                                  image score
-    ================== ============================================ ===============================================
-    energy             gradient of the latent energy times the      the latent energy to the nearest normal
-                       departure from the counterfactual            posterior
-    activation_energy  energy of the layer's activations against    the map's maximum
-                       the reconstruction's, at its place
-    latent             mean over latents of eq. 1-2 (eq. 3)         the map's maximum
-    mean               the released recipe                          the map's maximum
-    normal_difference  eq. 4 in place of z, mean over latents       squared mean of u over its variance, added up
-                                                                    over latents
-    reconstruction     squared residual, mean over colours          its mean over pixels
-    elbo_gradient      absolute gradient of the ELBO, added up      the negative ELBO
-                       over colours
-    ================== ============================================ ===============================================
+class ImageVaeModel(nn.Module):
+    """An image VAE, what it has learnt of normal images, and one of the :data:`ATTENTIONS`.
 
     Args:
         vae: ``"resnet18"`` or ``"conv"``.
@@ -60,9 +49,10 @@ class ImageVaeModel(ImageMaps):
         ValueError: If an argument is out of range; the message says which and what there is.
     """
 
-    map_scale: torch.Tensor
-    score_mean: torch.Tensor
-    score_std: torch.Tensor
+    normal_mean: torch.Tensor
+    normal_variance: torch.Tensor
+    average_variance: torch.Tensor
+    noise: torch.Tensor
     is_fitted: torch.Tensor
 
     def __init__(
@@ -83,24 +73,44 @@ class ImageVaeModel(ImageMaps):
     ) -> None:
         require_choice("vae", vae, list(IMAGE_VAES))
         require_whole("samples", samples, least=1)
+        require_choice("attention", attention, list(ATTENTIONS))
+        super().__init__()
         defaults = IMAGE_VAES[vae]
         size, channels = tuple(input_size or defaults.input_size), channels or defaults.channels
         likelihood = likelihood or defaults.likelihood
-        super().__init__(
-            make_image_vae(vae, latent_dim, size, channels, likelihood, widths, hidden_dim),
-            make_reference(reference, max_exemplars),
-            size,
-            channels,
-            latent_dim,
-            attention,
-            attention_layers or defaults.attention_layers,
-            samples,
-            seed,
-        )
-        self.register_buffer("map_scale", torch.ones(len(ATTENTIONS)))
-        self.register_buffer("score_mean", torch.zeros(len(ATTENTIONS)))
-        self.register_buffer("score_std", torch.ones(len(ATTENTIONS)))
+        self.vae = make_image_vae(vae, latent_dim, size, channels, likelihood, widths, hidden_dim)
+        self.reference = make_reference(reference, max_exemplars)
+        self.input_size, self.channels, self.latent_dim, self.attention = size, channels, latent_dim, attention
+        self.attention_layers = self.find_layers(attention_layers or defaults.attention_layers)
+        shapes = self._map_shapes(self.attention_layers)
+        self.average = MapAverage(size, [shape[1:] for shape in shapes.values()])
+        # The attribute is called what checkpoints call it.
+        self.departures = ResidualVariance(shapes)
+        self.scales = Scales()
+        self.register_buffer("normal_mean", torch.zeros(latent_dim))
+        self.register_buffer("normal_variance", torch.ones(latent_dim))
+        self.register_buffer("average_variance", torch.ones(latent_dim))
+        noise = torch.randn(samples, latent_dim, generator=torch.Generator().manual_seed(seed))
+        self.register_buffer("noise", noise, persistent=False)
         self.register_buffer("is_fitted", torch.tensor(data=False))
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        self.scales.take(state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    @property
+    def normal(self) -> NormalImages:
+        """What the model knows of normal images."""
+        moments = self.normal_mean, self.normal_variance, self.average_variance
+        return NormalImages(self.reference, *moments, self.departures, self.noise)
+
+    def find_layers(self, names: Sequence[str] | str) -> list[str]:
+        """Return the encoder's own names of layers; see :meth:`Network.find`."""
+        names = [names] if isinstance(names, str) else list(names)
+        return [self.vae.encoder.find(name) for name in names]
+
+    def _map_shapes(self, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        return self.vae.encoder.map_shapes((self.channels, *self.input_size), layers)
 
     def prepare_image(self, image: torch.Tensor) -> torch.Tensor:
         """Give images ``(B, 3 or 1, H, W)`` the network's channels: the mean of colours, or a grey three times.
@@ -130,7 +140,7 @@ class ImageVaeModel(ImageMaps):
             and 1 for images that cannot be judged (see :func:`.fail_safe`).
 
         Raises:
-            RuntimeError: If the model has not been fitted.
+            RuntimeError: If the model has not been fitted, or its checkpoint does not know the attention.
             ValueError: If the images are not of the network's size.
         """
         image = self.prepare_image(image)
@@ -139,10 +149,90 @@ class ImageVaeModel(ImageMaps):
             return self.vae.elbo_terms(image.contiguous(memory_format=torch.channels_last), noise)
         image, whole = only_scorable(image)
         require_scorable(image, self.is_fitted)
+        scale = self.scales.of(self.attention)
         maps, scores = self.explain(image)
-        index = ATTENTIONS.index(self.attention)
-        scores = to_unit_interval((scores - self.score_mean[index]) / self.score_std[index])
-        return fail_safe(whole, scores, to_unit_interval(maps / self.map_scale[index])[:, None])
+        score = to_unit_interval((scores - scale.score_mean) / scale.score_std)
+        return fail_safe(whole, score, to_unit_interval(maps / scale.map_mean)[:, None])
+
+    @torch.no_grad()
+    def explain(
+        self,
+        image: torch.Tensor,
+        attention: str | None = None,
+        layers: Sequence[str] | None = None,
+    ) -> Explained:
+        """Compute anomaly maps and image scores in their own units.
+
+        Args:
+            image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
+            attention: One of :data:`ATTENTIONS`; the model's own by default.
+            layers: Names of the encoder's layers; the model's own by default.
+
+        Returns:
+            Maps of shape ``(B, H, W)`` and scores of shape ``(B,)``, each greater where more anomalous.
+
+        Raises:
+            ValueError: If there is no such attention or layer.
+        """
+        name = attention or self.attention
+        require_choice("attention", name, list(ATTENTIONS))
+        chosen = self.find_layers(layers) if layers else self.attention_layers
+        parts = self._encode(image, chosen if ATTENTIONS[name].uses_layers else [], [name])
+        return join([explain(seen, self.normal, name, self.average) for seen in parts])
+
+    @torch.no_grad()
+    def explain_all(
+        self,
+        image: torch.Tensor,
+        layers: Sequence[str],
+        attentions: Sequence[str] | None = None,
+    ) -> dict[tuple[str, str], Explained]:
+        """Do :meth:`explain` for each attention and layer, the gradients shared by all.
+
+        Args:
+            image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
+            layers: Names of the encoder's layers.
+            attentions: Some of :data:`ATTENTIONS`; all by default.
+
+        Returns:
+            Maps ``(B, H, W)`` and scores ``(B,)`` by attention and layer; the layer's name is empty for attentions
+            that use none.
+
+        Raises:
+            ValueError: If there is no such attention or layer.
+        """
+        names = dict(zip(layers, self.find_layers(layers), strict=True))
+        attentions = list(ATTENTIONS) if attentions is None else attentions
+        for attention in attentions:
+            require_choice("attention", attention, list(ATTENTIONS))
+        found: dict[tuple[str, str], list[Explained]] = {}
+        for seen in self._encode(image, list(names.values()), attentions):
+            if any(ATTENTIONS[attention].gradients_per_latent for attention in attentions):
+                seen.keep_jacobian()
+            for attention in attentions:
+                for layer in layers if ATTENTIONS[attention].uses_layers else [""]:
+                    one = seen.at([names[layer]] if layer else [])
+                    found.setdefault((attention, layer), []).append(explain(one, self.normal, attention, self.average))
+        return {key: join(parts) for key, parts in found.items()}
+
+    def _encode(
+        self, image: torch.Tensor, layers: Sequence[str], attentions: Sequence[str]
+    ) -> Iterator[EncoderGradients]:
+        most = max(ATTENTIONS[name].gradients_per_latent for name in attentions)
+        return encode_in_parts(self.vae, image, layers, max(1, self.latent_dim * most))
+
+    @torch.no_grad()
+    def latent_maps(self, image: torch.Tensor) -> torch.Tensor:
+        """Say what each latent looks at: ``M^i`` of eq. 1-2, averaged over layers after resizing.
+
+        Args:
+            image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
+
+        Returns:
+            A map per latent, of shape ``(B, d, H, W)``, not negative.
+        """
+        parts = self._encode(image, self.attention_layers, ["latent"])
+        return torch.cat([self.average(latent_maps(seen)) for seen in parts])
 
     @torch.no_grad()
     def collect(self, batches: Iterable[torch.Tensor]) -> int:
@@ -158,12 +248,11 @@ class ImageVaeModel(ImageMaps):
             ValueError: If there is no image.
         """
         posteriors, some = [], []
-        self.departures.start(self.map_shapes(self.attention_layers))
+        self.departures.start(self._map_shapes(self.attention_layers))
         for batch in batches:
             image = self.prepare_image(batch)
             posteriors.append(self._observe(image))
             some.append(image[:1])
-        require_images(len(posteriors))
         self.departures.finish()
         mean, log_variance = (torch.cat(parts) for parts in zip(*posteriors, strict=True))
         self.average_variance.copy_(log_variance.exp().mean(0))
@@ -171,24 +260,40 @@ class ImageVaeModel(ImageMaps):
         self.normal_variance.copy_(mean.var(0, correction=0) + self.average_variance)
         self.reference.start()
         self.reference.update(Posterior(mean[:, :, None, None], self.average_variance.clone()))
-        left_out = self.reference.finish()
-        self._calibrate(torch.cat(some[:CALIBRATION_IMAGES]), left_out.energy, left_out.nearest)
+        self._calibrate(torch.cat(some[:CALIBRATION_IMAGES]), self.reference.finish())
         self.is_fitted.fill_(value=True)
         return len(mean)
 
-    def _calibrate(self, image: torch.Tensor, energy: torch.Tensor, nearest: torch.Tensor) -> None:
-        """Set the scales, whatever the attention: that of a trained model can be changed."""
-        for index, attention in enumerate(ATTENTIONS):
-            if attention == "energy":
-                # The images would match themselves. A linear encoder's maps add up to the energy.
-                trace = self._encode(image[:1], self.attention_layers).trace
-                cells = [trace[name].shape[-2] * trace[name].shape[-1] for name in self.attention_layers]
-                scale = energy.mean().clamp_min(LEAST_ENERGY) * sum(1 / count for count in cells) / len(cells)
-                scores = nearest.flatten()
+    def observe(self, batches: Iterable[torch.Tensor], layers: Sequence[str]) -> None:
+        """Learn how far activations of normal images are from those of their reconstructions.
+
+        Args:
+            batches: Normal images, in batches of shape ``(B, C, H, W)`` with the network's channels.
+            layers: Names of the encoder's layers, beside the model's own.
+
+        Raises:
+            ValueError: If there is no such layer, or no image.
+        """
+        names = list(dict.fromkeys([*self.attention_layers, *self.find_layers(layers)]))
+        self.departures.start(self._map_shapes(names))
+        for image in batches:
+            self._observe(image)
+        self.departures.finish()
+
+    @torch.no_grad()
+    def _observe(self, image: torch.Tensor) -> LatentPosterior:
+        seen = EncoderGradients(self.vae, image, self.departures.layers)
+        self.departures.update(seen)
+        return seen.posterior
+
+    def _calibrate(self, image: torch.Tensor, left_out: LeftOut) -> None:
+        """Set the scales of all attentions: that of a trained model can be changed."""
+        for name, attention in ATTENTIONS.items():
+            if attention.uses_matches:
+                # A linear encoder's maps add up to the energy.
+                shapes = self._map_shapes(self.attention_layers).values()
+                per_cell = sum(1 / math.prod(shape[1:]) for shape in shapes) / len(shapes)
+                self.scales.set(name, left_out.energy.mean().clamp_min(LEAST_ENERGY) * per_cell, left_out.nearest)
             else:
-                maps, scores = self.explain(image, attention)
-                scale = maps.mean()
-            self.map_scale[index] = scale.clamp_min(torch.finfo(scale.dtype).tiny)
-            self.score_mean[index] = scores.mean()
-            deviation = scores.std() if len(scores) > 1 else scores.abs().mean()
-            self.score_std[index] = deviation.clamp_min(1e-6 * scores.abs().mean()).clamp_min(1e-12)
+                maps, scores = self.explain(image, name)
+                self.scales.set(name, maps.mean(), scores)

@@ -94,6 +94,14 @@ class Network(nn.Module):
                         del trace[source]
         return trace
 
+    @torch.no_grad()
+    def map_shapes(self, image_shape: Sequence[int], layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Return the shape ``(C, h, w)`` of what each of some layers makes of an image of shape ``(C, H, W)``."""
+        was_training, device = self.training, next(self.parameters()).device
+        trace = self.eval().trace(torch.zeros(1, *image_shape, device=device), layers)
+        self.train(was_training)
+        return {name: tuple(trace[name].shape[1:]) for name in layers}
+
     def from_layer(self, first: str) -> list[str]:
         """Return the names of the first layer and everything after it, :data:`INPUT` being before all layers."""
         names = [INPUT, *(step.name for step in self.steps)]

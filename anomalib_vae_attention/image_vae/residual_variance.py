@@ -7,13 +7,15 @@ from torch import nn
 
 from anomalib_vae_attention.reference import require_images
 
+from .encoder_gradients import EncoderGradients
+
 SHRINKAGE = 0.05
 """Share of a channel's mean that is added to each place: where normal images never change, a little still is little."""
 TINY = 1e-12
 """Least variance: that of channels that are dead on all normal images."""
 
 
-class Departures(nn.Module):
+class ResidualVariance(nn.Module):
     """The mean square of ``A - A_hat`` over normal images, per layer, channel and place, as streaming sums.
 
     Args:
@@ -38,11 +40,13 @@ class Departures(nn.Module):
         for layer, shape in shapes.items():
             self.register_buffer(self._buffer(layer), torch.zeros(shape, device=device))
 
-    def update(self, departures: Mapping[str, torch.Tensor]) -> None:
-        """Add a batch: ``A - A_hat`` of each layer, of shape ``(B, C, h, w)``."""
-        self._count += len(departures[self.layers[0]])
+    def update(self, seen: EncoderGradients) -> None:
+        """Add a batch of images, encoded."""
+        reconstruction = seen.of_decoded(seen.posterior.mean)
+        self._count += len(seen.image)
         for layer in self.layers:
-            self.get_buffer(self._buffer(layer)).add_(departures[layer].square().sum(0))
+            residual = seen.activations[layer] - reconstruction.activations[layer]
+            self.get_buffer(self._buffer(layer)).add_(residual.square().sum(0))
 
     def finish(self) -> None:
         """End the collection.
@@ -56,7 +60,7 @@ class Departures(nn.Module):
             variance.div_(self._count)
             variance.add_(SHRINKAGE * variance.mean((1, 2), keepdim=True)).clamp_min_(TINY)
 
-    def variance(self, layer: str) -> torch.Tensor:
+    def of(self, layer: str) -> torch.Tensor:
         """Return the variance of a layer, of shape ``(C, h, w)``, greater than 0.
 
         Raises:

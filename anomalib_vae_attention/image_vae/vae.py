@@ -1,4 +1,4 @@
-"""Image VAEs: one global vector of latents an image, trained from scratch by the ELBO."""
+"""Image VAEs: one vector of latents per image, trained from scratch by the ELBO."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -84,12 +84,16 @@ class ImageVAE(nn.Module):
             noise: Standard normal noise of shape ``(B, d)`` to sample the latents with; none takes their means.
 
         Returns:
-            ``reconstruction``, the negative log-likelihood, and ``kl``, each in nats an image, of shape ``(B,)``.
+            ``reconstruction``, the negative log-likelihood, and ``kl``, each in nats per image, of shape ``(B,)``.
         """
-        mean, log_variance = self.posterior(image)
-        latent = mean if noise is None else mean + (0.5 * log_variance).exp() * noise
+        posterior = self.posterior(image)
+        mean, log_variance = posterior
+        return self.terms(image, posterior, mean if noise is None else mean + (0.5 * log_variance).exp() * noise)
+
+    def terms(self, image: torch.Tensor, posterior: LatentPosterior, latent: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Do :meth:`elbo_terms` for images that are encoded already, with latents of shape ``(B, d)``."""
         reconstruction = self.likelihood(self.decoder(latent), image)
-        return {"reconstruction": reconstruction, "kl": kl_by_latent(mean, log_variance).sum(1)}
+        return {"reconstruction": reconstruction, "kl": kl_by_latent(*posterior).sum(1)}
 
     def elbo_gradient(self, image: torch.Tensor) -> torch.Tensor:
         """Return the gradient of the negative ELBO by the image, latents at their means, without autograd.
@@ -98,7 +102,7 @@ class ImageVAE(nn.Module):
             image: Images of shape ``(B, C, H, W)``, pixels from 0 to 1.
 
         Returns:
-            Gradient in nats a unit of brightness, of shape ``(B, C, H, W)``.
+            Gradient in nats per unit of brightness, of shape ``(B, C, H, W)``.
         """
         encoded = self.encoder.trace(image)
         mean, log_variance = self.split(encoded[self.encoder.steps[-1].name])

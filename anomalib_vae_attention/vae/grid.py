@@ -2,11 +2,12 @@
 
 import itertools
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import nn
 
-from anomalib_vae_attention.resampling import apply_separable, pool_matrix, resize_matrix
+from anomalib_vae_attention.resampling import Resampling, SizedResamplings, pool_matrix, resize_matrix
 
 GRID_STRIDE = 8
 """Pixels of the input image per cell of the grid, along each side."""
@@ -16,6 +17,25 @@ MIN_DEVIATION = 1e-6
 """Least standard deviation of a channel, so that nothing divides by that of a constant one."""
 LAYER_BALANCE = 0.5
 """Weight of a layer in the variance of the features: 0 as its number of channels, 1 the same for every layer."""
+
+
+class _Resamplings(SizedResamplings):
+    """The resamplings between the layers and the grid of images of one size.
+
+    Args:
+        grid_size: Height and width of the grid in cells.
+        sizes: Height and width of each layer in its own cells.
+    """
+
+    def __init__(self, grid_size: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> None:
+        super().__init__(grid_size, list(sizes))
+        self.grid_size = grid_size
+
+        def pool_and_resize(side: int, cells: int) -> torch.Tensor:
+            return resize_matrix(side, cells) @ pool_matrix(side, POOL_SIZE)
+
+        self.to_grid = nn.ModuleList(Resampling(pool_and_resize, size, grid_size) for size in sizes)
+        self.from_grid = nn.ModuleList(Resampling(resize_matrix, grid_size, size) for size in sizes)
 
 
 class FeatureGrid(nn.Module):
@@ -39,33 +59,28 @@ class FeatureGrid(nn.Module):
         self._parts = [slice(start, end) for start, end in itertools.pairwise(ends)]
         self.register_buffer("mean", torch.zeros(sum(channels)))
         self.register_buffer("std", torch.ones(sum(channels)))
-        self.sizes: list[tuple[int, int]] = []
-        self.grid_size: tuple[int, int] = (0, 0)
+        self._resamplings = _Resamplings((0, 0), [])
 
-    def prepare(self, image_size: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> None:
-        """Build the resizing matrices for images of one size; does nothing when they are there already.
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Height and width of the grid that :meth:`prepare` was last called for, in cells."""
+        return self._resamplings.grid_size
+
+    def size_for(self, image_size: Sequence[int]) -> tuple[int, int]:
+        """Return height and width of the grid, in cells, for images of this height and width in pixels."""
+        height, width = image_size
+        return max(1, height // GRID_STRIDE), max(1, width // GRID_STRIDE)
+
+    def prepare(self, image_size: Sequence[int], sizes: Sequence[tuple[int, int]]) -> None:
+        """Build the resamplings for images of one size; does nothing when they are there already.
 
         Args:
             image_size: Height and width of the input image in pixels.
             sizes: Height and width of each layer in its own cells.
         """
-        height, width = image_size
-        grid_size = max(1, height // GRID_STRIDE), max(1, width // GRID_STRIDE)
-        if self.sizes == list(sizes) and self.grid_size == grid_size:
-            return
-        self.grid_size = grid_size
-        for layer, size in enumerate(sizes):
-            for axis, side, cells in zip("hw", size, self.grid_size, strict=True):
-                to_grid = resize_matrix(side, cells) @ pool_matrix(side, POOL_SIZE)
-                self._set_matrix(f"to_grid_{layer}_{axis}", to_grid)
-                self._set_matrix(f"from_grid_{layer}_{axis}", resize_matrix(cells, side))
-        self.sizes = list(sizes)
-
-    def _set_matrix(self, name: str, matrix: torch.Tensor) -> None:
-        self.register_buffer(name, matrix.to(self.mean), persistent=False)
-
-    def _matrices(self, kind: str, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.get_buffer(f"{kind}_{layer}_h"), self.get_buffer(f"{kind}_{layer}_w")
+        grid_size = self.size_for(image_size)
+        if not self._resamplings.fits(grid_size, list(sizes)):
+            self._resamplings = _Resamplings(grid_size, sizes).to(self.mean)
 
     def stack(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
         """Pool, resize and stack the layers, without standardising them.
@@ -76,10 +91,7 @@ class FeatureGrid(nn.Module):
         Returns:
             Raw grid features of shape ``(B, C, h, w)`` with ``C = sum_l C_l``.
         """
-        resized = []
-        for index, layer in enumerate(layers):
-            rows, columns = self._matrices("to_grid", index)
-            resized.append(apply_separable(rows, layer, columns))
+        resized = [to_grid(layer) for to_grid, layer in zip(self._resamplings.to_grid, layers, strict=True)]
         return torch.cat(resized, dim=1)
 
     def standardise(self, raw: torch.Tensor) -> torch.Tensor:
@@ -119,11 +131,10 @@ class FeatureGrid(nn.Module):
         Returns:
             Gradient on each layer, of shape ``(B, C_l, h_l, w_l)``.
         """
-        out = []
-        for index, (gradient, part) in enumerate(zip(gradients, self._parts, strict=True)):
-            rows, columns = self._matrices("to_grid", index)
-            out.append(apply_separable(rows.T, gradient / self.std[part, None, None], columns.T))
-        return out
+        return [
+            cast("Resampling", to_grid).adjoint(gradient / self.std[part, None, None])
+            for to_grid, gradient, part in zip(self._resamplings.to_grid, gradients, self._parts, strict=True)
+        ]
 
     def layers_of(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Undo the standardisation and resize each layer's channels to that layer's own resolution.
@@ -134,9 +145,7 @@ class FeatureGrid(nn.Module):
         Returns:
             Activations ``A_hat_l`` of shape ``(B, C_l, h_l, w_l)``; fine detail, lost in pooling, is not restored.
         """
-        out = []
-        for index, (feature, part) in enumerate(zip(features, self._parts, strict=True)):
-            rows, columns = self._matrices("from_grid", index)
-            raw = feature * self.std[part, None, None] + self.mean[part, None, None]
-            out.append(apply_separable(rows, raw, columns))
-        return out
+        return [
+            from_grid(feature * self.std[part, None, None] + self.mean[part, None, None])
+            for from_grid, feature, part in zip(self._resamplings.from_grid, features, self._parts, strict=True)
+        ]

@@ -21,7 +21,8 @@ from anomalib.engine import Engine
 from lightning import seed_everything
 
 from anomalib_vae_attention import VaeAttention
-from anomalib_vae_attention.benchmark.data import category_datamodule, read_image, test_images
+from anomalib_vae_attention.benchmark.data import category_datamodule, read_image
+from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -99,7 +100,7 @@ def measure(category: Path, folder: Path) -> pd.DataFrame:
     engine = Engine(default_root_dir=folder)
     engine.fit(model=VaeAttention(visualizer=False), datamodule=category_datamodule(category))
     model = VaeAttention.load_from_checkpoint(str(engine.best_model_path)).eval()
-    images = test_images(category)
+    images = list_images(category / TEST)
     os.environ["TRUST_REMOTE_CODE"] = "1"  # anomalib's inferencer asks for it before it loads the file written here.
     torch_model = inferencer_predictor(TorchInferencer(model.to_torch(folder), device="cpu"))
     expected = [torch_model(image) for image in images]

@@ -25,12 +25,13 @@ from numpy.typing import NDArray
 from torchvision.transforms.v2 import Transform
 
 from anomalib_vae_attention import VaeAttention
-from anomalib_vae_attention.benchmark.data import category_datamodule, read_image, test_images
-from anomalib_vae_attention.benchmark.evaluation import score
+from anomalib_vae_attention.benchmark.data import category_datamodule, read_image
 from anomalib_vae_attention.benchmark.exporting import folder_bytes
 from anomalib_vae_attention.benchmark.latency import measure as measure_latency
 from anomalib_vae_attention.benchmark.runtimes import Run, open_openvino
 from anomalib_vae_attention.common.machine import cores
+from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
+from anomalib_vae_attention.explain.scores import score
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -91,7 +92,7 @@ def measure(category: Path, folder: Path, reference: Literal["exemplars", "gauss
     # Without a post-processor, which would clamp scores to [0, 1] and make ties.
     model = VaeAttention(reference=reference, post_processor=False, evaluator=False, visualizer=False)
     Engine(default_root_dir=folder).fit(model=model, datamodule=category_datamodule(category))
-    images = [read_image(file)[None] for file in test_images(category)]
+    images = [read_image(file)[None] for file in list_images(category / TEST)]
     shape = images[0].shape[:3]
     rows: dict[str, dict[str, Any]] = {}
     calls: dict[str, Callable[[int], object]] = {}

@@ -42,7 +42,7 @@ def repeat(name: str, times: int, action: Callable[[], object]) -> dict[str, flo
         action: What to do.
 
     Returns:
-        ``memory_mib`` at the end of each tenth of the times, ``growth_kib`` an action after the warm-up (slope of the
+        ``memory_mib`` at the end of each tenth of the times, ``growth_kib`` per action after the warm-up (slope of the
         least-squares line), its standard error ``growth_error_kib``, and ``seconds``.
     """
     memory, started = [], time.monotonic()
@@ -91,7 +91,7 @@ def main(arguments: list[str] | None = None) -> int:
             engine = Engine(
                 default_root_dir=Path(scratch) / "results",
                 accelerator="cpu",
-                # A log line less a fit, and no files to fill the disk with.
+                # A log line less per fit, and no files to fill the disk with.
                 enable_checkpointing=False,
                 barebones=True,
                 limit_val_batches=0,

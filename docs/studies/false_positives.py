@@ -172,8 +172,8 @@ def tabulate(splits: list[Calibrated], rates: list[float]) -> pd.DataFrame:
         rates: Requested rates.
 
     Returns:
-        A row a level (image, pixel), source of the threshold, part of :data:`GOOD` and rate: number of images that the
-        threshold is from, whether a rate takes no more than that, achieved rate on average over splits, its least
+        A row per level (image, pixel), source of the threshold, part of :data:`GOOD` and rate: number of images that
+        the threshold is from, whether a rate takes no more than that, achieved rate on average over splits, its least
         and greatest, number of different images, and an interval of 95 % for as many.
     """
     rows = []

@@ -73,8 +73,8 @@ def empty_maps(model: BetaVAE, images: torch.Tensor) -> pd.DataFrame:
         images: Shape ``(B, 1, 64, 64)``.
 
     Returns:
-        A row a latent, the most active first: ``KL``, its divergence from the prior in nats, averaged over the images,
-        and for each layer the share of the images, from 0 to 1, whose map of it is empty.
+        A row per latent, the most active first: ``KL``, its divergence from the prior in nats, averaged over the
+        images, and for each layer the share of the images, from 0 to 1, whose map of it is empty.
     """
     encoded = model.encoder(images)
     latents = list(range(encoded.mean.shape[1]))
@@ -95,7 +95,7 @@ def measure(model: BetaVAE, batches: Sequence[torch.Tensor]) -> pd.DataFrame:
         batches: Images ``(B, 1, 64, 64)``.
 
     Returns:
-        A row a term: ``value``, its mean over the batches; ``rms`` and ``mean``, norms of its gradient.
+        A row per term: ``value``, its mean over the batches; ``rms`` and ``mean``, norms of its gradient.
     """
     weights = list(model.encoder.parameters())
     values: dict[str, float] = {}

@@ -63,7 +63,7 @@ def export(root: Path) -> None:
 
 
 def report(root: Path) -> None:
-    """Write a page and a picture an image with ``vae-attention explain``, over earlier ones if there are any."""
+    """Write a page and a picture per image with ``vae-attention explain``, over earlier ones if there are any."""
     source = root.with_name(UNDISTURBED)
     (checkpoint,) = _whole(source / "training", ".ckpt")
     given = ["--ckpt_path", checkpoint, "--data", source / "drawing" / "washer", "--limit", 1, "--latents", "top2"]

@@ -19,9 +19,10 @@ from PIL import Image, ImageOps
 
 from anomalib_vae_attention.benchmark.command import add_backbone_arguments, add_timing_arguments
 from anomalib_vae_attention.benchmark.comparison import Timing, prepare_weights, run_cells, run_latencies
-from anomalib_vae_attention.benchmark.plan import BACKBONE, Cell, canonical_name, find_category
+from anomalib_vae_attention.benchmark.plan import BACKBONE, Cell, canonical_name
 from anomalib_vae_attention.benchmark.tables import cells_table, latency_table
 from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.mvtec_layout import MASKS, TEST, TRAIN_GOOD, list_images, locate_category
 
 logger = logging.getLogger(__name__)
 
@@ -45,11 +46,11 @@ def make_category(source: Path, target: Path, count: int, side: int | None = Non
         return target.resolve()
     making = target.with_name(f".{target.name}")
     shutil.rmtree(making, ignore_errors=True)
-    files = sorted((source / "train" / "good").iterdir())
+    files = list_images(source / TRAIN_GOOD)
     # Every image as it is before any is turned.
     for index, ((angle, mirrored), file) in enumerate(islice(cycle(product(TURNS, files)), count)):
-        _copy(file, making / "train" / "good" / f"{index:05}.png", side, angle, mirrored=mirrored)
-    for part in ("test", "ground_truth"):
+        _copy(file, making / TRAIN_GOOD / f"{index:05}.png", side, angle, mirrored=mirrored)
+    for part in (TEST, MASKS):
         for folder in sorted(path for path in (source / part).iterdir() if path.is_dir()):
             for file in sorted(folder.iterdir())[:TEST_IMAGES]:
                 _copy(file, making / part / folder.name / f"{file.stem}.png", side)
@@ -101,13 +102,13 @@ def memory_table(cells: pd.DataFrame) -> pd.DataFrame:
         cells: Table of :func:`.tables.cells_table`.
 
     Returns:
-        A row a model and number of images, with what each further image took since the row before, in KiB.
+        A row per model and number of images, with what each further image took since the row before, in KiB.
     """
     columns = ["model", "train_images", "fit_seconds", "memory_fit_mib", "memory_peak_mib", "checkpoint_mib"]
     table = cells[[*columns, "onnx_mib", "openvino_mib", "error"]].sort_values(["model", "train_images"])
     by_model = table.groupby("model")
     further = by_model["train_images"].diff()
-    for column, name in (("memory_fit_mib", "fit_kib_an_image"), ("checkpoint_mib", "model_kib_an_image")):
+    for column, name in (("memory_fit_mib", "fit_kib_per_image"), ("checkpoint_mib", "model_kib_per_image")):
         table[name] = by_model[column].diff() * 1024 / further
     return table
 
@@ -119,14 +120,14 @@ def size_table(latencies: pd.DataFrame) -> pd.DataFrame:
         latencies: Table of :func:`.tables.latency_table`, whose categories are image sizes.
 
     Returns:
-        A row a runtime, model and size, with the ratio to the bare backbone, and ``us_a_kilopixel``, microseconds for a
-        thousand pixels: constant where the cost is linear in pixels.
+        A row per runtime, model and size, with the ratio to the bare backbone, and ``us_per_kilopixel``,
+        microseconds per thousand pixels: constant where the cost is linear in pixels.
     """
     table = latencies[latencies["measured"] == "batch 1"].copy()
     table["image_size"] = table["category"].astype(int)
-    table["us_a_kilopixel"] = table["median_ms"] * 1e6 / table["image_size"] ** 2
+    table["us_per_kilopixel"] = table["median_ms"] * 1e6 / table["image_size"] ** 2
     columns = ["runtime", "model", "image_size", "median_ms", "q25_ms", "q75_ms", "ratio_to_backbone"]
-    return table[[*columns, "us_a_kilopixel", "error"]].sort_values(["runtime", "model", "image_size"])
+    return table[[*columns, "us_per_kilopixel", "error"]].sort_values(["runtime", "model", "image_size"])
 
 
 def plan_scaling(parsed: argparse.Namespace) -> tuple[list[Cell], list[Cell]]:
@@ -141,7 +142,7 @@ def plan_scaling(parsed: argparse.Namespace) -> tuple[list[Cell], list[Cell]]:
     Raises:
         ValueError: If the category or a model does not exist.
     """
-    source = find_category(parsed.category.parent, parsed.category.name)
+    source = locate_category(parsed.category.parent, parsed.category.name)
     models = [canonical_name(model) for model in parsed.models]
     template = Cell("", "", "", 0, parsed.backbone, tuple(parsed.layers), 256, keep=False, export=True)
     data = parsed.output / "data"
@@ -173,7 +174,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         by_count, by_size = plan_scaling(parsed)
-        environment = prepare_weights(parsed.output, parsed.backbone, parsed.layers)
+        environment = prepare_weights(parsed.output, [*by_count, *by_size])
     except ValueError as error:
         parser.error(str(error))
     timing = Timing(parsed.runtimes, parsed.threads, parsed.rounds, parsed.budget)

@@ -8,8 +8,8 @@ import pytest
 
 from anomalib_vae_attention import cli
 from anomalib_vae_attention.benchmark import jobs
-from anomalib_vae_attention.benchmark.evaluation import EXAMPLES
-from anomalib_vae_attention.benchmark.tables import SCORES
+from anomalib_vae_attention.benchmark.examples import EXAMPLES
+from anomalib_vae_attention.common.measures import MEASURES
 
 
 def arguments(root: Path, output: Path, *more: str) -> list[str]:
@@ -20,7 +20,8 @@ def arguments(root: Path, output: Path, *more: str) -> list[str]:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        (["--models", "stfpm"], "models: 'stfpm' is not available"),
+        (["--models", "stfpmx"], "models: 'stfpmx' is not available"),
+        (["--models", "padim@blocks.9"], "blocks.9"),
         (["--image_size", "0"], "image_size must be 1 or more"),
         (["--categories", "nut"], "Available in .*: parts/washer"),
     ],
@@ -48,31 +49,50 @@ def test_two_models_and_then_a_third_that_fails(
     """Finished cells are not run again, and the failure of another is reported beside them."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     caplog.set_level(logging.INFO)
-    more = ["--image_size", "64", "--models", "vae_attention", "padim:8"]
+    more = ["--image_size", "64", "--models", "vae_attention", "padim:8", "padim:8@blocks.2+blocks.4"]
     assert cli.main(arguments(tiny_root, tmp_path, *more, "--runtimes")) == 0
     cells = pd.read_csv(tmp_path / "cells.csv").set_index("model")
-    for model in ("vae_attention", "padim:8"):
+    for model in ("vae_attention", "padim:8", "padim:8@blocks.2+blocks.4"):
         row = cells.loc[model]
         assert row["status"] == "done"
-        assert all(0 < row[score] <= 1 for score in SCORES)
+        assert all(0 < row[measure] <= 1 for measure in MEASURES)
         assert row["checkpoint_mib"] > 0
         assert row["memory_peak_mib"] >= row["memory_before_mib"] > 0
     # Two columns of images and masks, one of each model.
+    assert pd.read_csv(tmp_path / "comparison.csv")["model"].tolist() == ["vae_attention", "padim:8"]
     shown = min(EXAMPLES, cells["test_images"].min())
-    assert (tmp_path / "report.html").read_text(encoding="utf-8").count("data:image/jpeg") == 4 * shown
+    assert (tmp_path / "report.html").read_text(encoding="utf-8").count("data:image/jpeg") == 5 * shown
     assert not list(tmp_path.glob("cells/*/model.ckpt"))
 
     finished = {file: file.stat().st_mtime_ns for file in tmp_path.glob("cells/*/result.json")}
     monkeypatch.setattr(jobs.sys, "executable", "/bin/false")
     monkeypatch.setattr("anomalib_vae_attention.benchmark.comparison.prepare_weights", lambda *_: {})
     assert cli.main(arguments(tiny_root, tmp_path, *more, "patchcore", "--runtimes")) == 1
-    assert caplog.text.count("done before") == 2
+    assert caplog.text.count("done before") == 3
     assert all(file.stat().st_mtime_ns == written for file, written in finished.items())
     cells = pd.read_csv(tmp_path / "cells.csv").set_index("model")
-    assert cells["status"].to_dict() == {"vae_attention": "done", "padim:8": "done", "patchcore": "failed"}
+    assert cells["status"].to_dict() == {model: "failed" if model == "patchcore" else "done" for model in cells.index}
     assert cells.loc["patchcore", "error"] == "exit code 1"
     assert Path(cells.loc["patchcore", "log"]).is_file()
     assert "exit code 1" in capsys.readouterr().out
+
+    # The peers stay, whatever becomes of ours.
+    assert cli.main(arguments(tiny_root, tmp_path, *more, "--runtimes", "--fresh", "vae_attention")) == 1
+    cells = pd.read_csv(tmp_path / "cells.csv").set_index("model")
+    assert (cells["status"] == "failed").to_dict() == {model: model == "vae_attention" for model in cells.index}
+
+
+def test_a_job_that_is_skipped_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    executable = tmp_path / "python"
+    skipped = '{"status": "skipped", "error": "needs about 9 GiB"}'
+    executable.write_text(f"#!/bin/sh\necho '{skipped}' > $(dirname $3)/{jobs.RESULT}", encoding="utf-8")
+    executable.chmod(0o755)
+    monkeypatch.setattr(jobs.sys, "executable", str(executable))
+    for times in (1, 2):
+        assert jobs.run_job("cell", tmp_path / "job", ("cell.json", {}), {}, "job")["status"] == jobs.SKIPPED
+        assert caplog.text.count("job: skipped: needs about 9 GiB") == times
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What is compared: names of models, categories, cells."""
 
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,7 +10,7 @@ import pytest
 from anomalib_vae_attention.backbone import PACKAGED_BACKBONE
 from anomalib_vae_attention.benchmark.command import RUNTIMES as OFFERED
 from anomalib_vae_attention.benchmark.command import make_parser
-from anomalib_vae_attention.benchmark.plan import BACKBONE, Cell, canonical_name, find_category, plan_cells, read_model
+from anomalib_vae_attention.benchmark.plan import BACKBONE, Cell, canonical_name, plan_cells, read_model
 from anomalib_vae_attention.benchmark.runtimes import RUNTIMES
 from anomalib_vae_attention.torch_model import DEFAULT_LAYERS
 
@@ -26,6 +28,8 @@ CELL = Cell("a/b", "/data/a/b", "padim", 0, "net", ("x", "y"), 256, keep=True, e
         ("patchcore:1e-2", "patchcore:0.01"),
         ("patchcore:.1-fast", "patchcore:0.1-fast"),
         ("padim:100", "padim"),
+        ("stfpm", "stfpm"),
+        ("stfpm:020", "stfpm:20"),
     ],
 )
 def test_one_name_for_every_model(given: str, canonical: str) -> None:
@@ -34,41 +38,46 @@ def test_one_name_for_every_model(given: str, canonical: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["stfpm", "patchcore:0", "patchcore:x", "patchcore:-fast", "padim:0", "padim:1.5", "vae_attention:none", ""]
+    "name",
+    [
+        "st-fpm",
+        "stfpm:0",
+        "patchcore:0",
+        "patchcore:x",
+        "patchcore:-fast",
+        "padim:0",
+        "padim:1.5",
+        "vae_attention:none",
+        "",
+    ],
 )
 def test_what_is_no_model_is_named_in_the_error(name: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"models: '.*' (is not available; there are vae_attention|has no such variant)"
-    ):
+    with pytest.raises(ValueError, match=r"models: '.*' (is not available; write vae_attention|has no such variant)"):
         canonical_name(name)
-
-
-def test_a_category_is_found_and_others_are_offered(tiny_root: Path) -> None:
-    assert find_category(tiny_root, "parts/washer") == (tiny_root / "parts" / "washer").resolve()
-    with pytest.raises(ValueError, match=r"categories: .*other.* no folder train/good. Available .*: parts/washer"):
-        find_category(tiny_root, "other")
-    with pytest.raises(ValueError, match="data_root: there is no folder"):
-        find_category(tiny_root / "missing", "other")
 
 
 def test_the_backbone_runs_once_a_category_and_only_for_latencies() -> None:
     categories = {"a": Path("/data/a"), "b": Path("/data/b")}
-    models = ["vae_attention", "padim"]
-    cells = plan_cells(categories, models, [3, 4], "net", ["x"], 64, keep=True, export=False)
-    names = [(cell.category, cell.model, cell.seed) for cell in cells]
-    assert names[:5] == [
-        ("a", BACKBONE, 3),
-        ("a", "vae_attention", 3),
-        ("a", "padim", 3),
-        ("a", "vae_attention", 4),
-        ("a", "padim", 4),
-    ]
-    assert len(cells) == 10
-    assert [cell.keep for cell in cells[:5]] == [True, True, True, False, False]
+    models = ["vae_attention", "padim:100"]
+    cells = plan_cells(categories, models, [3, 4, 3], replace(CELL, export=False))
+    names = [(cell.seed, cell.category, cell.model) for cell in cells]
+    first = [(3, category, model) for category in "ab" for model in (BACKBONE, "vae_attention", "padim")]
+    assert names == [*first, *[(4, category, model) for _, category, model in first if model != BACKBONE]]
+    assert [cell.keep for cell in cells] == [cell.seed == 3 for cell in cells]
     assert not any(cell.export for cell in cells)
-    without = plan_cells(categories, models, [3, 4], "net", ["x"], 64, keep=False, export=True)
+    without = plan_cells(categories, models, [3, 4], replace(CELL, keep=False))
     assert len(without) == 8
     assert not any(cell.keep or cell.export or cell.model == BACKBONE for cell in without)
+
+
+def test_a_model_has_layers_of_its_own() -> None:
+    names = ["padim", "padim@y+x", "padim:50@y", "vae_attention"]
+    cells = plan_cells({"a": Path("/data/a")}, names, [0], replace(CELL, keep=False))
+    # The second one's are those of all.
+    assert [cell.label for cell in cells] == ["padim", "padim:50@y", "vae_attention"]
+    assert cells[1].layers == ("y",)
+    alone = plan_cells({"a": Path("/data/a")}, ["padim:50"], [0], replace(CELL, keep=False, layers=("y",)))
+    assert (alone[0].label, alone[0].key) == ("padim:50", cells[1].key)
 
 
 @pytest.mark.parametrize("change", [{"seed": 1}, {"image_size": 64}, {"folder": "/other/a/b"}, {"export": False}])
@@ -83,3 +92,11 @@ def test_defaults_of_the_command_are_those_of_the_model() -> None:
     assert defaults.backbone == PACKAGED_BACKBONE
     assert tuple(defaults.layers) == DEFAULT_LAYERS
     assert tuple(defaults.runtimes) == OFFERED == tuple(RUNTIMES)
+
+
+def test_planning_imports_no_torch() -> None:
+    """The peak memory of a cell's process is never counted lower than that of the process that started it."""
+    names = ("torch", "anomalib", "lightning", "sklearn")
+    code = "import sys\nfrom anomalib_vae_attention.benchmark import command, comparison, report\n"
+    code += f"sys.exit(any(name in sys.modules for name in {names}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -9,9 +9,8 @@ import pandas as pd
 import pytest
 
 from anomalib_vae_attention.benchmark.plan import BACKBONE, Cell
-from anomalib_vae_attention.benchmark.plots import heat_map, outline
-from anomalib_vae_attention.benchmark.results import write_results
-from anomalib_vae_attention.benchmark.tables import SCORES, cells_table, latency_table, summary_table
+from anomalib_vae_attention.benchmark.report import make_tables, write_results
+from anomalib_vae_attention.common.measures import MAIN, MEASURES
 
 PLAIN = Cell("parts", "/data/parts", "vae_attention", 0, "net", ("x",), 32, keep=True, export=True)
 ODD = "<b>x"
@@ -21,7 +20,7 @@ def done(value: float, fit: float = 1.0) -> dict[str, object]:
     """Make a result up."""
     sizes = {"checkpoint_bytes": 2**20, "onnx_bytes": 2**21, "openvino_bytes": 2**22}
     memory = {"memory_before_mib": 500.0, "memory_peak_mib": 500.0 + fit}
-    return {"status": "done", **dict.fromkeys(SCORES, value), "fit_seconds": fit, **memory, **sizes}
+    return {"status": "done", **dict.fromkeys(MEASURES, value), "fit_seconds": fit, **memory, **sizes}
 
 
 CELLS = [
@@ -61,7 +60,7 @@ MEASURED = [
 
 
 def test_medians_are_over_the_seeds_that_were_done() -> None:
-    summary = summary_table(cells_table(CELLS, RESULTS), latency_table(MEASURED)).set_index(["category", "model"])
+    summary = make_tables(CELLS, RESULTS, MEASURED)["summary"].set_index(["category", "model"])
     ours = summary.loc["parts", "vae_attention"]
     assert ours["seeds"] == 3
     assert ours["pixel_AUPRO"] == pytest.approx(0.8)
@@ -72,7 +71,8 @@ def test_medians_are_over_the_seeds_that_were_done() -> None:
 
 
 def test_latencies_are_compared_with_the_backbone_in_the_same_runtime() -> None:
-    table = latency_table(MEASURED)
+    tables = make_tables(CELLS, RESULTS, MEASURED)
+    table = tables["latencies"]
     rows = table.set_index(["runtime", "model", "measured"])
     assert rows.loc["eager", "vae_attention", "batch 1"]["ratio_to_backbone"] == pytest.approx(2.5)
     assert rows.loc["eager", "vae_attention", "batch 1"]["images_per_second"] == 200
@@ -81,7 +81,7 @@ def test_latencies_are_compared_with_the_backbone_in_the_same_runtime() -> None:
     assert pd.isna(rows.loc["eager", "vae_attention", "batch 16"]["ratio_to_backbone"])
     assert rows.loc["eager", "vae_attention", "file"]["error"] == "RuntimeError: broken"
     assert table[table["runtime"] == "openvino"]["error"].tolist() == ["ended by signal 9"]
-    summary = summary_table(cells_table(CELLS, RESULTS), table).set_index(["category", "model"])
+    summary = tables["summary"].set_index(["category", "model"])
     assert summary.loc["parts", "vae_attention"]["eager_ratio"] == pytest.approx(2.5)
     assert summary.loc["parts", BACKBONE]["eager_ms"] == pytest.approx(2.0)
 
@@ -98,7 +98,8 @@ def test_results_are_written_and_html_escapes_what_was_given(tmp_path: Path) -> 
     folder.mkdir(parents=True)
     np.savez(folder / "examples.npz", **examples)
     settings = {"backbone": "net", "layers": ["x"], "image_size": 32, "seeds": [0, 1, 2], "threads": 1}
-    shown = write_results(tmp_path, CELLS, RESULTS, MEASURED, f"vae-attention benchmark --categories '{ODD}'", settings)
+    description = {"command": f"vae-attention benchmark --categories '{ODD}'", "settings": settings}
+    shown = write_results(tmp_path, CELLS, make_tables(CELLS, RESULTS, MEASURED), description)
     assert "0.8" in shown
     assert "ValueError: <i>no</i>" in shown
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
@@ -120,18 +121,50 @@ def test_results_are_written_and_html_escapes_what_was_given(tmp_path: Path) -> 
 
 def test_nothing_but_failures_is_a_report_too(tmp_path: Path) -> None:
     settings = {"backbone": "net", "layers": ["x"], "image_size": 32, "seeds": [0], "threads": 1}
-    write_results(tmp_path, CELLS[4:5], RESULTS[4:5], [], "command", settings)
+    tables = make_tables(CELLS[4:5], RESULTS[4:5], [])
+    write_results(tmp_path, CELLS[4:5], tables, {"command": "command", "settings": settings})
     assert "padim" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
-def test_heat_map_and_outline() -> None:
-    colours = heat_map(np.array([[0.0, 5.0, 99.0]], np.float32), (0.0, 10.0))
-    assert colours.shape == (1, 3, 3)
-    assert colours[0, 0].sum() < colours[0, 1].sum() < colours[0, 2].sum()
-    mask = np.zeros((20, 20), bool)
-    mask[4:16, 4:16] = True
-    drawn = outline(np.zeros((20, 20, 3), np.uint8), mask).any(axis=-1)
-    assert drawn[4, 4]
-    assert drawn[5, 10]
-    assert not drawn[10, 10]
-    assert not drawn[0, 0]
+def test_ours_is_compared_with_the_better_peer_on_its_better_layers() -> None:
+    """By hand: three models on two categories; PaDiM ran on two sets of layers, each better in one measure."""
+    other = {"layers": ("y",), "own_layers": True}
+    names = {"vae_attention": {}, "padim": {}, "padim@y": other, "patchcore": {}}
+    cells, results = [], []
+    values = {
+        ("a", "vae_attention"): (0.9, 0.8, 0.7),
+        ("a", "padim"): (0.8, 0.85, 0.5),
+        ("a", "padim@y"): (0.95, 0.6, 0.6),
+        ("a", "patchcore"): (0.7, 0.7, 0.65),
+        ("b", "vae_attention"): (0.9, 0.9, 0.9),
+        ("b", "padim"): (0.5, 0.5, 0.5),
+        ("b", "padim@y"): (0.4, 0.4, 0.4),
+        ("b", "patchcore"): (0.6, 0.9, 0.6),
+    }
+    for (category, name), scores in values.items():
+        cells.append(replace(PLAIN, category=category, model=name.partition("@")[0], **names[name]))
+        results.append({**done(0.5), **dict(zip(MAIN, scores, strict=True))})
+    tables = make_tables(cells, results, [])
+    rows = tables["comparison"].set_index(["category", "model"])
+    assert list(rows.loc["a"].index) == ["vae_attention", "padim", "patchcore"]
+    assert rows.loc[("a", "padim"), MAIN].tolist() == [0.95, 0.85, 0.6]
+    margins, ranks = [f"margin_{name}" for name in MAIN], [f"rank_{name}" for name in MAIN]
+    assert rows.loc[("a", "vae_attention"), margins].tolist() == pytest.approx([-0.05, -0.05, 0.05])
+    assert rows.loc[("b", "vae_attention"), margins].tolist() == pytest.approx([0.3, 0.0, 0.3])
+    assert rows.loc[("a", "padim"), margins].isna().all()
+    assert rows.loc[("a", "vae_attention"), ranks].tolist() == [2, 2, 1]
+    assert rows.loc[("b", "vae_attention"), ranks].tolist() == [1, 1.5, 1]
+    ranking = tables["ranking"].set_index("model")
+    assert ranking.loc["vae_attention", "mean_rank"] == pytest.approx((2 + 1 + 2 + 1.5 + 1 + 1) / 6)
+    assert ranking.loc["vae_attention", ["worst_margin", "where", "categories"]].tolist() == [
+        pytest.approx(-0.05),
+        "a",
+        2,
+    ]
+    assert ranking.loc[["padim", "patchcore"], "worst_margin"].isna().all()
+
+
+def test_peers_alone_are_ranked_without_margins() -> None:
+    ranking = make_tables([replace(PLAIN, model="padim")], [done(0.5)], [])["ranking"]
+    assert ranking["mean_rank"].tolist() == [1]
+    assert ranking["worst_margin"].isna().all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from anomalib_vae_attention.data.canvas import SIZE, clouds, soft
-from anomalib_vae_attention.data.drawing import CATEGORIES, Name, draw_sample, find_category, list_names
+from anomalib_vae_attention.data.drawing import CATEGORIES, Name, choose_drawing, draw_image, list_names
 
 DEFECTS = [(category, kind) for category, how in CATEGORIES.items() for kind in how.defects]
 
@@ -28,7 +28,7 @@ HASHES = {
 
 def fingerprint(category: str, name: Name) -> str:
     """Hash the decoded pixels of an image and its mask."""
-    sample = draw_sample(category, name)
+    sample = draw_image(category, name)
     return hashlib.sha256(sample.image.tobytes() + sample.mask.tobytes()).hexdigest()[:16]
 
 
@@ -49,7 +49,7 @@ def test_every_image_is_another(category: str) -> None:
 @pytest.mark.parametrize("category", CATEGORIES)
 def test_good_images_are_plausible_pictures(category: str) -> None:
     """They are RGB of 256x256 pixels, neither flat nor clipped, and have an empty mask."""
-    image, mask = draw_sample(category, Name("train", "good", 3))
+    image, mask = draw_image(category, Name("train", "good", 3))
     assert image.shape == (SIZE, SIZE, 3)
     assert image.dtype == np.uint8
     assert image.std() > 15
@@ -63,8 +63,8 @@ def test_good_images_are_plausible_pictures(category: str) -> None:
 def test_mask_covers_exactly_what_the_defect_changed(category: str, kind: str, number: int) -> None:
     """Against the same picture without the defect nothing differs outside the mask, and nearly all inside."""
     name = Name("test", kind, number)
-    image, mask = draw_sample(category, name)
-    sound = draw_sample(category, name, leave_sound=True)
+    image, mask = draw_image(category, name)
+    sound = draw_image(category, name, leave_sound=True)
     change = np.abs(image.astype(int) - sound.image.astype(int)).max(axis=-1)
     assert not sound.mask.any()
     assert set(np.unique(mask)) == {0, 255}
@@ -92,7 +92,7 @@ def test_names_list_both_splits_and_each_defect(category: str) -> None:
 def test_unknown_category_names_the_known_ones() -> None:
     """The message is enough to correct the call."""
     with pytest.raises(ValueError, match=r"category='bolt'.*available are washer, fabric"):
-        find_category("bolt")
+        choose_drawing("bolt")
 
 
 @pytest.mark.parametrize("cell", [1.6, 8.0, 60.0])

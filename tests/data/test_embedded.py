@@ -46,7 +46,7 @@ def test_anomalib_reads_the_layout(full_root: Path) -> None:
 
 def test_files_hold_the_drawn_pixels(full_root: Path) -> None:
     """Nothing is lost on the way to the disk."""
-    sample = drawing.draw_sample("washer", drawing.Name("test", "crack", 5))
+    sample = drawing.draw_image("washer", drawing.Name("test", "crack", 5))
     with Image.open(full_root / "washer/test/crack/005.png") as image:
         assert np.array_equal(np.asarray(image), sample.image)
     with Image.open(full_root / "washer/ground_truth/crack/005_mask.png") as mask:

@@ -26,16 +26,16 @@ def test_interrupted_drawing_leaves_nothing(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """After a fault halfway the root is as before, and the next use draws."""
-    draw, drawn = drawing.draw_sample, []
+    draw, drawn = drawing.draw_image, []
 
-    def fail_at_fourth(category: str, name: drawing.Name) -> drawing.Sample:
+    def fail_at_fourth(category: str, name: drawing.Name) -> drawing.DrawnImage:
         drawn.append(name)
         if len(drawn) > 3:
             raise failure
         return draw(category, name)
 
     with monkeypatch.context() as patch:
-        patch.setattr(drawing, "draw_sample", fail_at_fourth)
+        patch.setattr(drawing, "draw_image", fail_at_fourth)
         with pytest.raises(failure):
             store.ensure_category(tmp_path, "washer")
     assert len(drawn) == 4

@@ -9,8 +9,7 @@ import pytest
 from PIL import Image
 
 from anomalib_vae_attention.benchmark.plan import Cell
-from anomalib_vae_attention.benchmark.report import write_report
-from anomalib_vae_attention.benchmark.tables import cells_table, latency_table, summary_table
+from anomalib_vae_attention.benchmark.report import make_tables, write_report
 from anomalib_vae_attention.common.machine import describe_machine
 
 OFFLINE = """
@@ -54,8 +53,7 @@ def test_names_in_reports_are_text(name: str, tmp_path: Path) -> None:
     picture = tmp_path / "plot.png"
     Image.new("RGB", (8, 8)).save(picture)
     failed = {"status": "failed", "error": name, "log": name}
-    cells, latencies = cells_table([cell], [failed]), latency_table([])
-    tables = {"cells": cells, "latencies": latencies, "summary": summary_table(cells, latencies)}
+    tables = make_tables([cell], [failed], [])
     settings = {"backbone": name, "layers": [name], "image_size": 32, "seeds": [0], "threads": 1}
     description = {"machine": describe_machine(), "command": name, "settings": settings}
     write_report(tmp_path / "report.html", [cell], tables, description, {name: picture})

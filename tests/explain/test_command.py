@@ -14,7 +14,7 @@ from PIL import Image
 from support import Fitted, make_engine
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention, cli
-from anomalib_vae_attention.explain.data import find_samples, read_sample
+from anomalib_vae_attention.explain.data import find_images, read_pixels
 from anomalib_vae_attention.explain.explainers import explain_image, parse_latents
 
 # Runs the page's own functions on its own elements, and leaves in the title what is then shown.
@@ -86,14 +86,15 @@ def test_the_page_in_a_browser(page: Path) -> None:
 
 def test_latents_are_ordered_by_their_distance(checkpoint: str, small_data: EmbeddedAD) -> None:
     module = VaeAttention.load_from_checkpoint(checkpoint).eval()
-    image = read_sample(find_samples(small_data.root / "washer")[0])
+    image = read_pixels(find_images(small_data.root / "washer")[0].path)
     everything = explain_image(module, image, "all")
     assert sorted(everything.latents.number) == list(range(5))
     assert (everything.latents.distance.diff() <= 0).all()
     model = module.model
     seen = model.prepare_image(module.pre_processor(image))
     torch.testing.assert_close(
-        everything.latents.distance, model.deviations(model.vae.posterior(seen))[0].abs()[everything.latents.number]
+        everything.latents.distance,
+        model.normal.deviations(model.vae.posterior(seen))[0].abs()[everything.latents.number],
     )
     torch.testing.assert_close(everything.latents.aggregate, everything.latents.maps.mean(0))
     some = explain_image(module, image, "3,1")
@@ -104,7 +105,7 @@ def test_latents_are_ordered_by_their_distance(checkpoint: str, small_data: Embe
 
 def test_latents_of_the_feature_vae_add_up(fitted: Fitted, embedded: EmbeddedAD) -> None:
     """Maps of all latents of the feature VAE add up to the whole; it decodes to no image."""
-    image = read_sample(find_samples(embedded.root / "washer")[0])
+    image = read_pixels(find_images(embedded.root / "washer")[0].path)
     picture = explain_image(fitted.model, image, "all")
     assert picture.reconstruction is None
     assert len(picture.latents.number) == 64
@@ -134,7 +135,7 @@ def test_folders_of_images(tmp_path: Path) -> None:
         (tmp_path / label).mkdir()
         for index in range(count):
             Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / label / f"{index}.png")
-    found = find_samples(tmp_path, limit=3)
+    found = find_images(tmp_path, limit=3)
     assert [(sample.label, sample.path.name) for sample in found] == [
         ("a", "0.png"),
         ("a", "4.png"),

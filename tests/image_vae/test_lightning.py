@@ -104,7 +104,7 @@ def test_another_attention_on_a_trained_model(
     engine = make_engine(tmp_path, max_epochs=1)
     engine.fit(model=small_image_model(), datamodule=small_data)
     with caplog.at_level(logging.WARNING, logger="anomalib_vae_attention"):
-        for attention in ATTENTIONS[1:]:
+        for attention in list(ATTENTIONS)[1:]:
             model = small_image_model(attention=attention)
             make_engine(tmp_path / attention).test(
                 model=model, datamodule=small_data, ckpt_path=engine.best_model_path, verbose=False

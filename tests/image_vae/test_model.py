@@ -8,8 +8,8 @@ from captum.attr import LayerGradCam
 from image_vaes import LAYERS, SMALL, make
 from sklearn.metrics import roc_auc_score
 
-from anomalib_vae_attention.attention import latent_attention
-from anomalib_vae_attention.image_vae.attention_maps import ATTENTIONS
+from anomalib_vae_attention.image_vae.attention_maps import ATTENTIONS, latent_maps
+from anomalib_vae_attention.image_vae.encoder_gradients import EncoderGradients
 from anomalib_vae_attention.image_vae.model import ImageVaeModel
 from anomalib_vae_attention.image_vae.vae import ImageVAE
 
@@ -56,9 +56,7 @@ def test_latent_attention_is_captums_grad_cam(name: str, layer: str) -> None:
     model, image = make(name)
     step = next(step for step in model.vae.encoder.steps if step.name == model.vae.encoder.find(layer))
     cam = LayerGradCam(Latents(model.vae), step.layer)
-    encoded = model._encode(image, [step.name])
-    gradients = model._by_latents(encoded, [step.name], range(4))[step.name]
-    ours = latent_attention(encoded.trace[step.name], gradients)
+    (ours,) = latent_maps(EncoderGradients(model.vae, image, [step.name]))
     for latent in range(4):
         theirs = cam.attribute(image, target=latent, relu_attributions=True)[:, 0].detach()
         if theirs.norm() == 0:
@@ -89,12 +87,12 @@ def test_maps_by_their_formulas(name: str, layer: str) -> None:
             gradient = -by_mean[:, latent] + slope[:, None, None, None] * by_log_variance[:, latent]
             samples.append(cam(gradient).relu())
     expected["normal_difference"] = torch.stack(samples).mean(0)
-    match = model.match(posterior)
+    match = model.normal.match(posterior)
     normal = model.vae.encoder.trace(model.vae.decode(match.latent[:, :, 0, 0]))[model.vae.encoder.find(layer)]
     by_energy = torch.einsum("bd,bdchw->bchw", match.gradient[:, :, 0, 0], by_mean)
     expected["energy"] = (by_energy * (activations - normal)).sum(1)
     seen = model.vae.encoder.trace(model.vae.decode(posterior.mean))[model.vae.encoder.find(layer)]
-    variance = model.departures.variance(model.vae.encoder.find(layer))
+    variance = model.departures.of(model.vae.encoder.find(layer))
     departure = (activations - seen).detach().requires_grad_()
     energy = (departure.square() / variance).sum() / (2 * departure.shape[1])
     (by_departure,) = torch.autograd.grad(energy, departure)
@@ -116,7 +114,7 @@ def test_scores_and_baselines_by_their_definitions(name: str) -> None:
             "normal_difference": deviation.sum(1),
             "reconstruction": residual.mean((1, 2, 3)),
             "elbo_gradient": terms["reconstruction"] + terms["kl"],
-            "energy": model.match(posterior).nearest[:, 0, 0],
+            "energy": model.normal.match(posterior).nearest[:, 0, 0],
             "latent": model.explain(image, "latent")[0].amax((1, 2)),
             "mean": model.explain(image, "mean")[0].amax((1, 2)),
             "activation_energy": model.explain(image, "activation_energy")[0].amax((1, 2)),
@@ -208,9 +206,6 @@ def test_latents_one_by_one() -> None:
     maps = model.latent_maps(image)
     assert maps.shape == (3, 4, 20, 22)
     torch.testing.assert_close(maps.mean(1), model.explain(image, "latent")[0])
-    torch.testing.assert_close(model.latent_maps(image, [2, 0]), maps[:, [2, 0]])
-    with pytest.raises(ValueError, match=r"there is no \[4\]; the model's latents are 0 to 3"):
-        model.latent_maps(image, [0, 4])
 
 
 def test_what_cannot_be_used() -> None:

@@ -4,7 +4,6 @@ import pytest
 import torch
 from image_vaes import SMALL, make
 
-from anomalib_vae_attention.image_vae.attention_maps import ATTENTIONS
 from anomalib_vae_attention.image_vae.model import ImageVaeModel
 
 
@@ -20,7 +19,7 @@ def test_normal_departures_are_those_of_all_images(name: str) -> None:
         trace, seen = (model.vae.encoder.trace(image)[layer] for image in (normal, reconstruction))
     square = (trace - seen).square().mean(0)
     expected = (square + 0.05 * square.mean((1, 2), keepdim=True)).clamp_min(1e-12)
-    torch.testing.assert_close(model.departures.variance(layer), expected, rtol=1e-4, atol=1e-12)
+    torch.testing.assert_close(model.departures.of(layer), expected, rtol=1e-4, atol=1e-12)
     energies = model.explain(normal, "activation_energy")[0]
     assert 0.5 < energies.mean() <= 1
 
@@ -58,7 +57,7 @@ def test_normal_posteriors_are_those_of_all_images() -> None:
 def test_latents_that_hardly_vary_leave_maps_their_scale() -> None:
     """A VAE that uses a thousandth of its latents' range has energies a millionth as large, and so is their scale."""
     model, normal = make("conv")
-    index, means = ATTENTIONS.index("energy"), slice(model.latent_dim)
+    means = slice(model.latent_dim)
     *_, last = (module for module in model.vae.encoder.modules() if isinstance(module, torch.nn.Linear))
     scales = []
     for factor in (1, 1e-3):
@@ -66,7 +65,7 @@ def test_latents_that_hardly_vary_leave_maps_their_scale() -> None:
             last.weight[means].mul_(factor)
             last.bias[means].mul_(factor)
         model.collect(normal.split(1))
-        scales.append(float(model.map_scale[index]))
+        scales.append(float(model.scales.of("energy").map_mean))
     assert scales[1] == pytest.approx(1e-6 * scales[0], rel=1e-2)
 
 

@@ -46,9 +46,9 @@ def test_what_a_further_image_takes() -> None:
         "error": None,
     })
     table = memory_table(cells).set_index(["model", "train_images"])
-    assert table.loc[("a", 300), "fit_kib_an_image"] == pytest.approx(256)
-    assert table.loc[("a", 300), "model_kib_an_image"] == pytest.approx(128)
-    assert table.loc[[("a", 100), ("b", 100)], "fit_kib_an_image"].isna().all()
+    assert table.loc[("a", 300), "fit_kib_per_image"] == pytest.approx(256)
+    assert table.loc[("a", 300), "model_kib_per_image"] == pytest.approx(128)
+    assert table.loc[[("a", 100), ("b", 100)], "fit_kib_per_image"].isna().all()
 
 
 def test_cost_of_a_pixel() -> None:
@@ -61,7 +61,7 @@ def test_cost_of_a_pixel() -> None:
     ])
     table = size_table(latencies)
     assert table["image_size"].tolist() == [500, 1000]
-    assert table["us_a_kilopixel"].tolist() == pytest.approx([40, 40])
+    assert table["us_per_kilopixel"].tolist() == pytest.approx([40, 40])
 
 
 def test_cells_of_memory_and_size(tiny_root: Path, tmp_path: Path) -> None:

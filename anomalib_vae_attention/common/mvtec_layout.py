@@ -1,0 +1,49 @@
+"""MVTec AD's folder layout, and what an image file is. Standard library only: the benchmark's planning imports it."""
+
+from pathlib import Path
+
+TRAIN_GOOD, TEST_GOOD, TEST, MASKS = "train/good", "test/good", "test", "ground_truth"
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+"""Suffixes, in lower case, of the files that anomalib's ``Folder`` reads: torchvision's ``IMG_EXTENSIONS``."""
+
+
+def list_images(folder: Path) -> list[Path]:
+    """List the image files in a folder and its subfolders, sorted."""
+    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+
+
+def list_defects(category: Path) -> list[str]:
+    """List the kinds of defects of a category, sorted: the folders of its test images other than ``good``."""
+    return sorted(folder.name for folder in (category / TEST).iterdir() if folder.is_dir() and folder.name != "good")
+
+
+def locate_category(data_root: Path, name: str) -> Path:
+    """Find a category in MVTec AD's layout.
+
+    Args:
+        data_root: Folder of all data.
+        name: Path of the category below it.
+
+    Returns:
+        Its folder, absolute.
+
+    Raises:
+        ValueError: If it is not there or not in this layout; the message says what is missing and what there is.
+    """
+    if not data_root.is_dir():
+        msg = f"data_root: there is no folder {data_root}."
+        raise ValueError(msg)
+    folder = data_root / name
+    missing = [part for part in (TRAIN_GOOD, TEST_GOOD, MASKS) if not (folder / part).is_dir()]
+    if missing:
+        there = sorted(
+            good.parents[1].relative_to(data_root).as_posix()
+            for depth in ("", "*/", "*/*/")
+            for good in data_root.glob(depth + TRAIN_GOOD)
+        )
+        msg = (
+            f"categories: {folder} is not a category in MVTec AD's layout: it has no folder {missing[0]}. "
+            f"Available in {data_root}: {', '.join(there) or 'none'}."
+        )
+        raise ValueError(msg)
+    return folder.resolve()

@@ -1,0 +1,102 @@
+"""How great the maps and image scores of each attention are on normal images, kept by the attention's name."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from .attention_maps import ATTENTIONS
+
+SAVED_ORDER = ("energy", "activation_energy", "latent", "mean", "normal_difference", "reconstruction", "elbo_gradient")
+"""Whose scale each element of ``map_scale``, ``score_mean`` and ``score_std`` in a checkpoint is: frozen.
+
+Every other attention's scale is saved by its name, as ``scale_NAME``.
+"""
+SAVED_IN_ORDER = ("map_scale", "score_mean", "score_std")
+
+
+class Scale(NamedTuple):
+    """An attention on normal images, each a tensor of shape ``()``.
+
+    Attributes:
+        map_mean: Mean of the maps.
+        score_mean: Mean of the image scores.
+        score_std: Standard deviation of the image scores.
+    """
+
+    map_mean: torch.Tensor
+    score_mean: torch.Tensor
+    score_std: torch.Tensor
+
+
+class Scales(nn.Module):
+    """The scales of all attentions. In a state dict their names are those of buffers of the module above it."""
+
+    map_scale: torch.Tensor
+    score_mean: torch.Tensor
+    score_std: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        for name in SAVED_IN_ORDER:
+            self.register_buffer(name, torch.zeros(len(SAVED_ORDER)))
+        for attention in ATTENTIONS:
+            if attention not in SAVED_ORDER:
+                self.register_buffer(f"scale_{attention}", torch.zeros(3))
+        self._unknown: frozenset[str] = frozenset()
+
+    def of(self, attention: str) -> Scale:
+        """Return the scale of an attention, whose tensors are views of the buffers.
+
+        Raises:
+            RuntimeError: If the loaded checkpoint does not have it.
+        """
+        if attention in self._unknown:
+            msg = (
+                f"The checkpoint does not know attention={attention!r}, which was added after it was made: train "
+                "again, or call the model's collect with the normal images."
+            )
+            raise RuntimeError(msg)
+        return self._of(attention)
+
+    def _of(self, attention: str) -> Scale:
+        if attention not in SAVED_ORDER:
+            return Scale(*self.get_buffer(f"scale_{attention}").unbind())
+        index = SAVED_ORDER.index(attention)
+        return Scale(self.map_scale[index], self.score_mean[index], self.score_std[index])
+
+    def set(self, attention: str, map_mean: torch.Tensor, scores: torch.Tensor) -> None:
+        """Set the scale of an attention.
+
+        Args:
+            attention: Its name.
+            map_mean: Mean of its maps of normal images, of shape ``()``.
+            scores: Their image scores, of any shape.
+        """
+        scores = scores.flatten()
+        scale = self._of(attention)
+        scale.map_mean.copy_(map_mean.clamp_min(torch.finfo(map_mean.dtype).tiny))
+        scale.score_mean.copy_(scores.mean())
+        deviation = scores.std() if len(scores) > 1 else scores.abs().mean()
+        scale.score_std.copy_(deviation.clamp_min(1e-6 * scores.abs().mean()).clamp_min(1e-12))
+        self._unknown -= {attention}
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix.removesuffix("scales."), keep_vars)
+
+    def take(self, state_dict: dict, prefix: str) -> None:
+        """Give the scales in a state dict the names that loading them needs; the module above calls this first."""
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            name = key.removeprefix(prefix)
+            if name in SAVED_IN_ORDER or name.startswith("scale_"):
+                state_dict[f"{prefix}scales.{name}"] = state_dict.pop(key)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """Load what this model knows: a checkpoint may have fewer attentions, or more."""
+        for name in [name for name in self._buffers if name not in SAVED_IN_ORDER]:
+            state_dict.setdefault(prefix + name, torch.zeros(3))
+        for key in [key for key in state_dict if key.startswith(prefix)]:
+            if key.removeprefix(prefix) not in self._buffers:
+                del state_dict[key]
+        super()._load_from_state_dict(state_dict, prefix, *args)
+        self._unknown = frozenset(name for name in ATTENTIONS if not self._of(name).map_mean > 0)

@@ -1,0 +1,22 @@
+"""What is installed: the whole package, and neither tests nor studies."""
+
+from configparser import ConfigParser
+from pathlib import Path
+
+from setuptools import find_packages
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_wheel_has_the_package_and_nothing_else() -> None:
+    settings = ConfigParser()
+    settings.read(ROOT / "setup.cfg", encoding="utf-8")
+    include = settings["options.packages.find"]["include"].split()
+    found = set(find_packages(str(ROOT), include=include))
+    folders = {file.parent for file in (ROOT / "anomalib_vae_attention").rglob("*.py")}
+    assert found == {folder.relative_to(ROOT).as_posix().replace("/", ".") for folder in folders}
+    assert not any(part in name for name in found for part in ("test", "studies"))
+    # Templates are not Python: each is named beside its package.
+    data = settings["options.package_data"]
+    templates = (ROOT / "anomalib_vae_attention").rglob("*.j2")
+    assert {file.parent.relative_to(ROOT).as_posix().replace("/", ".") for file in templates} == set(data)
