@@ -1,7 +1,7 @@
-"""Attention maps: which activations of the encoder the latent energy comes from.
+"""The formulae of all attention maps: which activations of the encoder a latent score comes from.
 
-Liu et al. (CVPR 2020, eq. 1-4) weigh a layer's activations by the gradient of a latent score. The generators here are
-given the gradients, which come from closed-form adjoints, never from autograd.
+Liu et al. (CVPR 2020, eq. 1-4) weigh a layer's activations by the gradient of a latent score. The functions here are
+given the gradients: at inference they come from closed-form adjoints, without autograd.
 """
 
 from collections.abc import Sequence
@@ -16,9 +16,10 @@ def energy_attention(
 ) -> list[torch.Tensor]:
     """Attribute the latent energy to the cells of each layer: gradient times departure from the counterfactual normal.
 
-    ``M_l(p) = sum_k dE/dA_l,k(p) (A_l,k(p) - A_hat_l,k(p))``: eq. 2 of Liu et al. with the gradient kept at its place
-    instead of averaged over the image, and activations measured from what a normal part would have shown. Against
-    activations that encode to the matched latents, the maps of a linear encoder add up to the energy (completeness).
+    ``M_l(p) = sum_k dE/dA_l,k(p) (A_l,k(p) - A_hat_l,k(p))`` is eq. 2 of Liu et al. with two changes. The gradient
+    stays at its place instead of being averaged over the image, and activations are measured from what a normal part
+    would have shown. For a linear encoder, and activations that encode to the matched latents, the maps add up to the
+    energy (completeness).
 
     Args:
         activations: Each layer's ``A_l``, of shape ``(B, C_l, h_l, w_l)``.
@@ -26,7 +27,7 @@ def energy_attention(
         gradients: Gradient of the energy by each layer, of the same shape.
 
     Returns:
-        A map ``M_l`` a layer, of shape ``(B, h_l, w_l)``, in units of energy; it may be negative.
+        A map ``M_l`` per layer, of shape ``(B, h_l, w_l)``, in units of energy; it may be negative.
     """
     return [
         (gradient * (activation - normal)).sum(1)
@@ -41,10 +42,10 @@ def activation_energy_attention(
 ) -> torch.Tensor:
     """Attribute a layer's own energy to its cells: gradient times departure from the reconstruction's activations.
 
-    With ``E = 1/(2 C) sum_kp (A_k(p) - A_hat_k(p))^2 / v_k(p)``, the negative logarithm of a Gaussian around what the
-    encoder makes of the reconstruction, the gradient is ``(A - A_hat) / (C v)``, and
+    The energy ``E = 1/(2 C) sum_kp (A_k(p) - A_hat_k(p))^2 / v_k(p)`` is, up to a constant, the negative log-density of
+    a Gaussian around what the encoder makes of the reconstruction. Its gradient is ``(A - A_hat) / (C v)``, so that
     ``M(p) = sum_k dE/dA_k(p) (A_k(p) - A_hat_k(p)) = 1/C sum_k (A_k(p) - A_hat_k(p))^2 / v_k(p)``: about 1 on normal
-    images. The latents act through ``A_hat`` only; the energy of the latents has no place in the image, this one has.
+    images. Unlike the energy of the latents, this energy has a place in the image; the latents act through ``A_hat``.
 
     Args:
         activations: A layer's ``A``, of shape ``(B, C, h, w)``.
@@ -52,7 +53,7 @@ def activation_energy_attention(
         variance: Mean square ``v`` of the departures of normal images, of shape ``(C, h, w)``, greater than 0.
 
     Returns:
-        A map an image, of shape ``(B, h, w)``, not negative.
+        A map per image, of shape ``(B, h, w)``, not negative.
     """
     return ((activations - normal_activations).square() / variance).mean(1)
 
@@ -60,9 +61,9 @@ def activation_energy_attention(
 def latent_attention(activations: torch.Tensor, gradients: torch.Tensor, *, both_signs: bool = False) -> torch.Tensor:
     """Say what each of several latents looks at: Liu et al., eq. 1 and 2.
 
-    ``alpha_k = (1/T) sum_pq d z_i / d A_k,pq`` and ``M^i = ReLU(sum_k alpha_k A_k)``. The gradients are the caller's:
-    to train through the maps, they must be a differentiable function of the weights, such as autograd's with
-    ``create_graph=True`` or a closed-form adjoint. Eq. 3's map is the mean over the latents.
+    ``alpha_k = (1/T) sum_pq d z_i / d A_k,pq`` and ``M^i = ReLU(sum_k alpha_k A_k)``. Eq. 3's map is the mean over the
+    latents. To train through the maps, give gradients that are a differentiable function of the weights: autograd's
+    with ``create_graph=True``, or a closed-form adjoint.
 
     Args:
         activations: A layer's ``A``, of shape ``(B, C, h, w)``.
@@ -70,7 +71,7 @@ def latent_attention(activations: torch.Tensor, gradients: torch.Tensor, *, both
         both_signs: As for :func:`weighted_attention`.
 
     Returns:
-        A map a latent, of shape ``(B, P, h, w)``, not negative.
+        A map per latent, of shape ``(B, P, h, w)``, not negative.
     """
     return weighted_attention(activations, gradients.mean((-2, -1)), both_signs=both_signs)
 
@@ -81,11 +82,11 @@ def weighted_attention(activations: torch.Tensor, weights: torch.Tensor, *, both
     Args:
         activations: A layer's ``A``, of shape ``(B, C, h, w)``.
         weights: The ``alpha`` of eq. 1 of each of ``P`` latents, of shape ``(B, P, C)``.
-        both_signs: Take the absolute value in place of the ReLU, so that what lowers the latent counts, too; not in the
+        both_signs: Whether what lowers the latent counts, too: the absolute value in place of the ReLU. Not in the
             paper.
 
     Returns:
-        A map a latent, of shape ``(B, P, h, w)``, not negative.
+        A map per latent, of shape ``(B, P, h, w)``, not negative.
     """
     maps = torch.einsum("bpc,bchw->bphw", weights, activations)
     return maps.abs() if both_signs else maps.relu()
@@ -95,14 +96,14 @@ def mean_attention(activations: torch.Tensor, gradients: torch.Tensor) -> torch.
     """Say what the sum of the posterior means looks at, both signs: the authors' released anomaly attention.
 
     ``s = sum_i mu_i``, ``M = |sum_k alpha_k A_k|`` with ``alpha`` as in eq. 1. Their code also divides the gradient by
-    its root mean square over the whole batch, which would make the map of an image depend on its neighbours: left out.
+    its root mean square over the whole batch. That is left out: an image's map would depend on its neighbours.
 
     Args:
         activations: A layer's ``A``, of shape ``(B, C, h, w)``.
         gradients: Gradient of ``s`` by ``A``, of shape ``(B, C, h, w)``.
 
     Returns:
-        A map an image, of shape ``(B, h, w)``, not negative.
+        A map per image, of shape ``(B, h, w)``, not negative.
     """
     return latent_attention(activations, gradients[:, None], both_signs=True)[:, 0]
 
@@ -116,7 +117,7 @@ def normal_difference_attention(
     """Say what the normal difference distribution looks at: Liu et al., eq. 4 in place of z in eq. 1-2.
 
     ``u_i = m_i - mu_i + sqrt(v_i + sigma_i^2) eps_i``, with ``m`` and ``v`` of normal data, ``mu`` and ``sigma`` of the
-    image. Its gradient is ``-d mu_i / dA + slope_i d log sigma_i^2 / dA``: the normal mean has dropped out of it.
+    image. Its gradient ``-d mu_i / dA + slope_i d log sigma_i^2 / dA`` does not depend on the normal mean ``m``.
 
     Args:
         activations: A layer's ``A``, of shape ``(B, C, h, w)``.
@@ -125,7 +126,7 @@ def normal_difference_attention(
         slope: Derivative of each sample's ``u_i`` by ``log sigma_i^2``, of shape ``(B, S, d)``.
 
     Returns:
-        A map a latent, the mean over ``S`` samples, of shape ``(B, d, h, w)``, not negative.
+        A map per latent, the mean over ``S`` samples, of shape ``(B, d, h, w)``, not negative.
     """
     alpha = slope[..., None] * by_log_variance.mean((-2, -1))[:, None] - by_mean.mean((-2, -1))[:, None]
     return torch.einsum("bsdc,bchw->bsdhw", alpha, activations).relu().mean(1)

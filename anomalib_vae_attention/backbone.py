@@ -15,6 +15,7 @@ from torch import nn
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 """The timm backbone whose weights are installed with this package."""
 CPU_BATCH = 8
+<<<<<<< HEAD
 """Images that pass the backbone at a time on a CPU: more take memory for the early layers, and longer."""
 _loading: ContextVar[bool] = ContextVar("loading", default=False)
 
@@ -27,12 +28,15 @@ def from_checkpoint() -> Generator[None, None, None]:
         yield
     finally:
         _loading.reset(token)
+=======
+"""Images that pass the backbone at a time on a CPU: more at once take more memory for the early layers, and longer."""
+>>>>>>> main
 
 
 def load_packaged_weights(extractor: nn.Module) -> None:
     """Load the ImageNet weights of EfficientNet-Lite0 from the installed package into timm's feature extractor.
 
-    The package (Apache-2.0) names its tensors otherwise than timm does but has them in the same order.
+    The package (Apache-2.0) has timm's tensors in timm's order, under other names.
 
     Args:
         extractor: timm's ``tf_efficientnet_lite0``, made with ``features_only=True``.

@@ -1,4 +1,4 @@
-"""Batch norms folded into the convolutions before them: the same numbers with a pass over the activations less."""
+"""Folding of batch norms into the convolutions before them: the same numbers, with one pass less over activations."""
 
 import copy
 from collections import Counter
@@ -12,14 +12,14 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 
-class _Trace(TorchFunctionMode):
-    """Note which batch norm reads which convolution's output, and what reads every tensor."""
+class _UseRecorder(TorchFunctionMode):
+    """Records which batch norm reads which convolution's output, and how often each tensor is read."""
 
     def __init__(self) -> None:
         super().__init__()
         self.uses: Counter[int] = Counter()
         self.weight_of: dict[int, int] = {}
-        """Identity of a convolution's output, and that of its weight."""
+        """Identity of each convolution's weight, by that of its output."""
         self.normalised: list[tuple[int, int]] = []
         """Identities of a batch norm's input and of its running mean."""
         self._kept: list[Any] = []
@@ -34,7 +34,7 @@ class _Trace(TorchFunctionMode):
         output = function(*args, **(kwargs or {}))
         if not any(isinstance(leaf, torch.Tensor) for leaf in tree_leaves(output)):
             return output
-        # An identity is one of its kind only as long as its tensor lives.
+        # Identities are unique only among living tensors.
         self._kept += [args, kwargs, output]
         self.uses.update(id(leaf) for leaf in tree_leaves([args, kwargs]) if isinstance(leaf, torch.Tensor))
         if function is nn.functional.conv2d:
@@ -52,33 +52,34 @@ def foldable(network: nn.Module, image_shape: Sequence[int]) -> list[tuple[str, 
         image_shape: Shape of an image that it takes, ``(3, H, W)``.
 
     Returns:
-        Names of each two-dimensional convolution, of which nothing but one batch norm reads the output, and of that
-        batch norm.
+        Names of each two-dimensional convolution whose output only one batch norm reads, and of that batch norm.
     """
     if not any(isinstance(part, nn.BatchNorm2d) for part in network.modules()):
         return []
     network = copy.deepcopy(network).to("meta", torch.float32)
-    with _Trace() as trace, torch.no_grad():
+    with _UseRecorder() as recorder, torch.no_grad():
         output = network(torch.zeros(1, *image_shape, device="meta"))
-    trace.uses.update(id(leaf) for leaf in tree_leaves(output))
+    recorder.uses.update(id(leaf) for leaf in tree_leaves(output))
     convolutions = {id(part.weight): name for name, part in network.named_modules() if isinstance(part, nn.Conv2d)}
     norms = {id(part.running_mean): name for name, part in network.named_modules() if isinstance(part, nn.BatchNorm2d)}
-    pairs = [(trace.weight_of.get(read, 0), read, mean) for read, mean in trace.normalised]
+    pairs = [(recorder.weight_of.get(read, 0), read, mean) for read, mean in recorder.normalised]
     return [
         (convolutions[weight], norms[mean])
         for weight, read, mean in pairs
         # What is read twice is also needed as it was.
-        if weight in convolutions and mean in norms and trace.uses[weight] == trace.uses[read] == trace.uses[mean] == 1
+        if weight in convolutions
+        and mean in norms
+        and recorder.uses[weight] == recorder.uses[read] == recorder.uses[mean] == 1
     ]
 
 
 def fold_batch_norms(network: nn.Module, image_shape: Sequence[int]) -> None:
     """Fold batch norms into the convolutions before them, in place.
 
-    In evaluation mode a batch norm is a scale and an offset a channel, which the convolution's weight and bias can take
-    on (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference",
-    CVPR 2018, section 3.2). Which ones can be folded depends on the architecture alone, so that a checkpoint fits every
-    network of that architecture which was treated like this.
+    In evaluation mode a batch norm is a scale and an offset per channel, which the convolution's weight and bias can
+    take on (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
+    Inference", CVPR 2018, section 3.2). Which ones are folded depends on the architecture alone: checkpoints of one
+    folded network fit another.
 
     Args:
         network: Network in evaluation mode, from images to a tensor or a collection of them.

@@ -28,7 +28,7 @@ def resize_matrix(size_in: int, size_out: int) -> torch.Tensor:
 
 
 def pool_matrix(size: int, kernel_size: int) -> torch.Tensor:
-    """Return average pooling of stride 1 over a line of pixels, borders averaged over what is there, as a matrix.
+    """Return average pooling of stride 1 over a line of pixels as a matrix; windows end at the borders.
 
     Args:
         size: Number of pixels, at least 1.
@@ -58,7 +58,7 @@ def blur_matrix(size: int, sigma: float) -> torch.Tensor:
     images = 2 * size * torch.arange(-int(4 * sigma / size) - 1, int(4 * sigma / size) + 2)[:, None]
     mirrored = torch.cat([images + position, images - 1 - position])
     weights = torch.exp(-0.5 * ((position[:, None] - mirrored[:, None]) / sigma) ** 2).sum(0)
-    # What is below a float's resolution changes no sum, but as a denormal number it makes products ten times slower.
+    # Weights below a float's resolution change no sum, but denormal numbers make products ten times slower.
     weights[weights < torch.finfo(torch.float32).eps * weights.sum(1, keepdim=True)] = 0
     return (weights / weights.sum(1, keepdim=True)).float()
 

@@ -218,10 +218,11 @@ def test_arguments_out_of_range(arguments: dict, message: str) -> None:
 
 
 def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offline, a backbone that timm would download is a ValueError that names the one that is there."""
+    """Offline, the use of a backbone that timm would download is a ValueError that names the one that is there."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = VaeAttentionModel(backbone="resnet18", layers=["layer1", "layer2"])
     with pytest.raises(ValueError, match=r"(?s)backbone='resnet18'.*'tf_efficientnet_lite0'.*pre_trained=False"):
-        VaeAttentionModel(backbone="resnet18", layers=["layer1", "layer2"])
+        model.train()(torch.rand(1, 3, 64, 64))
 
 
 def test_another_backbone() -> None:

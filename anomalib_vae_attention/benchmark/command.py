@@ -3,6 +3,7 @@
 import argparse
 import logging
 import shlex
+import signal
 from pathlib import Path
 
 from anomalib_vae_attention.common.machine import cores
@@ -150,6 +151,8 @@ def main(arguments: list[str]) -> int:
     description = {"command": shlex.join(["vae-attention", "benchmark", *arguments]), "settings": settings}
     timing = Timing(parsed.runtimes, parsed.threads, parsed.rounds, parsed.budget)
     forget_results(cells, parsed.output, parsed.fresh)
+    # A command that is ended must not leave the process of its cell behind.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         results = run_cells(cells, parsed.output, environment)
         write_results(parsed.output, cells, make_tables(cells, results, []), description)

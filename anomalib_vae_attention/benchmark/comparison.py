@@ -73,7 +73,7 @@ def prepare_weights(output: Path, cells: Sequence[Cell]) -> dict[str, str]:
 
 
 def forget_results(cells: Sequence[Cell], output: Path, models: Sequence[str]) -> None:
-    """Forget the results of some models, and all latencies, so that they are measured again.
+    """Forget results of some models, and all latencies, so that they are measured again.
 
     Args:
         cells: The cells.

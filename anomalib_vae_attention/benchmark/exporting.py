@@ -67,17 +67,17 @@ def _takes_any_batch(file: Path) -> bool:
 
 
 def export_onnx(model: Model, folder: Path, size: tuple[int, int], batches: Sequence[int]) -> list[Path]:
-    """Export to ONNX, pre- and post-processing included.
+    """Export a fitted model to ONNX, pre- and post-processing included.
 
     Args:
-        model: The fitted model.
+        model: The model.
         folder: Folder to write to.
         size: Height and width of the images that it will be given, in pixels.
         batches: Numbers of images at a time that it will be given.
 
     Returns:
-        One file for any number of images; where the exporter fixes the number, as it does with PatchCore, which goes
-        through the cells of all images in chunks, one file for each of ``batches``.
+        One file for any number of images. Where the exporter fixes the number, as with PatchCore, which goes through
+        the cells of all images in chunks, one file for each of ``batches``.
     """
     file = _to_onnx(model, folder / ANY_BATCH, size)
     if _takes_any_batch(file):
@@ -88,10 +88,7 @@ def export_onnx(model: Model, folder: Path, size: tuple[int, int], batches: Sequ
 
 
 def export_openvino(onnx: Path) -> Path:
-    """Convert an ONNX file to OpenVINO as anomalib's export does, in the precision that it has.
-
-    Args:
-        onnx: The ONNX file, in ``weights/onnx``.
+    """Convert an ONNX file in ``weights/onnx`` to OpenVINO as anomalib's export does, in the precision that it has.
 
     Returns:
         The ``.xml`` file in ``weights/openvino``, with its weights beside it.

@@ -25,9 +25,6 @@ def _read_marker(folder: Path) -> dict[str, Any] | None:
 def is_drawn(folder: Path) -> bool:
     """Tell whether a folder holds a category as this version of the package draws it.
 
-    Args:
-        folder: The category's folder.
-
     Returns:
         ``True`` if it is complete; ``False`` if it is missing, empty, incomplete or from another version, and may be
         replaced.
@@ -87,18 +84,11 @@ def _move_into_place(drawn: Path, folder: Path) -> bool:
 
 
 def ensure_category(root: Path, category: str) -> bool:
-    """Draw a category unless it is there already.
+    """Draw a category below the root of the data set unless it is there already; say whether it was drawn now.
 
     It is drawn in a temporary folder beside its place and then renamed: no reader ever sees half of it, an
     interrupted drawing leaves nothing that could be mistaken for it, and of several processes that draw at once the
     first one's work is kept. A category from another version of the package is replaced.
-
-    Args:
-        root: Folder of the data set; is created if it is missing.
-        category: Name of the category.
-
-    Returns:
-        Whether it was drawn now.
 
     Raises:
         ValueError: If there is no such category, or if its place is taken by something else.

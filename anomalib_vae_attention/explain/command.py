@@ -63,10 +63,7 @@ def describe(module: VaeAttention) -> str:
 
 
 def run(arguments: argparse.Namespace, command: str) -> Path:
-    """Explain the images and write everything.
-
-    Returns:
-        The page.
+    """Explain the images, write everything, and return the page.
 
     Raises:
         FileNotFoundError: If there is no checkpoint or no image.

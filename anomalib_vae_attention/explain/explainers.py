@@ -97,13 +97,8 @@ def explain_image(module: VaeAttention, image: torch.Tensor, latents: str) -> Pi
     Args:
         module: A trained model, in evaluation mode.
         image: Shape ``(1, 3, H, W)``, from 0 to 1, of any size.
-        latents: ``top8``, ``all`` or numbers such as ``3,7``.
+        latents: ``top8``, ``all`` or numbers such as ``3,7``; errors as :func:`parse_latents`.
 
-    Returns:
-        What there is to show.
-
-    Raises:
-        ValueError: If there is no such latent.
     """
     processed = cast("Any", module.pre_processor)(image) if module.pre_processor else image
     size = (processed.shape[-2], processed.shape[-1])

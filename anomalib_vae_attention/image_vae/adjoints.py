@@ -1,8 +1,8 @@
 """Adjoints (vector-Jacobian products) of the layers that image VAEs are made of, without autograd.
 
-Each is the transpose of the layer's derivative, written as ordinary tensor operations, so that it runs where gradients
-are off and exports like any other. Gradients have a second dimension, for several scores an image: what has shape
-``(B, ...)`` has gradients of shape ``(B, P, ...)``.
+Each is the transpose of the layer's derivative as ordinary tensor operations: it runs where gradients are off, and
+exports. Gradients have a second dimension, for several scores per image: what has shape ``(B, ...)`` has gradients of
+shape ``(B, P, ...)``.
 """
 
 from functools import singledispatch
@@ -11,6 +11,8 @@ from typing import cast
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
+
+Tensors = tuple[torch.Tensor, ...]
 
 
 class Add(nn.Module):
@@ -23,7 +25,7 @@ class Add(nn.Module):
 
 
 class Offset(nn.Module):
-    """An image that is added to every image: what a decoder says before its latents say anything.
+    """An image that is added to every image: what a decoder draws whatever its latents.
 
     Args:
         shape: Channels, height and width of the image.
@@ -39,12 +41,7 @@ class Offset(nn.Module):
 
 
 @singledispatch
-def adjoint(
-    layer: nn.Module,
-    gradient: torch.Tensor,
-    inputs: tuple[torch.Tensor, ...],
-    output: torch.Tensor,
-) -> tuple[torch.Tensor, ...]:
+def adjoint(layer: nn.Module, gradient: torch.Tensor, inputs: Tensors, output: torch.Tensor) -> Tensors:
     """Carry gradients back through a layer in evaluation mode.
 
     Args:
@@ -69,7 +66,7 @@ def _flat(gradient: torch.Tensor) -> torch.Tensor:
 
 
 def _per_image(flat: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Undo :func:`_flat`; the number of scores is fixed where the number of images is not, in an export."""
+    """Undo :func:`_flat`; an export fixes the number of scores, not that of images."""
     return flat.unflatten(0, (-1, gradient.shape[1]))
 
 
@@ -78,25 +75,20 @@ def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
 
 
 @adjoint.register
-def _(layer: Add, gradient: torch.Tensor, *_context: object) -> tuple[torch.Tensor, torch.Tensor]:
+def _(layer: Add, gradient: torch.Tensor, *_context: object) -> Tensors:
     del layer
     return gradient, gradient
 
 
 @adjoint.register
-def _(layer: Offset, gradient: torch.Tensor, *_context: object) -> tuple[torch.Tensor]:
+def _(layer: Offset, gradient: torch.Tensor, *_context: object) -> Tensors:
     del layer
     return (gradient,)
 
 
 @adjoint.register
-def _(
-    layer: nn.Conv2d,
-    gradient: torch.Tensor,
-    inputs: tuple[torch.Tensor, ...],
-    output: torch.Tensor,
-) -> tuple[torch.Tensor]:
-    """A convolution's adjoint is the transposed convolution; rows that no window reached get nothing."""
+def _(layer: nn.Conv2d, gradient: torch.Tensor, inputs: Tensors, output: torch.Tensor) -> Tensors:
+    """A convolution's adjoint is the transposed convolution; rows that no window reached get 0."""
     stride, dilation, padding = layer.stride, layer.dilation, cast("tuple[int, int]", layer.padding)
     missing = [
         inputs[0].shape[2 + axis]
@@ -112,12 +104,7 @@ def _(
 
 
 @adjoint.register
-def _(
-    layer: nn.ConvTranspose2d,
-    gradient: torch.Tensor,
-    inputs: tuple[torch.Tensor, ...],
-    output: torch.Tensor,
-) -> tuple[torch.Tensor]:
+def _(layer: nn.ConvTranspose2d, gradient: torch.Tensor, inputs: Tensors, output: torch.Tensor) -> Tensors:
     """A transposed convolution's adjoint is the convolution."""
     del output
     padding = cast("tuple[int, int]", layer.padding)
@@ -128,8 +115,8 @@ def _(
 
 
 @adjoint.register
-def _(layer: nn.BatchNorm2d, gradient: torch.Tensor, *_context: object) -> tuple[torch.Tensor]:
-    """With its running statistics, batch normalisation is a factor a channel."""
+def _(layer: nn.BatchNorm2d, gradient: torch.Tensor, *_context: object) -> Tensors:
+    """With its running statistics, batch normalisation is a factor per channel."""
     variance = cast("torch.Tensor", layer.running_var)
     scale = (variance + layer.eps).rsqrt()
     if layer.affine:
@@ -138,27 +125,17 @@ def _(layer: nn.BatchNorm2d, gradient: torch.Tensor, *_context: object) -> tuple
 
 
 @adjoint.register
-def _(
-    layer: nn.ReLU,
-    gradient: torch.Tensor,
-    inputs: tuple[torch.Tensor, ...],
-    output: torch.Tensor,
-) -> tuple[torch.Tensor]:
+def _(layer: nn.ReLU, gradient: torch.Tensor, inputs: Tensors, output: torch.Tensor) -> Tensors:
     del layer, inputs
     return (gradient * (output > 0)[:, None],)
 
 
 @adjoint.register
-def _(
-    layer: nn.MaxPool2d,
-    gradient: torch.Tensor,
-    inputs: tuple[torch.Tensor, ...],
-    output: torch.Tensor,
-) -> tuple[torch.Tensor]:
+def _(layer: nn.MaxPool2d, gradient: torch.Tensor, inputs: Tensors, output: torch.Tensor) -> Tensors:
     """The gradient goes to each window's greatest element; of equal ones to the first, as in PyTorch."""
     (kernel_h, kernel_w), stride = _pair(layer.kernel_size), _pair(cast("int", layer.stride))
     (pad_h, pad_w), (height, width) = _pair(layer.padding), output.shape[2:]
-    # Room for windows that a rounding up of the size lets reach beyond the image.
+    # With ceil_mode, windows reach beyond the image.
     beyond_h = max(0, (height - 1) * stride[0] + kernel_h - inputs[0].shape[2] - pad_h)
     beyond_w = max(0, (width - 1) * stride[1] + kernel_w - inputs[0].shape[3] - pad_w)
     padded = F.pad(inputs[0], (pad_w, beyond_w, pad_h, beyond_h), value=-torch.inf)
@@ -166,33 +143,25 @@ def _(
     parts = []
     for row in range(kernel_h):
         for column in range(kernel_w):
-            window = padded[
-                :,
-                :,
-                row : row + (height - 1) * stride[0] + 1 : stride[0],
-                column : column + (width - 1) * stride[1] + 1 : stride[1],
-            ]
+            rows = slice(row, row + (height - 1) * stride[0] + 1, stride[0])
+            columns = slice(column, column + (width - 1) * stride[1] + 1, stride[1])
+            window = padded[:, :, rows, columns]
             greatest = (window == output) & ~taken
             taken = taken | greatest
             parts.append(gradient * greatest[:, None])
     windows = torch.stack(parts, dim=3).flatten(0, 2)
-    # One kernel a place in the window puts each part where it came from.
+    # One kernel for each place in the window puts each part where it came from.
     places = torch.eye(len(parts), dtype=gradient.dtype, device=gradient.device).view(-1, 1, kernel_h, kernel_w)
     image = F.conv_transpose2d(windows, places, stride=stride)
-    # Rows after the last window were not looked at.
+    # No window reached the rows after the last.
     image = F.pad(image, (0, padded.shape[3] - image.shape[3], 0, padded.shape[2] - image.shape[2]))
     image = image[:, 0, pad_h : pad_h + inputs[0].shape[2], pad_w : pad_w + inputs[0].shape[3]]
     return (image.unflatten(0, (-1, gradient.shape[1], gradient.shape[2])),)
 
 
 @adjoint.register
-def _(
-    layer: nn.AdaptiveAvgPool2d,
-    gradient: torch.Tensor,
-    inputs: tuple[torch.Tensor, ...],
-    output: torch.Tensor,
-) -> tuple[torch.Tensor]:
-    """The mean over the whole image: everywhere the same share."""
+def _(layer: nn.AdaptiveAvgPool2d, gradient: torch.Tensor, inputs: Tensors, output: torch.Tensor) -> Tensors:
+    """The mean over the whole image: the same share everywhere."""
     del layer
     if output.shape[2:] != (1, 1):
         msg = "The adjoint of nn.AdaptiveAvgPool2d is known for an output of 1x1 only."
@@ -202,13 +171,8 @@ def _(
 
 
 @adjoint.register
-def _(
-    layer: nn.Upsample,
-    gradient: torch.Tensor,
-    inputs: tuple[torch.Tensor, ...],
-    output: torch.Tensor,
-) -> tuple[torch.Tensor]:
-    """Copies of a pixel (nearest, by whole factors): their gradients add up."""
+def _(layer: nn.Upsample, gradient: torch.Tensor, inputs: Tensors, output: torch.Tensor) -> Tensors:
+    """Gradients of a pixel's copies add up (nearest neighbour, whole factors)."""
     factors = [output.shape[axis] // inputs[0].shape[axis] for axis in (2, 3)]
     if layer.mode != "nearest" or output.shape[2:] != (
         inputs[0].shape[2] * factors[0],
@@ -221,17 +185,12 @@ def _(
 
 
 @adjoint.register
-def _(layer: nn.Linear, gradient: torch.Tensor, *_context: object) -> tuple[torch.Tensor]:
+def _(layer: nn.Linear, gradient: torch.Tensor, *_context: object) -> Tensors:
     return (gradient @ layer.weight,)
 
 
 @adjoint.register(nn.Flatten)
 @adjoint.register(nn.Unflatten)
-def _(
-    layer: nn.Module,
-    gradient: torch.Tensor,
-    inputs: tuple[torch.Tensor, ...],
-    output: torch.Tensor,
-) -> tuple[torch.Tensor]:
+def _(layer: nn.Module, gradient: torch.Tensor, inputs: Tensors, output: torch.Tensor) -> Tensors:
     del layer, output
     return (gradient.reshape(-1, gradient.shape[1], *inputs[0].shape[1:]),)

@@ -81,14 +81,16 @@ class MapAverage(nn.Module):
 
     Args:
         size: Height and width of the images in pixels.
-        shapes: Heights and widths of maps to build the matrices for; an export takes these for constants.
+        shapes: Heights and widths of maps whose matrices are built beforehand: constants in an export.
     """
 
     def __init__(self, size: Sequence[int], shapes: Iterable[Sequence[int]]) -> None:
         super().__init__()
         self.size = tuple(size)
-        built = {"x".join(map(str, shape)): Resampling(resize_matrix, shape, self.size) for shape in shapes}
-        self.resamplings = nn.ModuleDict(built)
+        self.resamplings = nn.ModuleDict({str(tuple(shape)): self._resampling(shape) for shape in shapes})
+
+    def _resampling(self, shape: Sequence[int]) -> nn.Module:
+        return Resampling(resize_matrix, shape, self.size)
 
     def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
         """Average maps of shape ``(..., h, w)`` to one of shape ``(..., H, W)``."""
@@ -98,10 +100,9 @@ class MapAverage(nn.Module):
         shape = tuple(layer_map.shape[-2:])
         if shape == self.size:
             return layer_map
-        name = "x".join(map(str, shape))
-        if name in self.resamplings:
-            return cast("torch.Tensor", self.resamplings[name](layer_map))
-        return cast("torch.Tensor", Resampling(resize_matrix, shape, self.size).to(layer_map)(layer_map))
+        name = str(shape)
+        built = self.resamplings[name] if name in self.resamplings else self._resampling(shape).to(layer_map)
+        return cast("torch.Tensor", built(layer_map))
 
 
 def _energy(seen: EncoderGradients, normal: NormalImages) -> Found:
@@ -109,28 +110,20 @@ def _energy(seen: EncoderGradients, normal: NormalImages) -> Found:
     match = normal.match(seen.posterior)
     counterfactual = seen.of_decoded(match.latent[:, :, 0, 0])
     gradients = seen.by_mean(match.gradient[:, :, 0, 0])
-    maps = energy_attention(
-        [seen.activations[name] for name in seen.layers],
-        [counterfactual.activations[name] for name in seen.layers],
-        [gradients[name] for name in seen.layers],
-    )
+    maps = energy_attention(seen.activations, counterfactual.activations, gradients)
     return maps, match.nearest[:, 0, 0]
 
 
 def _activation_energy(seen: EncoderGradients, normal: NormalImages) -> Found:
     """Energy of the layer's activations against those of the reconstruction; the map's maximum."""
-    normal_activations, variance = seen.of_decoded(seen.posterior.mean).activations, normal.residual_variance.of
-    maps = [
-        activation_energy_attention(seen.activations[name], normal_activations[name], variance(name))
-        for name in seen.layers
-    ]
-    return maps, None
+    reconstruction = seen.of_decoded(seen.posterior.mean)
+    variances = map(normal.residual_variance.of, seen.layers)
+    return list(map(activation_energy_attention, seen.activations, reconstruction.activations, variances)), None
 
 
 def latent_maps(seen: EncoderGradients) -> list[torch.Tensor]:
     """Return ``M^i`` of eq. 1-2 for each layer, of shape ``(B, d, h, w)``."""
-    gradients = seen.by_parameters(range(seen.latent_dim))
-    return [latent_attention(seen.activations[name], gradients[name]) for name in seen.layers]
+    return list(map(latent_attention, seen.activations, seen.by_parameters(range(seen.latent_dim))))
 
 
 def _latent(seen: EncoderGradients, _normal: NormalImages) -> Found:
@@ -141,18 +134,17 @@ def _latent(seen: EncoderGradients, _normal: NormalImages) -> Found:
 def _mean(seen: EncoderGradients, _normal: NormalImages) -> Found:
     """The authors' released recipe; the map's maximum."""
     gradients = seen.by_mean(torch.ones_like(seen.posterior.mean))
-    return [mean_attention(seen.activations[name], gradients[name]) for name in seen.layers], None
+    return list(map(mean_attention, seen.activations, gradients)), None
 
 
 def _normal_difference(seen: EncoderGradients, normal: NormalImages) -> Found:
     """Eq. 4 in place of z, mean over latents; squared mean of u over its variance, summed over latents."""
-    gradients = seen.by_parameters(range(2 * seen.latent_dim))
     own = seen.posterior.log_variance.exp()
     slope = 0.5 * normal.noise * (own * (normal.variance + own).rsqrt())[:, None]
     maps = []
-    for name in seen.layers:
-        by_mean, by_log_variance = gradients[name].chunk(2, dim=1)
-        maps.append(normal_difference_attention(seen.activations[name], by_mean, by_log_variance, slope).mean(1))
+    for activations, gradients in zip(seen.activations, seen.by_parameters(range(2 * seen.latent_dim)), strict=True):
+        by_mean, by_log_variance = gradients.chunk(2, dim=1)
+        maps.append(normal_difference_attention(activations, by_mean, by_log_variance, slope).mean(1))
     return maps, normal.deviations(seen.posterior).square().sum(1)
 
 

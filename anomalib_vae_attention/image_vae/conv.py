@@ -48,12 +48,7 @@ class ConvEncoder(Network):
     """
 
     def __init__(
-        self,
-        channels: int,
-        latent_dim: int,
-        size: Sequence[int],
-        widths: Sequence[int],
-        hidden_dim: int,
+        self, channels: int, latent_dim: int, size: Sequence[int], widths: Sequence[int], hidden_dim: int
     ) -> None:
         super().__init__()
         cells = sizes_of(size, len(widths))[-1]
@@ -73,12 +68,7 @@ class ConvDecoder(Network):
     """The encoder backwards, from latents to the logits of an image; arguments as of :class:`ConvEncoder`."""
 
     def __init__(
-        self,
-        channels: int,
-        latent_dim: int,
-        size: Sequence[int],
-        widths: Sequence[int],
-        hidden_dim: int,
+        self, channels: int, latent_dim: int, size: Sequence[int], widths: Sequence[int], hidden_dim: int
     ) -> None:
         super().__init__()
         sizes = sizes_of(size, len(widths))[::-1]
@@ -95,7 +85,7 @@ class ConvDecoder(Network):
             zip(pairwise([*widths[::-1], channels]), pairwise(sizes), strict=True),
             start=1,
         ):
-            # An odd size, halved, has lost a pixel.
+            # Halving an odd size loses a pixel.
             odd = (large[0] - 2 * small[0], large[1] - 2 * small[1])
             self.convolutions.append(nn.ConvTranspose2d(before, after, KERNEL, STRIDE, PADDING, output_padding=odd))
             layers += [(f"conv{number}", self.convolutions[-1]), (f"relu{number}", nn.ReLU())]

@@ -5,7 +5,6 @@ negative log-likelihood given the latents, summed over pixels, plus the KL diver
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -35,18 +34,6 @@ def kl_gradient(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
     return torch.cat([mean, 0.5 * (log_variance.exp() - 1)], dim=1)
 
 
-class LikelihoodGradient(NamedTuple):
-    """Gradient of a negative log-likelihood.
-
-    Attributes:
-        image: By the image, the logits held fixed, of shape ``(B, C, H, W)``.
-        logits: By the logits, the image held fixed, of the same shape.
-    """
-
-    image: torch.Tensor
-    logits: torch.Tensor
-
-
 class Bernoulli(nn.Module):
     """Every pixel is a probability of white: for images that are black and white, or nearly so."""
 
@@ -59,15 +46,15 @@ class Bernoulli(nn.Module):
             image: Images of the same shape, pixels from 0 to 1.
 
         Returns:
-            Nats an image, of shape ``(B,)``.
+            Nats per image, of shape ``(B,)``.
         """
         loss = F.binary_cross_entropy_with_logits(logits, image, reduction="none")
         return loss.flatten(1).sum(1)
 
     @staticmethod
-    def gradient(logits: torch.Tensor, image: torch.Tensor) -> LikelihoodGradient:
-        """Return the gradient of :meth:`forward`'s sum."""
-        return LikelihoodGradient(-logits, logits.sigmoid() - image)
+    def gradient(logits: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the gradients of :meth:`forward`'s sum by the image and by the logits, of their shape."""
+        return -logits, logits.sigmoid() - image
 
 
 class Gaussian(nn.Module):
@@ -100,11 +87,11 @@ class Gaussian(nn.Module):
         self.variance.lerp_(variance, 1.0 if is_first else MOMENTUM)
         self.is_started.fill_(value=True)
 
-    def gradient(self, logits: torch.Tensor, image: torch.Tensor) -> LikelihoodGradient:
-        """Return the gradient of :meth:`forward`'s sum in evaluation mode."""
+    def gradient(self, logits: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the gradients of :meth:`forward`'s sum in evaluation mode; see :meth:`Bernoulli.gradient`."""
         mean = logits.sigmoid()
         by_image = (image - mean) / self.variance
-        return LikelihoodGradient(by_image, -by_image * mean * (1 - mean))
+        return by_image, -by_image * mean * (1 - mean)
 
 
 LIKELIHOODS = {"bernoulli": Bernoulli, "gaussian": Gaussian}

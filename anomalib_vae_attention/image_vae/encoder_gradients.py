@@ -6,15 +6,14 @@ from collections.abc import Iterator, Sequence
 
 import torch
 
-from .network import Trace
 from .vae import ImageVAE
 
 PARALLEL_PIXELS = 2**20
-"""Pixels, images times gradients, that are carried back at a time: more take memory, and longer."""
+"""Pixels, images times gradients, that are carried back at a time: more at once take more memory, and longer."""
 
 
 class EncoderGradients:
-    """The posterior of images, the activations that led to it, and its gradients by them.
+    """The posterior of images, activations of the encoder, and the posterior's gradients by them.
 
     Args:
         vae: The VAE.
@@ -23,25 +22,25 @@ class EncoderGradients:
 
     Attributes:
         posterior: The posterior q(z|x).
-        activations: Activations by name, each of shape ``(B, C, h, w)``, from the first of the layers on.
     """
 
     def __init__(self, vae: ImageVAE, image: torch.Tensor, layers: Sequence[str]) -> None:
         self.vae, self.image, self.layers = vae, image, list(layers)
         encoder = vae.encoder
         kept = encoder.from_layer(min(layers, key=encoder.map_layers.index)) if layers else []
-        self.activations = encoder.trace(image, kept)
-        self.posterior = vae.split(self.activations[encoder.steps[-1].name])
-        self._jacobian: Trace | None = None
+        self._trace = encoder.trace(image, kept)
+        self.posterior = vae.split(self._trace[encoder.steps[-1].name])
+        self._jacobian: dict[str, torch.Tensor] | None = None
+
+    @property
+    def activations(self) -> list[torch.Tensor]:
+        """Activations of each layer, of shape ``(B, C, h, w)``."""
+        return [self._trace[name] for name in self.layers]
 
     @property
     def latent_dim(self) -> int:
         """Number of latents ``d``."""
         return self.posterior.mean.shape[1]
-
-    def keep_jacobian(self) -> None:
-        """Compute the gradients of all parameters once, where several attentions need them."""
-        self._jacobian = self.by_parameters(range(2 * self.latent_dim))
 
     def at(self, layers: Sequence[str]) -> "EncoderGradients":
         """Return the same for some of the layers."""
@@ -53,41 +52,38 @@ class EncoderGradients:
         """Return the same for what latents ``(B, d)`` are decoded to."""
         return EncoderGradients(self.vae, self.vae.decode(latent), self.layers)
 
-    def by_parameters(self, parameters: Sequence[int]) -> Trace:
-        """Return gradients of parameters of the posterior by each layer.
+    def keep_jacobian(self) -> None:
+        """Compute the gradients of all parameters once, where several attentions need them."""
+        self._jacobian = dict(zip(self.layers, self.by_parameters(range(2 * self.latent_dim)), strict=True))
+
+    def by_parameters(self, parameters: Sequence[int]) -> list[torch.Tensor]:
+        """Return gradients of ``P`` parameters of the posterior by each layer, of shape ``(B, P, C, h, w)``.
 
         Args:
             parameters: Which of them: 0 to ``d - 1`` are the means, ``d`` to ``2 d - 1`` the log variances.
-
-        Returns:
-            Gradients by layer, each of shape ``(B, P, C, h, w)``.
         """
         if self._jacobian is not None:
-            return {name: self._jacobian[name][:, list(parameters)] for name in self.layers}
+            return [self._jacobian[name][:, list(parameters)] for name in self.layers]
         chosen = torch.eye(2 * self.latent_dim, device=self.image.device)[list(parameters)]
         # The length of a tensor would fix the number of images in an export; its shape does not.
-        seeds = chosen.expand(self.posterior.mean.shape[0], -1, -1)
-        return self.vae.adjoint(seeds, self.activations, self.layers)
+        return self._back(chosen.expand(self.posterior.mean.shape[0], -1, -1))
 
-    def by_mean(self, gradient: torch.Tensor) -> Trace:
+    def by_mean(self, gradient: torch.Tensor) -> list[torch.Tensor]:
         """Carry a gradient by the posterior means, of shape ``(B, d)``, back to each layer, ``(B, C, h, w)``."""
         seed = torch.cat([gradient, torch.zeros_like(gradient)], dim=1)
-        if self._jacobian is None:
-            gradients = self.vae.adjoint(seed[:, None], self.activations, self.layers)
-            return {name: gradients[name][:, 0] for name in self.layers}
-        return {name: torch.einsum("bk,bk...->b...", seed, self._jacobian[name]) for name in self.layers}
+        if self._jacobian is not None:
+            return [torch.einsum("bk,bk...->b...", seed, self._jacobian[name]) for name in self.layers]
+        return [by_layer[:, 0] for by_layer in self._back(seed[:, None])]
+
+    def _back(self, seeds: torch.Tensor) -> list[torch.Tensor]:
+        gradients = self.vae.encoder.adjoint(seeds, self._trace, self.layers)
+        return [gradients[name] for name in self.layers]
 
 
 def encode_in_parts(
-    vae: ImageVAE,
-    image: torch.Tensor,
-    layers: Sequence[str],
-    gradients: int,
+    vae: ImageVAE, image: torch.Tensor, layers: Sequence[str], gradients: int
 ) -> Iterator[EncoderGradients]:
-    """Encode images ``(B, C, H, W)`` in parts whose gradients, so many per image, fit in memory.
-
-    An export takes all images at once.
-    """
+    """Encode images in parts, such that this many gradients per image fit in memory; an export takes all at once."""
     part = max(1, PARALLEL_PIXELS // (gradients * math.prod(image.shape[-2:])))
     for some in [image] if torch.compiler.is_compiling() else image.split(part):
         yield EncoderGradients(vae, some, layers)

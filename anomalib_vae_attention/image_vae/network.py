@@ -1,4 +1,4 @@
-"""Networks of layers with known adjoints: every activation has a name, and gradients go back to any of them."""
+"""Networks of layers with adjoints: every activation has a name, and gradients go back to any of them."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -42,8 +42,7 @@ class Network(nn.Module):
 
     Attributes:
         steps: The layers in the order of computation.
-        map_layers: Names of the layers whose output is a map of several cells, ``(B, C, h, w)``, and nothing behind
-            which it is no map any more: what attention can look at.
+        map_layers: Names of the layers that attention can look at: those whose output is a map, ``(B, C, h, w)``.
     """
 
     def __init__(self) -> None:
@@ -52,7 +51,7 @@ class Network(nn.Module):
         self.map_layers: list[str] = []
 
     def find(self, name: str) -> str:
-        """Find a layer by its own name or that of the module it ends, as ``layer2`` for ``layer2.1.relu2``.
+        """Find a layer by its own name, or by that of the module it ends: ``layer2`` for ``layer2.1.relu2``.
 
         Args:
             name: Name of a layer, or the part of one before a dot.
@@ -111,18 +110,17 @@ class Network(nn.Module):
         """Carry gradients by the output back to activations, in evaluation mode.
 
         Args:
-            gradient: Gradients of ``P`` scores an image by the output, of shape ``(B, P, ...)``.
+            gradient: Gradients of ``P`` scores per image by the output, of shape ``(B, P, ...)``.
             trace: Activations, as from :meth:`trace`.
             wanted: Names of the activations, :data:`INPUT` among them perhaps.
 
         Returns:
-            Gradients by each of them, of shape ``(B, P, ...)``: all that goes through it, whatever goes past it left
-            out.
+            Gradients by each of them, of shape ``(B, P, ...)``, of what goes through it, not past it.
         """
         needed = self.from_layer(min(wanted, key=[INPUT, *(step.name for step in self.steps)].index))
         gradients = {self.steps[-1].name: gradient}
         for step in reversed(self.steps):
-            # What was made before the first activation wanted is none of its business, nor kept in the trace.
+            # The trace has nothing from before the first activation wanted.
             if step.name not in gradients or not set(step.inputs) & set(needed):
                 continue
             by_output = gradients[step.name] if step.name in wanted else gradients.pop(step.name)

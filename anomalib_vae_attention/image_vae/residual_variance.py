@@ -10,7 +10,7 @@ from anomalib_vae_attention.reference import require_images
 from .encoder_gradients import EncoderGradients
 
 SHRINKAGE = 0.05
-"""Share of a channel's mean that is added to each place: where normal images never change, a little still is little."""
+"""Share of a channel's mean that is added to each place: where normal images never change, small changes stay small."""
 TINY = 1e-12
 """Least variance: that of channels that are dead on all normal images."""
 
@@ -44,9 +44,8 @@ class ResidualVariance(nn.Module):
         """Add a batch of images, encoded."""
         reconstruction = seen.of_decoded(seen.posterior.mean)
         self._count += len(seen.image)
-        for layer in self.layers:
-            residual = seen.activations[layer] - reconstruction.activations[layer]
-            self.get_buffer(self._buffer(layer)).add_(residual.square().sum(0))
+        for layer, ours, theirs in zip(self.layers, seen.activations, reconstruction.activations, strict=True):
+            self.get_buffer(self._buffer(layer)).add_((ours - theirs).square().sum(0))
 
     def finish(self) -> None:
         """End the collection.

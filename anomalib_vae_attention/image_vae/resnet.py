@@ -32,16 +32,9 @@ def check_size(size: Sequence[int]) -> None:
 
 def _block_steps(name: str, block: BasicBlock, start: str) -> list[Step]:
     """Return the steps of a residual block."""
-    steps = chain(
-        [
-            (f"{name}.conv1", block.conv1),
-            (f"{name}.bn1", block.bn1),
-            (f"{name}.relu1", nn.ReLU()),
-            (f"{name}.conv2", block.conv2),
-            (f"{name}.bn2", block.bn2),
-        ],
-        start,
-    )
+    before = ("conv1", block.conv1), ("bn1", block.bn1), ("relu1", nn.ReLU())
+    layers = *before, ("conv2", block.conv2), ("bn2", block.bn2)
+    steps = chain([(f"{name}.{layer}", module) for layer, module in layers], start)
     shortcut = start
     if block.downsample is not None:
         beside = cast("nn.Sequential", block.downsample)
@@ -83,7 +76,7 @@ class ResNetEncoder(Network):
         """Return means and log variances, of shape ``(B, 2 d)``.
 
         Raises:
-            ValueError: If batch normalisation is to be trained on a single value a channel.
+            ValueError: If batch normalisation is to be trained on a single value per channel.
         """
         if self.training and len(image) == 1 and tuple(image.shape[-2:]) == (STRIDE, STRIDE):
             msg = (
@@ -95,7 +88,7 @@ class ResNetEncoder(Network):
 
 
 class _DecoderBlock(nn.Module):
-    """The layers of a residual block of the decoder: twice as large first, and fewer channels, where they change."""
+    """The layers of a residual block of the decoder; where it has fewer channels after it, it doubles the size."""
 
     def __init__(self, before: int, after: int) -> None:
         super().__init__()
@@ -109,7 +102,7 @@ class _DecoderBlock(nn.Module):
         self.shortcut_bn = nn.BatchNorm2d(after) if changed else None
 
     def steps(self, name: str, start: str) -> list[Step]:
-        """Return the steps of the block; convolutions that follow an enlargement come before it, which is the same."""
+        """Return the steps of the block; the shortcut's 1x1 convolution is before the enlargement: it is the same."""
         layers = ("conv1", self.conv1), ("bn1", self.bn1), ("relu1", nn.ReLU())
         steps = chain([(f"{name}.{layer}", module) for layer, module in layers], start)
         shortcut = start
@@ -129,9 +122,9 @@ class _DecoderBlock(nn.Module):
 class ResNetDecoder(Network):
     """The encoder backwards: linear, residual blocks with enlargement for strides and pooling, 7x7 to the image.
 
-    Where the encoder averages over the cells of its last stage, the linear layer has outputs of its own for every cell:
-    copies of one would leave the borders of images as the only hint to where a cell is. Last comes an :class:`Offset`,
-    so that nothing has to be learnt of what all images have in common; see :meth:`start_from`.
+    Where the encoder averages over the cells of its last stage, the linear layer has outputs of its own for every cell;
+    of copies, only the borders of images could tell cells apart. Last comes an :class:`Offset`, so that nothing that
+    all images have in common has to be learnt; see :meth:`start_from`.
 
     Args:
         channels: Channels of the image.
@@ -165,7 +158,7 @@ class ResNetDecoder(Network):
 
     @torch.no_grad()
     def start_from(self, image: torch.Tensor) -> None:
-        """Make an image what is decoded from any latent, and leave it to training to add what latents say.
+        """Make an image what is decoded from any latent; training adds what latents say.
 
         Args:
             image: The mean of the normal images, of shape ``(C, H, W)``, pixels from 0 to 1.

@@ -1,4 +1,4 @@
-"""How great the maps and image scores of each attention are on normal images, kept by the attention's name."""
+"""Scales: maps and image scores of each attention on normal images, by the attention's name."""
 
 from typing import NamedTuple
 
@@ -8,21 +8,15 @@ from torch import nn
 from .attention_maps import ATTENTIONS
 
 SAVED_ORDER = ("energy", "activation_energy", "latent", "mean", "normal_difference", "reconstruction", "elbo_gradient")
-"""Whose scale each element of ``map_scale``, ``score_mean`` and ``score_std`` in a checkpoint is: frozen.
+"""The attention of each element of ``map_scale``, ``score_mean`` and ``score_std`` in a checkpoint. It is frozen.
 
-Every other attention's scale is saved by its name, as ``scale_NAME``.
+The scale of any other attention is saved by its name, as ``scale_NAME``.
 """
 SAVED_IN_ORDER = ("map_scale", "score_mean", "score_std")
 
 
 class Scale(NamedTuple):
-    """An attention on normal images, each a tensor of shape ``()``.
-
-    Attributes:
-        map_mean: Mean of the maps.
-        score_mean: Mean of the image scores.
-        score_std: Standard deviation of the image scores.
-    """
+    """Mean of an attention's maps, and mean and standard deviation of its image scores, each of shape ``()``."""
 
     map_mean: torch.Tensor
     score_mean: torch.Tensor
@@ -30,7 +24,7 @@ class Scale(NamedTuple):
 
 
 class Scales(nn.Module):
-    """The scales of all attentions. In a state dict their names are those of buffers of the module above it."""
+    """The scales of all attentions, 0 where unknown. A state dict names them like buffers of the parent module."""
 
     map_scale: torch.Tensor
     score_mean: torch.Tensor
@@ -57,9 +51,6 @@ class Scales(nn.Module):
                 "again, or call the model's collect with the normal images."
             )
             raise RuntimeError(msg)
-        return self._of(attention)
-
-    def _of(self, attention: str) -> Scale:
         if attention not in SAVED_ORDER:
             return Scale(*self.get_buffer(f"scale_{attention}").unbind())
         index = SAVED_ORDER.index(attention)
@@ -74,18 +65,18 @@ class Scales(nn.Module):
             scores: Their image scores, of any shape.
         """
         scores = scores.flatten()
-        scale = self._of(attention)
+        self._unknown -= {attention}
+        scale = self.of(attention)
         scale.map_mean.copy_(map_mean.clamp_min(torch.finfo(map_mean.dtype).tiny))
         scale.score_mean.copy_(scores.mean())
         deviation = scores.std() if len(scores) > 1 else scores.abs().mean()
         scale.score_std.copy_(deviation.clamp_min(1e-6 * scores.abs().mean()).clamp_min(1e-12))
-        self._unknown -= {attention}
 
     def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix.removesuffix("scales."), keep_vars)
 
     def take(self, state_dict: dict, prefix: str) -> None:
-        """Give the scales in a state dict the names that loading them needs; the module above calls this first."""
+        """Give scales that are named like buffers of the parent their own names; the parent calls it before loading."""
         for key in [key for key in state_dict if key.startswith(prefix)]:
             name = key.removeprefix(prefix)
             if name in SAVED_IN_ORDER or name.startswith("scale_"):
@@ -99,4 +90,5 @@ class Scales(nn.Module):
             if key.removeprefix(prefix) not in self._buffers:
                 del state_dict[key]
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._unknown = frozenset(name for name in ATTENTIONS if not self._of(name).map_mean > 0)
+        self._unknown = frozenset()
+        self._unknown = frozenset(name for name in ATTENTIONS if not self.of(name).map_mean > 0)

@@ -10,7 +10,7 @@ from anomalib_vae_attention.common.argument_checks import require_choice
 
 from .conv import ConvDecoder, ConvEncoder, sizes_of
 from .elbo import LIKELIHOODS, Bernoulli, Gaussian, kl_by_latent, kl_gradient
-from .network import INPUT, Network, Trace
+from .network import INPUT, Network
 from .resnet import ResNetDecoder, ResNetEncoder, check_size
 
 
@@ -110,11 +110,7 @@ class ImageVAE(nn.Module):
         by_image, by_logits = self.likelihood.gradient(decoded[self.decoder.steps[-1].name], image)
         by_latent = self.decoder.adjoint(by_logits[:, None], decoded, [INPUT])[INPUT][:, 0]
         by_posterior = kl_gradient(mean, log_variance) + torch.cat([by_latent, torch.zeros_like(by_latent)], dim=1)
-        return by_image + self.adjoint(by_posterior[:, None], encoded, [INPUT])[INPUT][:, 0]
-
-    def adjoint(self, gradient: torch.Tensor, trace: Trace, layers: Sequence[str]) -> Trace:
-        """Carry gradients on the posterior's means and log variances ``(B, P, 2 d)`` back to layers of the encoder."""
-        return self.encoder.adjoint(gradient, trace, layers)
+        return by_image + self.encoder.adjoint(by_posterior[:, None], encoded, [INPUT])[INPUT][:, 0]
 
 
 def make_image_vae(
@@ -126,19 +122,7 @@ def make_image_vae(
     widths: Sequence[int] = (64, 128),
     hidden_dim: int = 1024,
 ) -> ImageVAE:
-    """Make an image VAE.
-
-    Args:
-        name: One of :data:`IMAGE_VAES`.
-        latent_dim: Number of latents ``d``, at least 1.
-        input_size: Height and width in pixels.
-        channels: Channels of the image, 1 or 3.
-        likelihood: ``"bernoulli"`` or ``"gaussian"``.
-        widths: Channels of each convolution of ``conv``, whose number is its depth.
-        hidden_dim: Width of the hidden layer of ``conv``.
-
-    Returns:
-        The VAE, untrained.
+    """Make an image VAE, untrained: ``name`` is one of :data:`IMAGE_VAES`, the rest is as for ``ImageVaeModel``.
 
     Raises:
         ValueError: If an argument is out of range; the message names it.
@@ -163,5 +147,5 @@ def make_image_vae(
         sizes_of(input_size, len(widths))
         arguments = (channels, latent_dim, input_size, widths, hidden_dim)
         encoder, decoder = ConvEncoder(*arguments), ConvDecoder(*arguments)
-    # Processors run the convolutions twice as fast with the channels of a pixel side by side.
+    # Processors run the convolutions twice as fast in this layout.
     return ImageVAE(encoder, decoder, LIKELIHOODS[likelihood]()).to(memory_format=torch.channels_last)

@@ -1,4 +1,4 @@
-"""Where the training of a ResNet-18 VAE starts: what its images have in common is drawn, and what differs is seen."""
+"""The start of a ResNet-18 VAE's training: the mean image is decoded, and whitened principal components are encoded."""
 
 from collections.abc import Callable, Iterable
 from typing import cast
@@ -21,8 +21,8 @@ def start_from(vae: ImageVAE, batches: Callable[[], Iterable[torch.Tensor]]) -> 
 
     The decoder draws the mean image (:meth:`ResNetDecoder.start_from`). The posterior means are the principal
     components of the features before the encoder's last layer, with the prior's variance of 1 over these images: what
-    probabilistic PCA is to the feature VAE. An untrained ResNet sees hardly a difference between parts of one kind, far
-    less than the posterior's noise, and would spend its first epochs on learning to see one.
+    probabilistic PCA is to the feature VAE. To an untrained ResNet, parts of one kind differ far less than the
+    posterior's noise; it would spend its first epochs on learning to see a difference.
 
     Args:
         vae: The VAE, untrained; its batch normalisation gets the statistics of these images.

@@ -1,5 +1,6 @@
 """Several processes: as one, with an odd number of images; a process that dies; each image predicted once."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -26,7 +27,9 @@ def run(*arguments: object, seconds: int = 240) -> subprocess.CompletedProcess[s
     """Run the script that fits on two processes."""
     script = Path(__file__).with_name("distributed_run.py")
     command = [sys.executable, str(script), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+    path = os.pathsep.join([str(script.parents[1]), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 """The command from end to end, and what it does when something is in its way."""
 
 import logging
+import signal
 from pathlib import Path
 
 import pandas as pd
@@ -115,16 +116,23 @@ def test_a_job_that_fails_says_why(script: str, error: str, tmp_path: Path, monk
     assert Path(result["log"]).is_file()
 
 
+@pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_keeps_what_is_finished(
+    kind: signal.Signals,
     tiny_root: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        signal.raise_signal(kind)
 
+    # Put back what the command replaces.
+    handler = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr("anomalib_vae_attention.benchmark.comparison.prepare_weights", lambda *_: {})
     monkeypatch.setattr("anomalib_vae_attention.benchmark.comparison.run_cells", interrupt)
-    assert cli.main(arguments(tiny_root, tmp_path)) == 130
+    try:
+        assert cli.main(arguments(tiny_root, tmp_path)) == 130
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     assert "goes on from there" in caplog.text

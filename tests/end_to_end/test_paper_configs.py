@@ -13,7 +13,6 @@ from anomalib_vae_attention.image_vae.model import ImageVaeModel
 CONFIGS = {file.stem: file for file in (Path(__file__).parents[2] / "configs" / "paper").glob("*.yaml")}
 SETTINGS = {
     "mnist_1": ("conv", [28, 28], 32, ["conv2"]),
-    "mnist_3": ("conv", [28, 28], 32, ["conv2"]),
     "mvtec": ("resnet18", [256, 256], 32, ["layer2.1.conv1"]),
     "ucsd_ped1": ("conv", [100, 100], 32, ["conv2"]),
 }
