@@ -15,8 +15,7 @@ from torch import nn
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 """The timm backbone whose weights are installed with this package."""
 CPU_BATCH = 8
-<<<<<<< HEAD
-"""Images that pass the backbone at a time on a CPU: more take memory for the early layers, and longer."""
+"""Images that pass the backbone at a time on a CPU: more at once take more memory for the early layers, and longer."""
 _loading: ContextVar[bool] = ContextVar("loading", default=False)
 
 
@@ -28,9 +27,6 @@ def from_checkpoint() -> Generator[None, None, None]:
         yield
     finally:
         _loading.reset(token)
-=======
-"""Images that pass the backbone at a time on a CPU: more at once take more memory for the early layers, and longer."""
->>>>>>> main
 
 
 def load_packaged_weights(extractor: nn.Module) -> None:

@@ -12,6 +12,7 @@ import torch
 from anomalib.data import InferenceBatch
 from anomalib.deploy import CompressionType
 from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule
 from torch import nn
 
@@ -30,6 +31,9 @@ SECTION = "vae_attention"
 RAW_THRESHOLDS = ("image_threshold", "pixel_threshold", "image_min", "image_max", "pixel_min", "pixel_max")
 """Attributes of anomalib's post-processors, in the units of the torch model's scores and maps."""
 ANOMALIB_THRESHOLDS = "anomalib's post-processor: the best F1 on the validation set; null where that had no labels"
+SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {"image": ((), (1,)), "pixel": ((1, 1, 1, 1), (1, 1, 1))}
+"""Shapes of :class:`Judgement`'s threshold and slope: all differ, or exporters would merge those of equal value."""
+TERMS = ("threshold", "slope")
 LEAST_HALVED = 256
 """Fewest elements of a constant that FP16 halves: shapes and thresholds stay exact."""
 
@@ -68,6 +72,42 @@ def describe(model: Any) -> dict[str, str]:  # noqa: ANN401 - a mixin's self
     }
 
 
+class Judgement(nn.Module):
+    """What anomalib's post-processor does, from thresholds that stay to be found, and changed, in an exported graph.
+
+    Args:
+        post_processor: The post-processor, with thresholds.
+    """
+
+    def __init__(self, post_processor: PostProcessor) -> None:
+        super().__init__()
+        self.limits: dict[str, float] = {}
+        for level, shapes in SHAPES.items():
+            normalised = [getattr(post_processor, f"{level}_{name}") for name in ("threshold", "min", "max")]
+            threshold, least, greatest = (float(value) for value in normalised)
+            for name, value, shape in zip(TERMS, (threshold, 1 / (greatest - least)), shapes, strict=True):
+                self.register_buffer(f"{level}_{name}", torch.full(shape, value))
+            self.limits[level] = float(getattr(post_processor, f"normalized_{level}_threshold"))
+
+    @staticmethod
+    def suits(post_processor: object) -> bool:
+        """Say whether a post-processor is one of anomalib's that normalises, and has thresholds and a range."""
+        if not isinstance(post_processor, PostProcessor):
+            return False
+        widths = [getattr(post_processor, f"{level}_max") - getattr(post_processor, f"{level}_min") for level in SHAPES]
+        thresholds = [getattr(post_processor, f"{level}_threshold") for level in SHAPES]
+        is_set = all(bool(width > 0) for width in widths) and all(bool(value.isfinite()) for value in thresholds)
+        return is_set and post_processor.enable_normalization and post_processor.enable_thresholding
+
+    def forward(self, raw: InferenceBatch) -> InferenceBatch:
+        """Normalise scores and maps, and compare them with the thresholds; see anomalib's ``PostProcessor.forward``."""
+        score, anomaly_map = (
+            ((values - self.get_buffer(f"{level}_threshold")) * self.get_buffer(f"{level}_slope") + 0.5).clamp(0, 1)
+            for level, values in zip(SHAPES, (raw.pred_score, raw.anomaly_map), strict=True)
+        )
+        return InferenceBatch(score, score > self.limits["image"], anomaly_map, anomaly_map > self.limits["pixel"])
+
+
 class Exports(LightningModule):
     """An anomalib model whose exports replace earlier ones when they are complete, and tell what they are.
 
@@ -81,6 +121,7 @@ class Exports(LightningModule):
     model: Any
     pre_processor: Any
     post_processor: Any
+    judgement: Judgement | None = None
 
     def forward(self, batch: torch.Tensor, *args, **kwargs) -> InferenceBatch:
         """Judge images, in exports as here; see :meth:`anomalib.models.components.AnomalibModule.forward`.
@@ -89,8 +130,8 @@ class Exports(LightningModule):
         """
         del args, kwargs
         raw = self.model(self.pre_processor(batch) if self.pre_processor else batch)
-        done = self.post_processor(raw) if self.post_processor else raw
-        return call_defective(raw.pred_score >= 1, done)
+        judge = self.judgement if torch.compiler.is_compiling() and self.judgement else self.post_processor
+        return call_defective(raw.pred_score >= 1, judge(raw) if judge else raw)
 
     def to_torch(self, export_root: Path | str, *args, **kwargs) -> Path:
         """Export to PyTorch; see :meth:`anomalib.models.components.base.ExportMixin.to_torch`."""
@@ -109,7 +150,12 @@ class Exports(LightningModule):
         def finish(file: Path) -> None:
             describe_onnx(file, describe(self))
 
-        return _export(AnomalibModule.to_onnx, finish, self, Path(export_root), *args, **{**defaults, **kwargs})
+        self.judgement = Judgement(self.post_processor) if Judgement.suits(self.post_processor) else None
+        try:
+            return _export(AnomalibModule.to_onnx, finish, self, Path(export_root), *args, **{**defaults, **kwargs})
+        finally:
+            # It is of this export; checkpoints have the post-processor.
+            self.judgement = None
 
     def to_openvino(self, export_root: Path | str, *args, **kwargs) -> Path:
         """Export to OpenVINO; see :meth:`anomalib.models.components.base.ExportMixin.to_openvino`.
