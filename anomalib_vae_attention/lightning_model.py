@@ -33,13 +33,13 @@ from .fit.gradient_descent import GradientFit
 from .image_vae.model import ImageVaeModel
 from .reference import MAX_EXEMPLARS
 from .scoring import finite_images, full_precision
-from .thresholds.normal_quantile import NormalQuantile
+from .thresholds.restored import RestoredThresholds
 from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
 
 logger = logging.getLogger(__name__)
 
 
-class VaeAttention(Settings, EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
+class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
     """A variational autoencoder explained by gradient attention, which localises defects.
 
     After Liu et al., "Towards Visually Explaining Variational Autoencoders" (CVPR 2020). A linear VAE over frozen
@@ -212,15 +212,7 @@ class VaeAttention(Settings, EmbeddedFallback, Provenance, Exports, WholeFiles, 
         self.fit_procedure.save(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the post-processor that the checkpoint was made with, unless another was asked for.
-
-        Says so where the thresholds of the checkpoint belong to another attention than this model's.
-        """
-        config = checkpoint.get("anomalib_post_processor_config") or {}
-        if NormalQuantile.is_configured_by(config) and not self._chose_post_processor:
-            default, self.post_processor = self.post_processor, NormalQuantile()
-            callbacks: list[Callback] = getattr(self._trainer, "callbacks", [])
-            callbacks[:] = [self.post_processor if callback is default else callback for callback in callbacks]
+        """Go on from a checkpoint, and say so where its thresholds belong to another attention than this model's."""
         super().on_load_checkpoint(checkpoint)
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self.fit_procedure.resume(checkpoint)

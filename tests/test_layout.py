@@ -13,6 +13,7 @@ BELOW = {
     STUDIES: ["benchmark", "dsprites"],
     "benchmark": ["explain"],
     "explain": ["__init__", "lightning_model"],
+    "calibrate": ["__init__", "lightning_model"],
     "__init__": ["lightning_model"],
     "lightning_model": ["arguments", "fit"],
     "arguments": ["image_vae"],

@@ -5,7 +5,7 @@ import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,10 +32,17 @@ RAW_THRESHOLDS = ("image_threshold", "pixel_threshold", "image_min", "image_max"
 """Attributes of anomalib's post-processors, in the units of the torch model's scores and maps."""
 ANOMALIB_THRESHOLDS = "anomalib's post-processor: the best F1 on the validation set; null where that had no labels"
 SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {"image": ((), (1,)), "pixel": ((1, 1, 1, 1), (1, 1, 1))}
-"""Shapes of :class:`Judgement`'s threshold and slope: all differ, or exporters would merge those of equal value."""
-TERMS = ("threshold", "slope")
+"""Shapes of the terms of :class:`Judgement`: all differ, or exporters would merge those of equal value."""
+TERMS = ("slope", "offset")
+RANGE = ("min", "max", "threshold")
 LEAST_HALVED = 256
 """Fewest elements of a constant that FP16 halves: shapes and thresholds stay exact."""
+
+
+def raw_thresholds(post_processor: Any) -> dict[str, float | None]:  # noqa: ANN401
+    """Return the thresholds and ranges of a post-processor, ``None`` where one is not set."""
+    raw = {name: float(getattr(post_processor, name)) for name in RAW_THRESHOLDS if hasattr(post_processor, name)}
+    return {name: None if math.isnan(value) else value for name, value in raw.items()}
 
 
 def describe(model: Any) -> dict[str, str]:  # noqa: ANN401 - a mixin's self
@@ -50,7 +57,6 @@ def describe(model: Any) -> dict[str, str]:  # noqa: ANN401 - a mixin's self
     training = getattr(model, "provenance", {}).get("training_set", {})
     post: Any = model.post_processor
     above = {level: 1 - getattr(post, f"{level}_sensitivity", 0.5) for level in ("image", "pixel")}
-    raw = {name: float(getattr(post, name)) for name in RAW_THRESHOLDS if hasattr(post, name)}
     prepared = "already resized and normalised: there is no pre-processor in the model"
     if model.pre_processor:
         prepared = "values from 0 to 1 (bytes divided by 255): resizing and normalisation are part of the model"
@@ -63,13 +69,20 @@ def describe(model: Any) -> dict[str, str]:  # noqa: ANN401 - a mixin's self
         "output_pred_label": f"bool, shape (batch): whether the score is above {above['image']:g}: anomalous",
         "output_anomaly_map": "float32, shape (batch, 1, height, width) after resizing: anomaly of each pixel, 0 to 1",
         "output_pred_mask": f"bool, like anomaly_map: whether it is above {above['pixel']:g}: anomalous",
-        "raw_thresholds": json.dumps({name: None if math.isnan(value) else value for name, value in raw.items()}),
+        "raw_thresholds": json.dumps(raw_thresholds(post)),
+        "calibration": getattr(post, "calibration", None) or "",
         "thresholds_from": post.describe() if hasattr(post, "describe") else ANOMALIB_THRESHOLDS,
         "training_images": str(training.get("images", "unknown")),
         "training_sha256_of_names_and_sizes": str(training.get("sha256") or "unknown"),
         "precision": "float32; OpenVINO computes in bfloat16 by default on processors that have it: compile the model "
         'with {"INFERENCE_PRECISION_HINT": "f32"}',
     }
+
+
+def line(least: float, greatest: float, threshold: float) -> tuple[float, float]:
+    """Return slope and offset of anomalib's normalisation, which maps the threshold to 0.5."""
+    slope = 1 / (greatest - least)
+    return slope, 0.5 - slope * threshold
 
 
 class Judgement(nn.Module):
@@ -83,9 +96,8 @@ class Judgement(nn.Module):
         super().__init__()
         self.limits: dict[str, float] = {}
         for level, shapes in SHAPES.items():
-            normalised = [getattr(post_processor, f"{level}_{name}") for name in ("threshold", "min", "max")]
-            threshold, least, greatest = (float(value) for value in normalised)
-            for name, value, shape in zip(TERMS, (threshold, 1 / (greatest - least)), shapes, strict=True):
+            least, greatest, threshold = (float(getattr(post_processor, f"{level}_{name}")) for name in RANGE)
+            for name, value, shape in zip(TERMS, line(least, greatest, threshold), shapes, strict=True):
                 self.register_buffer(f"{level}_{name}", torch.full(shape, value))
             self.limits[level] = float(getattr(post_processor, f"normalized_{level}_threshold"))
 
@@ -94,15 +106,19 @@ class Judgement(nn.Module):
         """Say whether a post-processor is one of anomalib's that normalises, and has thresholds and a range."""
         if not isinstance(post_processor, PostProcessor):
             return False
-        widths = [getattr(post_processor, f"{level}_max") - getattr(post_processor, f"{level}_min") for level in SHAPES]
-        thresholds = [getattr(post_processor, f"{level}_threshold") for level in SHAPES]
-        is_set = all(bool(width > 0) for width in widths) and all(bool(value.isfinite()) for value in thresholds)
-        return is_set and post_processor.enable_normalization and post_processor.enable_thresholding
+        for level in SHAPES:
+            least, greatest, threshold = (float(getattr(post_processor, f"{level}_{name}")) for name in RANGE)
+            # Comparisons with what is not a number are false.
+            if not (greatest > least and abs(threshold) < math.inf):
+                return False
+        return bool(post_processor.enable_normalization and post_processor.enable_thresholding)
 
     def forward(self, raw: InferenceBatch) -> InferenceBatch:
         """Normalise scores and maps, and compare them with the thresholds; see anomalib's ``PostProcessor.forward``."""
         score, anomaly_map = (
-            ((values - self.get_buffer(f"{level}_threshold")) * self.get_buffer(f"{level}_slope") + 0.5).clamp(0, 1)
+            (
+                cast("torch.Tensor", values) * self.get_buffer(f"{level}_slope") + self.get_buffer(f"{level}_offset")
+            ).clamp(0, 1)
             for level, values in zip(SHAPES, (raw.pred_score, raw.anomaly_map), strict=True)
         )
         return InferenceBatch(score, score > self.limits["image"], anomaly_map, anomaly_map > self.limits["pixel"])
@@ -121,7 +137,7 @@ class Exports(LightningModule):
     model: Any
     pre_processor: Any
     post_processor: Any
-    judgement: Judgement | None = None
+    judgement: Judgement | None
 
     def forward(self, batch: torch.Tensor, *args, **kwargs) -> InferenceBatch:
         """Judge images, in exports as here; see :meth:`anomalib.models.components.AnomalibModule.forward`.
@@ -130,7 +146,7 @@ class Exports(LightningModule):
         """
         del args, kwargs
         raw = self.model(self.pre_processor(batch) if self.pre_processor else batch)
-        judge = self.judgement if torch.compiler.is_compiling() and self.judgement else self.post_processor
+        judge = (torch.compiler.is_compiling() and getattr(self, "judgement", None)) or self.post_processor
         return call_defective(raw.pred_score >= 1, judge(raw) if judge else raw)
 
     def to_torch(self, export_root: Path | str, *args, **kwargs) -> Path:
