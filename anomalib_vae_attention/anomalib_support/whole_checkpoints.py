@@ -1,14 +1,18 @@
 """Checkpoints that are there whole or not at all, whenever a process is killed."""
 
 import errno
+import pickle  # noqa: S403 - only for the name of its error
 import struct
 import zipfile
 import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from anomalib.engine.plugins import AnomalibCheckpointIO
+from anomalib.utils.serialization import anomalib_safe_globals
 from lightning.pytorch import LightningModule, Trainer
 
 from anomalib_vae_attention.common.atomic_files import replacing
@@ -30,9 +34,10 @@ class WholeCheckpointIO(AnomalibCheckpointIO):
             super().save_checkpoint(checkpoint, temporary, storage_options)
 
     def load_checkpoint(self, path: str | Path, *args, **kwargs) -> dict[str, Any]:
-        """Read a checkpoint, unless it is damaged; see :func:`require_undamaged`."""
+        """Read a checkpoint, unless it is damaged or of something else; see :func:`require_undamaged`."""
         require_undamaged(path)
-        return super().load_checkpoint(path, *args, **kwargs)
+        with _named(path):
+            return _require_ours(super().load_checkpoint(path, *args, **kwargs), path)
 
 
 def use_whole_checkpoints(trainer: Trainer) -> None:
@@ -78,13 +83,35 @@ def saved_arguments(path: str | Path, weights_only: bool = True) -> dict[str, An
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If the file is damaged; see :func:`require_undamaged`.
+        ValueError: If the file is damaged, or of something else; see :func:`require_undamaged`.
     """
     require_undamaged(path)
     if "://" in str(path):
         return {}
-    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
-    return checkpoint.get("hyper_parameters", {})
+    with _named(path), anomalib_safe_globals():
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
+    arguments: dict[str, Any] = _require_ours(checkpoint, path)["hyper_parameters"]
+    return arguments
+
+
+@contextmanager
+def _named(path: str | Path) -> Generator[None, None, None]:
+    """Name the file in an error of torch's."""
+    try:
+        yield
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        msg = f"{path} is not a checkpoint of plain data, but perhaps an exported model: {error}"
+        raise ValueError(msg) from error
+
+
+def _require_ours(checkpoint: Any, path: str | Path) -> dict[str, Any]:  # noqa: ANN401
+    """Return a checkpoint, if it is one of vae_attention; a ``ValueError`` that names the file otherwise."""
+    arguments = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    if not isinstance(arguments, dict) or not {"latent_dim", "reference"} <= set(arguments):
+        msg = f"{path} is not a checkpoint of vae_attention, but of something else."
+        raise ValueError(msg)
+    ours: dict[str, Any] = checkpoint
+    return ours
 
 
 class WholeFiles(LightningModule):

@@ -22,12 +22,13 @@ def half(_source: str, target: str) -> None:
 def test_a_checkpoint_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interruption while a checkpoint is moved from the folder for temporary files leaves the one before."""
     file = tmp_path / "model.ckpt"
-    WholeCheckpointIO().save_checkpoint({"epoch": 1}, file)
+    content = {"epoch": 1, "hyper_parameters": {"latent_dim": 2, "reference": "gaussian"}}
+    WholeCheckpointIO().save_checkpoint(content, file)
     monkeypatch.setattr(shutil, "move", half)
     with pytest.raises(KeyboardInterrupt):
-        WholeCheckpointIO().save_checkpoint({"epoch": 2}, file)
+        WholeCheckpointIO().save_checkpoint({**content, "epoch": 2}, file)
     monkeypatch.undo()
-    assert WholeCheckpointIO().load_checkpoint(file) == {"epoch": 1}
+    assert WholeCheckpointIO().load_checkpoint(file) == content
     assert list(tmp_path.iterdir()) == [file]
 
 
