@@ -24,7 +24,7 @@ def require_raw_images(image: torch.Tensor, names: Sequence[str] | None = None) 
     Raises:
         ValueError: If they have another shape or type, or values far from [0, 1].
     """
-    if torch.compiler.is_compiling() or not image.numel():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not image.numel():
         return
     where = f" ({', '.join(names)})" if names else ""
     if image.ndim != 4 or image.shape[1] not in {1, 3}:

@@ -16,7 +16,7 @@ def main(model: Path, image: Path) -> tuple[float, bool, Any]:
     with tempfile.TemporaryDirectory() as scratch, contextlib.chdir(scratch):
         inferencer = OpenVINOInferencer(file, device="CPU", config={"INFERENCE_PRECISION_HINT": "f32"})
     result: Any = inferencer.predict(image)
-    return float(result.pred_score), bool(result.pred_label), result.anomaly_map.squeeze()
+    return result.pred_score.item(), result.pred_label.item(), result.anomaly_map.squeeze()
 
 
 if __name__ == "__main__":

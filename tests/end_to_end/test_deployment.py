@@ -209,7 +209,7 @@ def test_what_the_user_asks_for_wins(line: Line, caplog: pytest.LogCaptureFixtur
     caplog.clear()
     loaded = VaeAttention.load_from_checkpoint(old, post_processor=NormalQuantile(0.4, 0.3))
     assert not caplog.text
-    loaded = VaeAttention.load_from_checkpoint(old, post_processor=NormalQuantile(0.8))
+    loaded = VaeAttention.load_from_checkpoint(old, post_processor=NormalQuantile(0.8)).eval()
     assert "Thresholds stay those of the checkpoint, which are not for false_positive_rate=0.8" in caplog.text
     assert loaded(torch.rand(1, 3, *SIZE)) is not None
     old.unlink()
