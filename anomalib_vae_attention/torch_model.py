@@ -12,7 +12,7 @@ from .backbone import PACKAGED_BACKBONE, Backbone
 from .batch_norm_folding import fold_batch_norms
 from .reference import MAX_EXEMPLARS, LeftOut, Match, make_reference
 from .resampling import Resampling, SizedResamplings, blur_matrix, border_distance, resize_matrix
-from .scoring import highest_mean, require_scorable, to_unit_interval
+from .scoring import fail_safe, highest_mean, only_scorable, require_scorable, to_unit_interval
 from .vae import FeatureGrid, FeatureVAE
 
 if TYPE_CHECKING:
@@ -153,23 +153,23 @@ class VaeAttentionModel(nn.Module):
         """Compute raw grid features in training mode, and scores and anomaly maps in evaluation mode.
 
         Args:
-            image: Normalised images of shape ``(B, 3, H, W)``, finite.
+            image: Normalised images of shape ``(B, 3, H, W)``.
 
         Returns:
             In training mode the features, of shape ``(B, C, h, w)``; else ``pred_score`` of shape ``(B,)`` and
-            ``anomaly_map`` of shape ``(B, 1, H, W)``, both strictly between 0 and 1.
+            ``anomaly_map`` of shape ``(B, 1, H, W)``, both strictly between 0 and 1, and 1 for images that cannot be
+            judged (see :func:`.fail_safe`).
 
         Raises:
             RuntimeError: If the model has not been fitted.
-            ValueError: If the images are not finite, or of another size than those it was fitted on.
+            ValueError: If the images are of another size than those it was fitted on.
         """
         if self.training:
             return self.grid.stack(self.layers(image))
+        image, whole = only_scorable(image)
         explanation = self.explain(image)
-        return InferenceBatch(
-            pred_score=to_unit_interval(explanation.score),
-            anomaly_map=to_unit_interval(explanation.anomaly_map)[:, None],
-        )
+        score, anomaly_map = to_unit_interval(explanation.score), to_unit_interval(explanation.anomaly_map)
+        return fail_safe(whole, score, anomaly_map[:, None])
 
     def explain(self, image: torch.Tensor) -> Explanation:
         """Match images with the normal reference, decode their counterfactual, and attribute the energy.

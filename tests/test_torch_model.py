@@ -1,5 +1,6 @@
 """The torch model on its own: scores, errors, sizes, weights and counterfactuals."""
 
+import math
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -78,13 +79,21 @@ def test_unfitted(reference: str) -> None:
         VaeAttentionModel(pre_trained=False, reference=reference).eval()(torch.randn(1, 3, 64, 64))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
 def test_pixels_that_are_not_finite(small: VaeAttentionModel, value: float) -> None:
-    """One bad pixel is an error that says which image of the batch has it."""
-    image = torch.randn(3, 3, 64, 64)
+    """An image with one bad pixel is defective, score and map 1; the others of the batch are as without it."""
+    image = torch.rand(3, 3, 64, 64)
+    good = small(image)
     image[1, 2, 5, 7] = value
-    with pytest.raises(ValueError, match=r"images at \[1\]"):
-        small(image)
+    prediction = small(image)
+    assert prediction.pred_score[1] == 1
+    assert (prediction.anomaly_map[1] == 1).all()
+    for ours, theirs in ((prediction.pred_score, good.pred_score), (prediction.anomaly_map, good.anomaly_map)):
+        torch.testing.assert_close(ours[::2], theirs[::2])
+        assert (ours[::2] < 1).all()
+    if not math.isfinite(value):
+        with pytest.raises(ValueError, match=r"images at \[1\]"):
+            small.explain(image)
 
 
 def test_grey_tensor(small: VaeAttentionModel) -> None:
@@ -210,10 +219,11 @@ def test_arguments_out_of_range(arguments: dict, message: str) -> None:
 
 
 def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offline, a backbone that timm would download is a ValueError that names the one that is there."""
+    """Offline, the use of a backbone that timm would download is a ValueError that names the one that is there."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = VaeAttentionModel(backbone="resnet18", layers=["layer1", "layer2"])
     with pytest.raises(ValueError, match=r"(?s)backbone='resnet18'.*'tf_efficientnet_lite0'.*pre_trained=False"):
-        VaeAttentionModel(backbone="resnet18", layers=["layer1", "layer2"])
+        model.train()(torch.rand(1, 3, 64, 64))
 
 
 def test_another_backbone() -> None:

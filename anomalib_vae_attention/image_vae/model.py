@@ -9,7 +9,7 @@ from torch import nn
 
 from anomalib_vae_attention.common.argument_checks import require_choice, require_whole
 from anomalib_vae_attention.reference import MAX_EXEMPLARS, LeftOut, make_reference
-from anomalib_vae_attention.scoring import require_scorable, to_unit_interval
+from anomalib_vae_attention.scoring import fail_safe, only_scorable, require_scorable, to_unit_interval
 from anomalib_vae_attention.vae import Posterior
 
 from .attention_maps import ATTENTIONS, Explained, MapAverage, NormalImages, explain, join, latent_maps
@@ -131,27 +131,27 @@ class ImageVaeModel(nn.Module):
         """Compute the ELBO's terms in training mode, and scores and anomaly maps in evaluation mode.
 
         Args:
-            image: Images of shape ``(B, 3 or 1, H, W)``, pixels from 0 to 1, finite.
+            image: Images of shape ``(B, 3 or 1, H, W)``, pixels from 0 to 1.
 
         Returns:
             In training mode the terms of each image (see :meth:`ImageVAE.elbo_terms`), latents sampled; else
-            ``pred_score`` of shape ``(B,)`` and ``anomaly_map`` of shape ``(B, 1, H, W)``, strictly between 0 and 1.
+            ``pred_score`` of shape ``(B,)`` and ``anomaly_map`` of shape ``(B, 1, H, W)``, strictly between 0 and 1,
+            and 1 for images that cannot be judged (see :func:`.fail_safe`).
 
         Raises:
             RuntimeError: If the model has not been fitted, or its checkpoint does not know the attention.
-            ValueError: If the images are not finite, or not of the network's size.
+            ValueError: If the images are not of the network's size.
         """
         image = self.prepare_image(image)
         if self.training:
             noise = torch.randn(len(image), self.latent_dim, device=image.device)
             return self.vae.elbo_terms(image.contiguous(memory_format=torch.channels_last), noise)
+        image, whole = only_scorable(image)
         require_scorable(image, self.is_fitted)
         scale = self.scales.of(self.attention)
         maps, scores = self.explain(image)
-        return InferenceBatch(
-            pred_score=to_unit_interval((scores - scale.score_mean) / scale.score_std),
-            anomaly_map=to_unit_interval(maps / scale.map_mean)[:, None],
-        )
+        score = to_unit_interval((scores - scale.score_mean) / scale.score_std)
+        return fail_safe(whole, score, to_unit_interval(maps / scale.map_mean)[:, None])
 
     @torch.no_grad()
     def explain(

@@ -54,7 +54,7 @@ class Recorded(NormalQuantile):
 
     def compute(self) -> None:
         """Set the thresholds, and keep the scores and the pixels' levels."""
-        self.held_out_scores, self.held_out_levels = torch.tensor(self._scores), self._pixels
+        self.held_out_scores, self.held_out_levels = torch.tensor(self._seen.scores), self._seen.levels
         super().compute()
 
 
