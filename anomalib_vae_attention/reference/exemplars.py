@@ -1,20 +1,17 @@
 """The exemplars: the posteriors of the normal images themselves."""
 
-import logging
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
 
-from anomalib_vae_attention.resampling import box_matrix
 from anomalib_vae_attention.vae import Posterior
 
 from .base import LeftOut, Match, NormalReference, require_images
 from .byte_latents import KeptLatents
 from .exemplar_choice import choose_common, choose_own
-
-logger = logging.getLogger(__name__)
+from .place_prior import PRIOR_STEP, PlaceCounts
 
 MAX_EXEMPLARS = 2000
 """Most images to choose from, if nothing else is asked for."""
@@ -34,12 +31,6 @@ COMMON = 2048
 """Exemplars that all cells share."""
 POOL = 60_000
 """Latents among which the shared exemplars are chosen."""
-PRIOR_WINDOW = 3
-"""Width of the square of cells, odd, over which it is counted how often a shared exemplar is the nearest."""
-PRIOR_FLOOR = 1e-3
-"""Probability of all shared exemplars together that were never the nearest there."""
-PRIOR_STEP = 1 / 16
-"""Step in which a byte keeps the negative logarithm of a prior, in nats: up to 15.9."""
 
 
 class Found(NamedTuple):
@@ -102,30 +93,16 @@ class Exemplars(NormalReference):
     def start(self) -> None:
         """Forget everything and get ready to collect."""
         self._kept = KeptLatents()
-        self._seen = 0
         self._variance = torch.zeros(0)
         # Image of each exemplar of a cell; image and cell of each shared one.
         self._image = torch.zeros(0, 0, dtype=torch.int64)
         self._origin = torch.zeros(2, 0, dtype=torch.int64)
-        self._random = torch.Generator().manual_seed(0)
 
     def update(self, posterior: Posterior) -> None:
         """Keep the posteriors of a batch of normal images, each with the probability that keeps the sample fair."""
         self._variance = posterior.variance
         for mean in posterior.mean.detach().cpu():
-            self._seen += 1
-            if len(self._kept) < self.max_exemplars:
-                self._kept.append(mean)
-                continue
-            if self._seen == self.max_exemplars + 1:
-                logger.warning(
-                    "More than max_exemplars=%d normal images: a random sample of that size is kept. "
-                    "reference='gaussian' learns from all of them in constant memory.",
-                    self.max_exemplars,
-                )
-            place = int(torch.randint(self._seen, (1,), generator=self._random))
-            if place < self.max_exemplars:
-                self._kept[place] = mean
+            self._kept.sample(mean, self.max_exemplars)
 
     def finish(self) -> LeftOut:
         """Build the banks; see :meth:`NormalReference.finish`."""
@@ -169,29 +146,13 @@ class Exemplars(NormalReference):
             yield self._by_cell(mean - self.centre), mean, some.to(self.bank.device)
 
     def _count_nearest(self, chosen: torch.Tensor) -> torch.Tensor:
-        """Return the negative logarithm of each shared exemplar's prior at each cell, in steps, ``(h w, K)``.
-
-        It counts which is the nearest to some of the images at the cell and around it, each image's own left out.
-        """
-        height, width = self.grid_size
-        cells, count = height * width, self.common.shape[1]
-        if len(self._kept) == 1 or not count:
-            # Without another image all are alike.
-            alike = round(math.log(max(1, count)) / PRIOR_STEP)
-            return torch.full((cells, count), alike, dtype=torch.uint8, device=self.common.device)
-        counts = torch.zeros(cells * count, device=self.common.device)
-        half_norm = 0.5 * self.common.square().sum(0)
-        offset = count * torch.arange(cells, device=counts.device)[:, None]
-        for _, mean, some in self._left_out(chosen):
-            for query, number in zip(self._by_cell(mean).unbind(1), some, strict=True):
-                nearness = torch.addmm(-half_norm, query - self.common_centre, self.common)
-                nearness -= HIDDEN * (self._origin[0] == number)
-                counts += torch.bincount((offset + nearness.argmax(1, keepdim=True)).flatten(), minlength=len(counts))
-        near = [box_matrix(side, PRIOR_WINDOW).to(counts.device) for side in (height, width)]
-        around = torch.einsum("ij,jwk->iwk", near[0], counts.view(height, width, count))
-        around = torch.einsum("ij,wjk->wik", near[1], around).flatten(0, 1)
-        prior = around / around.sum(1, keepdim=True) + PRIOR_FLOOR / count
-        return (-prior.log() / PRIOR_STEP).round().clamp(0, torch.iinfo(torch.uint8).max).byte()
+        """Return the prior of the shared exemplars (:meth:`PlaceCounts.prior`), from some images, each's own left out."""
+        counts = PlaceCounts(self.grid_size, self.common, self._origin[0])
+        if len(self._kept) > 1:
+            for _, mean, some in self._left_out(chosen):
+                for query, number in zip(self._by_cell(mean).unbind(1), some, strict=True):
+                    counts.add(query - self.common_centre, number)
+        return counts.prior()
 
     @property
     def grid_size(self) -> tuple[int, ...]:

@@ -11,6 +11,7 @@ from anomalib_vae_attention.reference import (
 )
 from anomalib_vae_attention.reference import exemplars as exemplars_module
 from anomalib_vae_attention.reference.exemplar_choice import choose_common
+from anomalib_vae_attention.reference.place_prior import PRIOR_FLOOR, PRIOR_STEP
 from anomalib_vae_attention.vae import Posterior
 
 
@@ -43,7 +44,7 @@ def shared(normal: Exemplars) -> torch.Tensor:
 
 def prior_of(normal: Exemplars) -> torch.Tensor:
     """Return the prior of the shared exemplars at each cell, of shape ``(h, w, K)``."""
-    return (-exemplars_module.PRIOR_STEP * normal.prior.double()).exp().view(*normal.grid_size, -1)
+    return (-PRIOR_STEP * normal.prior.double()).exp().view(*normal.grid_size, -1)
 
 
 def match_all(
@@ -167,7 +168,7 @@ def test_what_is_normal_elsewhere_only_does_not_explain_a_misplaced_part() -> No
     assert match.nearest[:, 1, 1].max() < 5, "it is normal somewhere"
     # exp(-energy / T) against a prior of at most PRIOR_FLOOR: the wrong thing wins only where it is very unlike.
     own = -full / float(normal.temperature)
-    floor = np.log(exemplars_module.PRIOR_FLOOR)
+    floor = np.log(PRIOR_FLOOR)
     assert (match.energy[:, 1, 1].min() > full / 2) == (own > floor)
     prior = prior_of(normal)
     belongs = ((shared(normal) - things[1]).square().sum(1) < (shared(normal) - things[0]).square().sum(1)).double()
@@ -192,8 +193,8 @@ def test_prior_counts_the_nearest_of_other_images() -> None:
     around = np.stack([
         np.stack([counts[max(0, r - 1) : r + 2, max(0, c - 1) : c + 2].sum((0, 1)) for c in range(6)]) for r in range(4)
     ])
-    expected = around / around.sum(-1, keepdims=True) + exemplars_module.PRIOR_FLOOR / len(image_of)
-    np.testing.assert_allclose(prior_of(normal).numpy(), expected, rtol=exemplars_module.PRIOR_STEP / 2 + 1e-6)
+    expected = around / around.sum(-1, keepdims=True) + PRIOR_FLOOR / len(image_of)
+    np.testing.assert_allclose(prior_of(normal).numpy(), expected, rtol=PRIOR_STEP / 2 + 1e-6)
 
 
 def test_each_image_of_a_batch_on_its_own() -> None:
