@@ -146,7 +146,7 @@ class Exemplars(NormalReference):
             yield self._by_cell(mean - self.centre), mean, some.to(self.bank.device)
 
     def _count_nearest(self, chosen: torch.Tensor) -> torch.Tensor:
-        """Return the prior of the shared exemplars (:meth:`PlaceCounts.prior`), from some images, each's own left out."""
+        """Return the shared exemplars' prior (:meth:`PlaceCounts.prior`), from some images, each's own left out."""
         counts = PlaceCounts(self.grid_size, self.common, self._origin[0])
         if len(self._kept) > 1:
             for _, mean, some in self._left_out(chosen):
