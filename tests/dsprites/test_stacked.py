@@ -1,0 +1,187 @@
+"""Runs side by side: the losses and gradients of the Lightning modules, and nothing lost when they are stopped."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F  # noqa: N812
+
+from anomalib_vae_attention.dsprites import models
+from anomalib_vae_attention.dsprites.attention_loss import AttentionDisentanglement
+from anomalib_vae_attention.dsprites.models import BetaVAE, FactorVAE
+from anomalib_vae_attention.dsprites.stacked import convolution
+from anomalib_vae_attention.dsprites.stacked.draws import Draws, draw, unpack
+from anomalib_vae_attention.dsprites.stacked.runs import STEPS, StackedRuns
+
+ATTENTIONS: dict[str, Callable[[], AttentionDisentanglement | None]] = {
+    "none": lambda: None,
+    "apart": lambda: AttentionDisentanglement(40.0, "all", "conv3", normalise=True, both_signs=True),
+    "printed": lambda: AttentionDisentanglement(3.0, "random", "conv4"),
+    "mean of top2": lambda: AttentionDisentanglement(3.0, "top2", "conv2", "mean", warmup_steps=4),
+    "first order": lambda: AttentionDisentanglement(5.0, "all", "conv1", second_order=False),
+}
+
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device")
+
+
+class Still(torch.optim.SGD):
+    """An optimiser that only clears the gradients, so that they can be looked at."""
+
+    def step(self, closure: object = None) -> None:
+        del closure
+
+
+def make_bits(device: str = "cpu") -> torch.Tensor:
+    """Draw white rectangles, at one bit a pixel."""
+    generator = torch.Generator().manual_seed(0)
+    images = np.zeros((300, 64, 64), np.uint8)
+    for image, (y, x, height, width) in zip(images, torch.randint(5, 32, (300, 4), generator=generator), strict=True):
+        image[y : y + height, x : x + width] = 1
+    return torch.from_numpy(np.packbits(images).reshape(300, 512)).to(device)
+
+
+def make_models(attention: str, count: int = 2) -> list[FactorVAE]:
+    """Make models of one structure whose rates and weights differ, with latents that carry something."""
+    torch.manual_seed(0)
+    made = []
+    for index in range(count):
+        model = FactorVAE(4, 10.0 * (index + 1), 1e-3 * (index + 1), attention=ATTENTIONS[attention](), seed=index)
+        for parameter in model.encoder.parameters():
+            parameter.data.mul_(2)
+        made.append(model)
+    return made
+
+
+@pytest.mark.parametrize(
+    ("ours", "plain", "shape", "channels"),
+    [
+        (convolution.convolve, F.conv2d, (2, 3, 4, 6, 5), (7, 5)),
+        (convolution.transposed, F.conv_transpose2d, (2, 3, 4, 6, 5), (5, 7)),
+        (
+            convolution.mean_of_transposed,
+            lambda *args: F.conv_transpose2d(*args).mean((2, 3)),
+            (2, 3, 4, 6, 5),
+            (5, 7),
+        ),
+    ],
+)
+def test_stacked_convolutions(ours: Callable, plain: Callable, shape: tuple[int, ...], channels: tuple) -> None:
+    """Values and all gradients are those of PyTorch's convolutions, each run's with its own weights."""
+    signal = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    weight = torch.randn(2, *channels, 4, 4, dtype=torch.float64, requires_grad=True)
+    made = ours(signal, weight)
+    expected = torch.stack([
+        plain(one.permute(0, 3, 1, 2), kernel, None, 2, 1).movedim(1, -1)
+        for one, kernel in zip(signal, weight, strict=True)
+    ])
+    torch.testing.assert_close(made, expected)
+    upstream = torch.randn_like(expected)
+    gradients = (torch.autograd.grad(value, (signal, weight), upstream) for value in (made, expected))
+    for mine, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+def test_bits_are_unpacked_as_numpy_does() -> None:
+    bits = make_bits()
+    assert np.array_equal(unpack(bits).numpy().reshape(300, -1), np.unpackbits(bits.numpy(), axis=1))
+
+
+@pytest.mark.parametrize("attention", ATTENTIONS)
+def test_gradients_are_those_of_the_lightning_modules(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all weights of both networks, for every run, with the same random numbers, to 1e-5."""
+    made, bits = make_models(attention), make_bits()
+    runs = StackedRuns(made, [0, 1], bits, batch_size=8, working=torch.float32)
+    draw(runs.draws, runs.generators, len(bits))
+    draws = Draws(*(values[0] for values in runs.draws))
+    vae, discriminator = runs.gradients(draws)
+    for run, model in enumerate(made):
+        pair = draws.uniform[run].topk(2).indices
+        monkeypatch.setattr(torch, "randn", lambda *_, run=run, **__: draws.noise[run])
+        monkeypatch.setattr(torch, "randperm", lambda *_, pair=pair, **__: pair)
+        monkeypatch.setattr(models, "permute", lambda latents, _, run=run: latents.gather(0, draws.order[run]))
+        images = unpack(bits[draws.indices[run]])[:, None]
+        optimizers = [
+            Still([*model.encoder.parameters(), *model.decoder.parameters()]),
+            Still(model.discriminator.parameters()),
+        ]
+        logged = model.optimise(images, optimizers)
+        assert logged.keys() == runs.terms.keys()
+        if attention != "none":
+            assert logged["attention"] > 0
+        for name, value in logged.items():
+            torch.testing.assert_close(runs.terms[name][run], value, rtol=1e-5, atol=1e-6)
+        ours = {**vae, **{f"discriminator.{name}": value for name, value in discriminator.items()}}
+        for name, parameter in model.named_parameters():
+            departure = (ours[name][run] - parameter.grad).norm() / parameter.grad.norm()
+            assert departure < 1e-5, name
+
+
+def test_a_run_is_the_same_alone_as_beside_others() -> None:
+    """Weights after several steps, but for rounding: a run draws for itself."""
+    beside = StackedRuns(make_models("apart"), [0, 1], make_bits(), batch_size=4, working=torch.float32)
+    alone = StackedRuns(make_models("apart")[1:], [1], make_bits(), batch_size=4, working=torch.float32)
+    for runs in (beside, alone):
+        runs.advance()
+    for name, value in alone.weights_of(0).items():
+        torch.testing.assert_close(value, beside.weights_of(1)[name], rtol=1e-3, atol=1e-4)
+    assert beside.steps == STEPS
+
+
+def test_stacked_beta_vae_learns() -> None:
+    runs = StackedRuns([BetaVAE(4, beta, 2e-3) for beta in (1.0, 4.0)], [0, 0], make_bits(), batch_size=16)
+    runs.step(Draws(*(draw(runs.draws, runs.generators, 300) or values[0] for values in runs.draws)))
+    before = runs.terms["reconstruction"]
+    for _ in range(2):
+        runs.advance()
+    assert (runs.terms["reconstruction"] < 0.5 * before).all()
+
+
+def test_models_that_cannot_be_stacked() -> None:
+    with pytest.raises(ValueError, match="2 models of 2 structures"):
+        StackedRuns([FactorVAE(), BetaVAE()], [0, 0], make_bits())
+    with pytest.raises(ValueError, match="1 seeds"):
+        StackedRuns([FactorVAE(), FactorVAE()], [0], make_bits())
+
+
+@needs_gpu
+@pytest.mark.parametrize("attention", ["none", "apart", "printed"])
+def test_gradients_on_a_gpu_are_those_of_the_processor(attention: str) -> None:
+    """In bf16 and TF32, with every term of the loss, but for rounding: a cosine above .999."""
+    torch.set_float32_matmul_precision("high")
+    found = []
+    for device, working in (("cpu", torch.float32), ("cuda", torch.bfloat16)):
+        runs = StackedRuns(make_models(attention), [0, 1], make_bits(device), batch_size=64, working=working)
+        cpu = StackedRuns(make_models(attention), [0, 1], make_bits(), batch_size=64)
+        draw(cpu.draws, cpu.generators, 300)
+        found.append(runs.gradients(Draws(*(values[0].to(device) for values in cpu.draws))))
+    for ours, theirs in zip(*found, strict=True):
+        for run in range(2):
+            flat = [torch.cat([value[run].flatten().cpu() for value in part.values()]) for part in (ours, theirs)]
+            assert F.cosine_similarity(*flat, dim=0) > 0.999
+
+
+@needs_gpu
+def test_graphs_do_what_single_steps_do_and_go_on_exactly(tmp_path: Path) -> None:
+    """Replayed steps end where eager ones do, and so does a run that was stopped."""
+    torch.set_float32_matmul_precision("high")
+
+    def make() -> StackedRuns:
+        return StackedRuns(make_models("apart"), [0, 1], make_bits("cuda"))
+
+    whole, stopped, eager = make(), make(), make()
+    for _ in range(4):
+        whole.advance()
+        eager._is_warm = False
+        eager.advance()
+    for _ in range(2):
+        stopped.advance()
+    torch.save(stopped.state_dict(), tmp_path / "state")
+    resumed = make()
+    resumed.load_state_dict(torch.load(tmp_path / "state", map_location="cuda", weights_only=True))
+    for _ in range(2):
+        resumed.advance()
+    for name, value in whole.weights_of(0).items():
+        torch.testing.assert_close(value, eager.weights_of(0)[name], rtol=0, atol=0)
+        torch.testing.assert_close(value, resumed.weights_of(0)[name], rtol=0, atol=0)
