@@ -12,8 +12,9 @@ from anomalib_vae_attention.dsprites import models
 from anomalib_vae_attention.dsprites.attention_loss import AttentionDisentanglement
 from anomalib_vae_attention.dsprites.models import BetaVAE, FactorVAE
 from anomalib_vae_attention.dsprites.stacked import convolution
+from anomalib_vae_attention.dsprites.stacked import runs as stacked_runs
 from anomalib_vae_attention.dsprites.stacked.draws import Draws, draw, unpack
-from anomalib_vae_attention.dsprites.stacked.runs import STEPS, StackedRuns
+from anomalib_vae_attention.dsprites.stacked.runs import StackedRuns
 
 ATTENTIONS: dict[str, Callable[[], AttentionDisentanglement | None]] = {
     "none": lambda: None,
@@ -31,15 +32,6 @@ class Still(torch.optim.SGD):
 
     def step(self, closure: object = None) -> None:
         del closure
-
-
-def make_bits(device: str = "cpu") -> torch.Tensor:
-    """Draw white rectangles, at one bit a pixel."""
-    generator = torch.Generator().manual_seed(0)
-    images = np.zeros((300, 64, 64), np.uint8)
-    for image, (y, x, height, width) in zip(images, torch.randint(5, 32, (300, 4), generator=generator), strict=True):
-        image[y : y + height, x : x + width] = 1
-    return torch.from_numpy(np.packbits(images).reshape(300, 512)).to(device)
 
 
 def make_models(attention: str, count: int = 2) -> list[FactorVAE]:
@@ -83,15 +75,16 @@ def test_stacked_convolutions(ours: Callable, plain: Callable, shape: tuple[int,
         torch.testing.assert_close(mine, theirs)
 
 
-def test_bits_are_unpacked_as_numpy_does() -> None:
-    bits = make_bits()
+def test_bits_are_unpacked_as_numpy_does(bits: torch.Tensor) -> None:
     assert np.array_equal(unpack(bits).numpy().reshape(300, -1), np.unpackbits(bits.numpy(), axis=1))
 
 
 @pytest.mark.parametrize("attention", ATTENTIONS)
-def test_gradients_are_those_of_the_lightning_modules(attention: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gradients_are_those_of_the_lightning_modules(
+    attention: str, bits: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of all weights of both networks, for every run, with the same random numbers, to 1e-5."""
-    made, bits = make_models(attention), make_bits()
+    made = make_models(attention)
     runs = StackedRuns(made, [0, 1], bits, batch_size=8, working=torch.float32)
     draw(runs.draws, runs.generators, len(bits))
     draws = Draws(*(values[0] for values in runs.draws))
@@ -118,42 +111,43 @@ def test_gradients_are_those_of_the_lightning_modules(attention: str, monkeypatc
             assert departure < 1e-5, name
 
 
-def test_a_run_is_the_same_alone_as_beside_others() -> None:
-    """Weights after several steps, but for rounding: a run draws for itself."""
-    beside = StackedRuns(make_models("apart"), [0, 1], make_bits(), batch_size=4, working=torch.float32)
-    alone = StackedRuns(make_models("apart")[1:], [1], make_bits(), batch_size=4, working=torch.float32)
+def test_a_run_is_the_same_alone_as_beside_others(bits: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights after some steps, but for rounding: a run draws for itself."""
+    monkeypatch.setattr(stacked_runs, "STEPS", 3)
+    beside = StackedRuns(make_models("apart"), [0, 1], bits, batch_size=4, working=torch.float32)
+    alone = StackedRuns(make_models("apart")[1:], [1], bits, batch_size=4, working=torch.float32)
     for runs in (beside, alone):
         runs.advance()
     for name, value in alone.weights_of(0).items():
         torch.testing.assert_close(value, beside.weights_of(1)[name], rtol=1e-3, atol=1e-4)
-    assert beside.steps == STEPS
+    assert beside.steps == 3
 
 
-def test_stacked_beta_vae_learns() -> None:
-    runs = StackedRuns([BetaVAE(4, beta, 2e-3) for beta in (1.0, 4.0)], [0, 0], make_bits(), batch_size=16)
-    runs.step(Draws(*(draw(runs.draws, runs.generators, 300) or values[0] for values in runs.draws)))
+def test_stacked_beta_vae_learns(bits: torch.Tensor) -> None:
+    runs = StackedRuns([BetaVAE(4, beta, 4e-3) for beta in (1.0, 4.0)], [0, 0], bits, batch_size=8)
+    draw(runs.draws, runs.generators, 300)
+    runs.gradients(Draws(*(values[0] for values in runs.draws)))
     before = runs.terms["reconstruction"]
-    for _ in range(2):
-        runs.advance()
-    assert (runs.terms["reconstruction"] < 0.5 * before).all()
+    runs.advance()
+    assert (runs.terms["reconstruction"] < 0.9 * before).all()
 
 
-def test_models_that_cannot_be_stacked() -> None:
+def test_models_that_cannot_be_stacked(bits: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="2 models of 2 structures"):
-        StackedRuns([FactorVAE(), BetaVAE()], [0, 0], make_bits())
+        StackedRuns([FactorVAE(), BetaVAE()], [0, 0], bits)
     with pytest.raises(ValueError, match="1 seeds"):
-        StackedRuns([FactorVAE(), FactorVAE()], [0], make_bits())
+        StackedRuns([FactorVAE(), FactorVAE()], [0], bits)
 
 
 @needs_gpu
 @pytest.mark.parametrize("attention", ["none", "apart", "printed"])
-def test_gradients_on_a_gpu_are_those_of_the_processor(attention: str) -> None:
+def test_gradients_on_a_gpu_are_those_of_the_processor(attention: str, bits: torch.Tensor) -> None:
     """In bf16 and TF32, with every term of the loss, but for rounding: a cosine above .999."""
     torch.set_float32_matmul_precision("high")
     found = []
     for device, working in (("cpu", torch.float32), ("cuda", torch.bfloat16)):
-        runs = StackedRuns(make_models(attention), [0, 1], make_bits(device), batch_size=64, working=working)
-        cpu = StackedRuns(make_models(attention), [0, 1], make_bits(), batch_size=64)
+        runs = StackedRuns(make_models(attention), [0, 1], bits.to(device), batch_size=64, working=working)
+        cpu = StackedRuns(make_models(attention), [0, 1], bits, batch_size=64)
         draw(cpu.draws, cpu.generators, 300)
         found.append(runs.gradients(Draws(*(values[0].to(device) for values in cpu.draws))))
     for ours, theirs in zip(*found, strict=True):
@@ -163,12 +157,12 @@ def test_gradients_on_a_gpu_are_those_of_the_processor(attention: str) -> None:
 
 
 @needs_gpu
-def test_graphs_do_what_single_steps_do_and_go_on_exactly(tmp_path: Path) -> None:
+def test_graphs_do_what_single_steps_do_and_go_on_exactly(tmp_path: Path, bits: torch.Tensor) -> None:
     """Replayed steps end where eager ones do, and so does a run that was stopped."""
     torch.set_float32_matmul_precision("high")
 
     def make() -> StackedRuns:
-        return StackedRuns(make_models("apart"), [0, 1], make_bits("cuda"))
+        return StackedRuns(make_models("apart"), [0, 1], bits.cuda())
 
     whole, stopped, eager = make(), make(), make()
     for _ in range(4):

@@ -37,5 +37,5 @@ def explained_of(sample: Sample) -> list[float]:
         sums = np.stack([np.bincount(values, latent) for latent in codes.T])
         means = sums / np.maximum(counts, 1)
         between = (counts * (means - codes.mean(0)[:, None]) ** 2).sum(1) / len(codes)
-        shares.append(float((between / codes.var(0)).max()))
+        shares.append(min(1.0, float((between / codes.var(0)).max())))
     return shares

@@ -25,6 +25,7 @@ def run_side_by_side(
     output: Path,
     more: list[str],
     minutes: float | None = None,
+    device: str = "cuda",
 ) -> list[Path]:
     """Train all runs side by side on a GPU, and go on where an earlier call was stopped.
 
@@ -35,6 +36,7 @@ def run_side_by_side(
         output: Folder of all runs; each has a folder named after its arm and seed.
         more: Further arguments for every run.
         minutes: Stop training after this long, counted from the call.
+        device: Which GPU; on a processor it works, too, but is of no use.
 
     Returns:
         The folders of the runs.
@@ -43,7 +45,7 @@ def run_side_by_side(
         ValueError: If there is no GPU, or what was started in the folder are other runs.
     """
     start = time.monotonic()
-    if not torch.cuda.is_available():
+    if device == "cuda" and not torch.cuda.is_available():
         msg = "--accelerator gpu: PyTorch finds no CUDA device; leave it out to run on processors"
         raise ValueError(msg)
     torch.set_float32_matmul_precision("high")
@@ -55,7 +57,9 @@ def run_side_by_side(
         runs.append(Run(folder, seed, cli.model))
     file = cli.datamodule.images().file
     bits = np.fromfile(file, np.uint8, IMAGES * IMAGE_BYTES).reshape(IMAGES, IMAGE_BYTES)
-    campaign = StackedCampaign(runs, torch.from_numpy(bits).cuda(), output, scorer, cli.datamodule.batches.batch_size)
+    campaign = StackedCampaign(
+        runs, torch.from_numpy(bits).to(device), output, scorer, cli.datamodule.batches.batch_size
+    )
     if campaign.resume():
         print(f"going on after {campaign.steps} steps")
     campaign.fit(schedule, lambda: minutes is not None and time.monotonic() - start > 60 * minutes)
