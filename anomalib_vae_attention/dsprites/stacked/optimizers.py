@@ -43,5 +43,6 @@ def apply(
     for group in optimizer.param_groups:
         start, stop = group["runs"]
         for name, view in zip(parameters, group["params"], strict=True):
-            view.grad = gradients[name][start:stop]
+            # The fused kernel wants the layout of the weights.
+            view.grad = gradients[name][start:stop].contiguous()
     optimizer.step()
