@@ -8,12 +8,18 @@ output. Blocks are not repeated for each window, as they would be in the usual p
 Signals are ``(R, B, h, w, C)``, of ``R`` runs and channels last; weights are PyTorch's with ``R`` in front.
 """
 
+from math import gcd
+from typing import Any
+
 import torch
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention.dsprites.convolution import fold, patches
 
 from .blocks import AddParts, FromBlocks, ToBlocks, ToParts
+
+PIECES = 16
+"""In how many pieces of each run gradients by weights are summed, where the rows can be divided by it."""
 
 
 def _by_blocks(weight: torch.Tensor) -> torch.Tensor:
@@ -23,9 +29,33 @@ def _by_blocks(weight: torch.Tensor) -> torch.Tensor:
     return taps.permute(0, 4, 6, 2, 3, 5, 1).reshape(runs, 4 * before, 4 * after)
 
 
+class _Product(torch.autograd.Function):
+    """Products ``(R, M, C) @ (R, C, D)`` of few columns and many rows.
+
+    The gradient by the matrices is a sum over all rows, with little to do beside it: it is made in pieces, which a GPU
+    computes at once.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, signal: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:  # noqa: ANN401
+        """Multiply."""
+        ctx.save_for_backward(signal, matrix)
+        return torch.bmm(signal, matrix)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]  # noqa: ANN401
+        """Carry the gradient back to signals and matrices."""
+        signal, matrix = ctx.saved_tensors
+        by_signal = torch.bmm(gradient, matrix.mT) if ctx.needs_input_grad[0] else None
+        pieces = gcd(PIECES, signal.shape[1])
+        rows, columns = (values.unflatten(1, (pieces, -1)).flatten(0, 1) for values in (signal, gradient))
+        by_matrix = torch.bmm(rows.mT, columns).unflatten(0, (-1, pieces)).sum(1)
+        return by_signal, by_matrix
+
+
 def _multiply(signal: torch.Tensor, matrix: torch.Tensor) -> torch.Tensor:
     """Multiply the channels of ``(R, B, h, w, C)`` by each run's matrix ``(R, C, D)``."""
-    return torch.bmm(signal.flatten(1, 3), matrix).unflatten(1, signal.shape[1:4])
+    return _Product.apply(signal.flatten(1, 3), matrix).unflatten(1, signal.shape[1:4])
 
 
 def convolve(signal: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -68,7 +98,7 @@ def convolve_one_channel(images: torch.Tensor, weight: torch.Tensor, bias: torch
     runs, batch = images.shape[:2]
     windows = patches(images.flatten(0, 1))
     matrix = windows.view(len(windows), runs, -1).permute(1, 2, 0)
-    made = torch.baddbmm(bias[:, None], matrix, weight.flatten(2).mT)
+    made = _Product.apply(matrix, weight.flatten(2).mT) + bias[:, None]
     return made.view(runs, batch, *windows.shape[2:], -1)
 
 
@@ -84,8 +114,8 @@ def transposed_to_one_channel(signal: torch.Tensor, weight: torch.Tensor, bias: 
         For each run ``F.conv_transpose2d(signal, weight, bias, 2, 1)``, shape ``(R, B, 2h, 2w)``.
     """
     runs, batch, height, width, _ = signal.shape
-    windows = torch.bmm(weight.flatten(2).mT, signal.flatten(1, 3).mT)
-    images = fold(windows.transpose(0, 1).reshape(-1, runs * batch, height, width))
+    windows = _Product.apply(signal.flatten(1, 3), weight.flatten(2))
+    images = fold(windows.permute(2, 0, 1).reshape(-1, runs * batch, height, width))
     return images.unflatten(0, (runs, batch)) + bias[:, :, None, None]
 
 

@@ -43,6 +43,8 @@ def apply(
     for group in optimizer.param_groups:
         start, stop = group["runs"]
         for name, view in zip(parameters, group["params"], strict=True):
-            # The fused kernel wants the layout of the weights.
-            view.grad = gradients[name][start:stop].contiguous()
+            gradient = gradients[name][start:stop]
+            # The fused kernel wants the very strides of the weights, those of dimensions of size 1 included.
+            same = gradient.stride() == view.stride()
+            view.grad = gradient if same else torch.empty_like(view).copy_(gradient)
     optimizer.step()

@@ -61,7 +61,11 @@ class StackedRuns:
             raise ValueError(msg)
         device = bits.device
         named = [dict(model.named_parameters()) for model in models]
-        stacked = {name: torch.stack([weights[name].detach() for weights in named]).to(device) for name in named[0]}
+        stacked = {
+            # The modules' weights are channels last; here the sorting happens in every step.
+            name: torch.stack([weights[name].detach().contiguous() for weights in named]).to(device)
+            for name in named[0]
+        }
         is_own = {name: name.startswith("discriminator.") for name in stacked}
         self.vae = {name: value.requires_grad_() for name, value in stacked.items() if not is_own[name]}
         self.discriminator = {
