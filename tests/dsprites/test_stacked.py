@@ -14,6 +14,7 @@ from anomalib_vae_attention.dsprites.models import BetaVAE, FactorVAE
 from anomalib_vae_attention.dsprites.stacked import convolution
 from anomalib_vae_attention.dsprites.stacked import runs as stacked_runs
 from anomalib_vae_attention.dsprites.stacked.draws import Draws, draw, unpack
+from anomalib_vae_attention.dsprites.stacked.layout import arrange, restore
 from anomalib_vae_attention.dsprites.stacked.runs import StackedRuns
 
 ATTENTIONS: dict[str, Callable[[], AttentionDisentanglement | None]] = {
@@ -46,33 +47,73 @@ def make_models(attention: str, count: int = 2) -> list[FactorVAE]:
     return made
 
 
+def of_one_run(ours: Callable, plain: Callable, kind: str) -> tuple[Callable, Callable]:
+    """Make the stacked convolution and PyTorch's functions of signal, weight and bias, channels last."""
+    name = f"{kind}.convolutions.1.weight"
+
+    def theirs(signal: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        rows = zip(signal, weight, bias, strict=True)
+        return torch.stack([plain(x.permute(0, 3, 1, 2), w, b, 2, 1).movedim(1, -1) for x, w, b in rows])
+
+    return lambda signal, weight, bias: ours(signal, arrange(name, weight), bias), theirs
+
+
 @pytest.mark.parametrize(
-    ("ours", "plain", "shape", "channels"),
+    ("ours", "plain", "kind", "channels"),
     [
-        (convolution.convolve, F.conv2d, (2, 3, 4, 6, 5), (7, 5)),
-        (convolution.transposed, F.conv_transpose2d, (2, 3, 4, 6, 5), (5, 7)),
+        (convolution.convolve, F.conv2d, "encoder", (7, 5)),
+        (convolution.transposed, F.conv_transpose2d, "decoder", (5, 7)),
+        (lambda x, w, b: convolution.convolve_one_channel(x[..., 0], w, b), F.conv2d, "encoder", (7, 1)),
         (
-            convolution.mean_of_transposed,
-            lambda *args: F.conv_transpose2d(*args).mean((2, 3)),
-            (2, 3, 4, 6, 5),
-            (5, 7),
+            lambda x, w, b: convolution.transposed_to_one_channel(x, w, b)[..., None],
+            F.conv_transpose2d,
+            "decoder",
+            (5, 1),
         ),
     ],
 )
-def test_stacked_convolutions(ours: Callable, plain: Callable, shape: tuple[int, ...], channels: tuple) -> None:
+def test_stacked_convolutions(ours: Callable, plain: Callable, kind: str, channels: tuple[int, int]) -> None:
     """Values and all gradients are those of PyTorch's convolutions, each run's with its own weights."""
-    signal = torch.randn(shape, dtype=torch.float64, requires_grad=True)
     weight = torch.randn(2, *channels, 4, 4, dtype=torch.float64, requires_grad=True)
-    made = ours(signal, weight)
-    expected = torch.stack([
-        plain(one.permute(0, 3, 1, 2), kernel, None, 2, 1).movedim(1, -1)
-        for one, kernel in zip(signal, weight, strict=True)
-    ])
+    ours, theirs = of_one_run(ours, plain, kind)
+    into, out = channels[::-1] if kind == "encoder" else channels
+    signal = torch.randn(2, 3, 4, 6, into, dtype=torch.float64, requires_grad=into > 1)
+    bias = torch.randn(2, out, dtype=torch.float64, requires_grad=True)
+    made, expected = ours(signal, weight, bias), theirs(signal, weight, bias)
     torch.testing.assert_close(made, expected)
     upstream = torch.randn_like(expected)
-    gradients = (torch.autograd.grad(value, (signal, weight), upstream) for value in (made, expected))
+    inputs = [value for value in (signal, weight, bias) if value.requires_grad]
+    gradients = (torch.autograd.grad(value, inputs, upstream) for value in (made, expected))
+    for mine, theirs_ in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, theirs_)
+
+
+def test_adjoints_of_convolutions() -> None:
+    """Carried back, and averaged over the places, gradients are autograd's; so are those of the average."""
+    weight = torch.randn(2, 7, 5, 4, 4, dtype=torch.float64, requires_grad=True)
+    signal = torch.randn(2, 3, 8, 12, 5, dtype=torch.float64, requires_grad=True)
+    matrix = arrange("encoder.convolutions.1.weight", weight)
+    upstream = torch.randn(2, 3, 4, 6, 7, dtype=torch.float64, requires_grad=True)
+    made = convolution.convolve(signal, matrix, weight.new_zeros(2, 7))
+    (expected,) = torch.autograd.grad(made, signal, upstream, retain_graph=True)
+    carried = convolution.adjoint(upstream, matrix)
+    torch.testing.assert_close(carried, expected)
+    mean = convolution.mean_adjoint(upstream, matrix)
+    torch.testing.assert_close(mean, carried.mean((2, 3)))
+    probe = torch.randn_like(mean)
+    gradients = (
+        torch.autograd.grad((value * probe).sum(), (upstream, weight), retain_graph=True)
+        for value in (mean, carried.mean((2, 3)))
+    )
     for mine, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+def test_layout_is_undone() -> None:
+    for name, weight in FactorVAE().named_parameters():
+        if not name.startswith("discriminator"):
+            stacked = torch.stack([weight.detach(), 2 * weight.detach()])
+            assert torch.equal(restore(name, arrange(name, stacked), weight.shape), stacked)
 
 
 def test_bits_are_unpacked_as_numpy_does(bits: torch.Tensor) -> None:
@@ -105,7 +146,8 @@ def test_gradients_are_those_of_the_lightning_modules(
             assert logged["attention"] > 0
         for name, value in logged.items():
             torch.testing.assert_close(runs.terms[name][run], value, rtol=1e-5, atol=1e-6)
-        ours = {**vae, **{f"discriminator.{name}": value for name, value in discriminator.items()}}
+        restored = {name: restore(name, value, runs.shapes[name]) for name, value in vae.items()}
+        ours = {**restored, **{f"discriminator.{name}": value for name, value in discriminator.items()}}
         for name, parameter in model.named_parameters():
             departure = (ours[name][run] - parameter.grad).norm() / parameter.grad.norm()
             assert departure < 1e-5, name

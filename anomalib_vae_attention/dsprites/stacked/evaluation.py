@@ -9,7 +9,7 @@ from anomalib_vae_attention.dsprites.datamodule import TEST_SEED, RandomBatches
 from anomalib_vae_attention.loss import kl_by_latent
 
 from .draws import unpack
-from .networks import decode, encode, prepare
+from .networks import decode, encode
 from .runs import StackedRuns
 
 CHUNK = 1024
@@ -30,12 +30,11 @@ def encode_means(stack: StackedRuns, indices: NDArray[np.int64]) -> NDArray[np.f
     Returns:
         Posterior means, shape ``(R, N, d)``.
     """
-    weights = prepare(stack.vae, torch.float32)
     runs = len(stack.generators)
     parts = []
     for chunk in torch.from_numpy(indices).to(stack.bits.device).split(CHUNK):
         images = unpack(stack.bits[chunk])
-        parts.append(encode(images.expand(runs, *images.shape), weights).mean)
+        parts.append(encode(images.expand(runs, *images.shape), stack.vae).mean)
     return torch.cat(parts, 1).cpu().numpy()
 
 
@@ -49,7 +48,6 @@ def loss_on_test_batches(stack: StackedRuns) -> dict[str, list[float]]:
     Returns:
         Both in nats per image, and the other terms of the last training step, by name a value of each run.
     """
-    weights = prepare(stack.vae, torch.float32)
     runs, device = len(stack.generators), stack.bits.device
     generator = torch.Generator(device).manual_seed(TEST_SEED)
     indices = torch.cat(list(RandomBatches(TEST_BATCH_SIZE, TEST_BATCHES, TEST_SEED))).to(device)
@@ -57,9 +55,9 @@ def loss_on_test_batches(stack: StackedRuns) -> dict[str, list[float]]:
     for chunk in indices.split(CHUNK):
         images = unpack(stack.bits[chunk])
         images = images.expand(runs, *images.shape)
-        encoded = encode(images, weights)
+        encoded = encode(images, stack.vae)
         noise = torch.randn(encoded.mean.shape[1:], generator=generator, device=device)
-        logits = decode(encoded.mean + (0.5 * encoded.log_variance).exp() * noise, weights)
+        logits = decode(encoded.mean + (0.5 * encoded.log_variance).exp() * noise, stack.vae)
         errors.append(F.binary_cross_entropy_with_logits(logits, images, reduction="none").sum((2, 3)))
         divergences.append(kl_by_latent(encoded.mean, encoded.log_variance).sum(2))
     terms = {"reconstruction": torch.cat(errors, 1).mean(1), "kl": torch.cat(divergences, 1).mean(1)}

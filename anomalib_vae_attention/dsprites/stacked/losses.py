@@ -9,7 +9,8 @@ from anomalib_vae_attention.dsprites.attention_loss import ACTIVE_KL, AttentionD
 from anomalib_vae_attention.dsprites.discriminator import DEPTH, NEGATIVE_SLOPE, DensityRatio
 from anomalib_vae_attention.dsprites.networks import LAYERS
 
-from .networks import Encoded, Weights, mean_adjoint
+from .layout import Weights
+from .networks import Encoded, mean_adjoint
 
 
 def choose_pairs(attention: AttentionDisentanglement, divergence: torch.Tensor, uniform: torch.Tensor) -> torch.Tensor:
@@ -45,7 +46,7 @@ def overlap(
 
     Args:
         attention: What is explained and compared; its ``weight`` is not used.
-        weights: As from :func:`~.networks.prepare`.
+        weights: As for :func:`.networks.encode`.
         encoded: What the encoders made of the images.
         noise: The noise with which the latents were sampled, shape ``(R, B, d)``.
         pairs: Weights of the pairs, as from :func:`choose_pairs`.

@@ -42,9 +42,15 @@ def apply(
     """
     for group in optimizer.param_groups:
         start, stop = group["runs"]
+        targets, sources = [], []
         for name, view in zip(parameters, group["params"], strict=True):
             gradient = gradients[name][start:stop]
-            # The fused kernel wants the very strides of the weights, those of dimensions of size 1 included.
-            same = gradient.stride() == view.stride()
-            view.grad = gradient if same else torch.empty_like(view).copy_(gradient)
+            # The fused kernel wants data type and strides of the weights, those of dimensions of size 1 included.
+            if gradient.dtype != view.dtype or gradient.stride() != view.stride():
+                sources.append(gradient.contiguous())
+                gradient = torch.empty_like(view)
+                targets.append(gradient)
+            view.grad = gradient
+        if targets:
+            torch._foreach_copy_(targets, sources)
     optimizer.step()

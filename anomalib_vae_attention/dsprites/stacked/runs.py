@@ -11,8 +11,9 @@ from anomalib_vae_attention.dsprites.models import BetaVAE, FactorVAE
 from anomalib_vae_attention.loss import kl_by_latent
 
 from .draws import Draws, draw, empty_draws, unpack
+from .layout import arrange, restore
 from .losses import choose_pairs, density_ratio, overlap
-from .networks import decode, encode, prepare
+from .networks import FULL_PRECISION, decode, encode
 from .optimizers import apply, make_adam
 
 STEPS = 20
@@ -62,12 +63,17 @@ class StackedRuns:
         device = bits.device
         named = [dict(model.named_parameters()) for model in models]
         stacked = {
-            # The modules' weights are channels last; here the sorting happens in every step.
             name: torch.stack([weights[name].detach().contiguous() for weights in named]).to(device)
             for name in named[0]
         }
         is_own = {name: name.startswith("discriminator.") for name in stacked}
-        self.vae = {name: value.requires_grad_() for name, value in stacked.items() if not is_own[name]}
+        self.shapes = {name: value.shape[1:] for name, value in stacked.items()}
+        self.vae = {name: arrange(name, value) for name, value in stacked.items() if not is_own[name]}
+        self.leaves = {
+            name: (value if name.startswith(FULL_PRECISION) else value.to(working)).detach().requires_grad_()
+            for name, value in self.vae.items()
+        }
+        """The VAE's weights in the data type that they are multiplied in, for autograd."""
         self.discriminator = {
             name.removeprefix("discriminator."): value for name, value in stacked.items() if is_own[name]
         }
@@ -105,10 +111,13 @@ class StackedRuns:
             draws: The step's random numbers.
 
         Returns:
-            Gradients by the weights of VAE and discriminator.
+            Gradients by the weights of VAE and discriminator, the VAE's in the layout and data type of its leaves.
         """
+        weights = self.leaves
+        stale = [name for name, leaf in weights.items() if leaf.data_ptr() != self.vae[name].data_ptr()]
+        if stale:
+            torch._foreach_copy_([weights[name].detach() for name in stale], [self.vae[name] for name in stale])
         images = unpack(self.bits[draws.indices])
-        weights = prepare(self.vae, self.working)
         encoded = encode(images.to(self.working), weights)
         latents = encoded.mean + (0.5 * encoded.log_variance).exp() * draws.noise
         logits = decode(latents, weights)
@@ -129,8 +138,8 @@ class StackedRuns:
             loss = loss + self.gamma * (latents * ratio.gradient).sum((1, 2))
             self.terms.update(total_correlation=ratio.total_correlation, discriminator=ratio.loss)
             own.append(gradients)
-        made = torch.autograd.grad(loss.sum(), list(self.vae.values()))
-        return [dict(zip(self.vae, made, strict=True)), *own]
+        made = torch.autograd.grad(loss.sum(), list(weights.values()))
+        return [dict(zip(weights, made, strict=True)), *own]
 
     def step(self, draws: Draws) -> None:
         """Do one optimiser step of every network."""
@@ -174,7 +183,7 @@ class StackedRuns:
         self.synchronize()
         return {
             "steps": self.steps,
-            "vae": {name: value.detach() for name, value in self.vae.items()},
+            "vae": self.vae,
             "discriminator": self.discriminator,
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "generators": [generator.get_state() for generator in self.generators],
@@ -186,7 +195,7 @@ class StackedRuns:
         self.counter.fill_(self.steps)
         for part, parameters in (("vae", self.vae), ("discriminator", self.discriminator)):
             for name, value in parameters.items():
-                value.detach().copy_(state[part][name])
+                value.copy_(state[part][name])
         for optimizer, kept in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(kept)
         for generator, kept in zip(self.generators, state["generators"], strict=True):
@@ -196,4 +205,5 @@ class StackedRuns:
     def weights_of(self, run: int) -> dict[str, torch.Tensor]:
         """Return the weights of a run's VAE, named as in its Lightning module, on the processor."""
         self.synchronize()
-        return {name: value.detach()[run].cpu() for name, value in self.vae.items()}
+        rows = {name: value[run : run + 1].cpu() for name, value in self.vae.items()}
+        return {name: restore(name, value, self.shapes[name])[0] for name, value in rows.items()}
