@@ -156,10 +156,14 @@ def test_gradients_are_those_of_the_lightning_modules(
 def test_a_run_is_the_same_alone_as_beside_others(bits: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights after some steps, but for rounding: a run draws for itself."""
     monkeypatch.setattr(stacked_runs, "STEPS", 3)
-    beside = StackedRuns(make_models("apart"), [0, 1], bits, batch_size=4, working=torch.float32)
+    others = [*make_models("none"), *make_models("apart")[:1]]
+    beside = StackedRuns(
+        [others[0], make_models("apart")[1], *others[1:]], [0, 1, 2, 3], bits, batch_size=4, working=torch.float32
+    )
     alone = StackedRuns(make_models("apart")[1:], [1], bits, batch_size=4, working=torch.float32)
     for runs in (beside, alone):
         runs.advance()
+    assert beside.terms["attention"].shape == (4,)
     for name, value in alone.weights_of(0).items():
         torch.testing.assert_close(value, beside.weights_of(1)[name], rtol=1e-3, atol=1e-4)
     assert beside.steps == 3
@@ -175,8 +179,10 @@ def test_stacked_beta_vae_learns(bits: torch.Tensor) -> None:
 
 
 def test_models_that_cannot_be_stacked(bits: torch.Tensor) -> None:
-    with pytest.raises(ValueError, match="2 models of 2 structures"):
+    with pytest.raises(ValueError, match="2 models of the structures"):
         StackedRuns([FactorVAE(), BetaVAE()], [0, 0], bits)
+    with pytest.raises(ValueError, match="2 models of the structures"):
+        StackedRuns([*make_models("apart", 1), *make_models("printed", 1)], [0, 0], bits)
     with pytest.raises(ValueError, match="1 seeds"):
         StackedRuns([FactorVAE(), FactorVAE()], [0], bits)
 

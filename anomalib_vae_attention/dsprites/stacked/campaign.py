@@ -22,8 +22,9 @@ from anomalib_vae_attention.dsprites.models import BetaVAE
 from anomalib_vae_attention.files import write_json
 
 from .evaluation import encode_means, loss_on_test_batches
-from .runs import STEPS, StackedRuns, structure
+from .runs import STEPS, StackedRuns
 from .scores import Scorer
+from .structure import fit_together, structure
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -69,11 +70,17 @@ class StackedCampaign:
         batch_size: int = 64,
         working: torch.dtype = torch.bfloat16,
     ) -> None:
-        kinds: dict[object, list[Run]] = {}
-        # Equal learning rates side by side: one launch of the optimiser for all of them.
-        for run in sorted(runs, key=lambda run: run.model.learning_rate):
-            kinds.setdefault(structure(run.model), []).append(run)
-        self.members = list(kinds.values())
+        self.members: list[list[Run]] = []
+        # Those without attention last, to join others; equal learning rates side by side, for one launch of Adam.
+        for run in sorted(runs, key=lambda run: structure(run.model).attention is None):
+            others = (members for members in self.members if fit_together([run.model, *(o.model for o in members)]))
+            members = next(others, None)
+            if members is None:
+                self.members.append([run])
+            else:
+                members.append(run)
+        for members in self.members:
+            members.sort(key=lambda run: run.model.learning_rate)
         self.stacks = [
             StackedRuns([run.model for run in members], [run.seed for run in members], bits, batch_size, working)
             for members in self.members

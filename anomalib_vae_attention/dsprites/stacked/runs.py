@@ -15,17 +15,10 @@ from .layout import arrange, restore
 from .losses import choose_pairs, density_ratio, overlap
 from .networks import FULL_PRECISION, decode, encode
 from .optimizers import apply, make_adam
+from .structure import fit_together, structure
 
 STEPS = 20
 """Optimiser steps that :meth:`StackedRuns.advance` does at once."""
-
-
-def structure(model: BetaVAE) -> tuple[object, ...]:
-    """Return what models must have in common to be stacked: all but rates and weights of the loss's terms."""
-    attention = model.attention if model.attention is not None and model.attention.weight > 0 else None
-    kind = attention and (attention.pairs, attention.layer, attention.score)
-    flags = attention and (attention.normalise, attention.both_signs, attention.second_order)
-    return isinstance(model, FactorVAE), model.latent_dim, kind, flags
 
 
 class StackedRuns:
@@ -55,10 +48,8 @@ class StackedRuns:
         batch_size: int = 64,
         working: torch.dtype = torch.bfloat16,
     ) -> None:
-        if len(models) != len(seeds) or len({structure(model) for model in models}) != 1:
-            msg = (
-                f"{len(models)} models of {len({structure(model) for model in models})} structures, {len(seeds)} seeds"
-            )
+        if len(models) != len(seeds) or not fit_together(models):
+            msg = f"{len(models)} models of the structures {set(map(structure, models))} and {len(seeds)} seeds"
             raise ValueError(msg)
         device = bits.device
         named = [dict(model.named_parameters()) for model in models]
@@ -77,8 +68,9 @@ class StackedRuns:
         self.discriminator = {
             name.removeprefix("discriminator."): value for name, value in stacked.items() if is_own[name]
         }
-        self.bits, self.working, self.attention = bits, working, models[0].attention
+        self.bits, self.working = bits, working
         attentions = [model.attention for model in models]
+        self.attention = next((attention for attention in attentions if attention and attention.weight > 0), None)
         warmups = [attention.warmup_steps if attention else 0 for attention in attentions]
 
         def scalars(values: Sequence[float]) -> torch.Tensor:
@@ -125,7 +117,7 @@ class StackedRuns:
         divergence = kl_by_latent(encoded.mean, encoded.log_variance).mean(1)
         loss = error + self.beta * divergence.sum(1)
         self.terms = {"reconstruction": error.detach(), "kl": divergence.detach().sum(1)}
-        if self.attention is not None and self.attention.weight > 0:
+        if self.attention is not None:
             pairs = choose_pairs(self.attention, divergence.detach(), draws.uniform)
             shared = overlap(self.attention, weights, encoded, draws.noise, pairs)
             loss = loss + self.weight * ((self.counter + 1) / self.warmup).clamp_max(1) * shared
