@@ -7,7 +7,7 @@ import torch
 
 @pytest.fixture(scope="session")
 def bits() -> torch.Tensor:
-    """Draw 300 white rectangles, at one bit a pixel."""
+    """Draw 300 white rectangles, at one bit per pixel."""
     generator = torch.Generator().manual_seed(0)
     images = np.zeros((300, 64, 64), np.uint8)
     for image, (y, x, height, width) in zip(images, torch.randint(5, 32, (300, 4), generator=generator), strict=True):

@@ -15,7 +15,7 @@ from anomalib_vae_attention.dsprites.dataset import index_of
 from anomalib_vae_attention.dsprites.metrics import Encode
 from anomalib_vae_attention.dsprites.models import VAE, FactorVAE
 from anomalib_vae_attention.dsprites.stacked import campaign as stacked_campaign
-from anomalib_vae_attention.dsprites.stacked import evaluation, runs, scores
+from anomalib_vae_attention.dsprites.stacked import evaluation, launch, runs, scores
 from anomalib_vae_attention.dsprites.stacked.campaign import Run, StackedCampaign
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "dsprites"
@@ -109,6 +109,19 @@ def test_stopped_campaign_goes_on_exactly(tmp_path: Path, bits: torch.Tensor, sc
     means = evaluation.encode_means(stack, np.arange(4))[1]
     images = evaluation.unpack(bits[:4])[:, None]
     np.testing.assert_allclose(model(images).detach(), means, rtol=1e-4, atol=1e-5)
+
+
+def test_start_of_a_campaign(
+    tmp_path: Path, sprites_root: Path, scorer: scores.Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the command does on a GPU, here on a processor; a second call finds the checkpoint, and is late at once."""
+    monkeypatch.setattr(launch, "Scorer", lambda _: scorer)
+    arms = read_manifest([CONFIGS / "vae.yaml", CONFIGS / "beta_vae.yaml"]).arms
+    more = ["--data.root", str(sprites_root), "--data.batch_size", "2"]
+    folders = launch.run_side_by_side(arms, [0], Schedule(2, 2, 2), tmp_path, more, device="cpu")
+    assert [folder.name for folder in folders] == ["vae-0", "beta_vae-0"]
+    late = launch.run_side_by_side(arms, [0], Schedule(4, 2, 2), tmp_path, more, minutes=0, device="cpu")
+    assert [row["step"] for row in read_scores(late[0] / "scores.csv")] == ["2"]
 
 
 def test_checkpoint_of_other_runs(tmp_path: Path, bits: torch.Tensor, scorer: scores.Scorer) -> None:

@@ -120,6 +120,14 @@ def test_bits_are_unpacked_as_numpy_does(bits: torch.Tensor) -> None:
     assert np.array_equal(unpack(bits).numpy().reshape(300, -1), np.unpackbits(bits.numpy(), axis=1))
 
 
+def give_draws(monkeypatch: pytest.MonkeyPatch, draws: Draws, run: int, bits: torch.Tensor) -> torch.Tensor:
+    """Have a Lightning module draw the random numbers of a run, and return the run's images."""
+    monkeypatch.setattr(torch, "randn", lambda *_, **__: draws.noise[run])
+    monkeypatch.setattr(torch, "randperm", lambda *_, **__: draws.uniform[run].topk(2).indices)
+    monkeypatch.setattr(models, "permute", lambda latents, _: latents.gather(0, draws.order[run]))
+    return unpack(bits[draws.indices[run]])[:, None]
+
+
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_gradients_are_those_of_the_lightning_modules(
     attention: str, bits: torch.Tensor, monkeypatch: pytest.MonkeyPatch
@@ -131,15 +139,11 @@ def test_gradients_are_those_of_the_lightning_modules(
     draws = Draws(*(values[0] for values in runs.draws))
     vae, discriminator = runs.gradients(draws)
     for run, model in enumerate(made):
-        pair = draws.uniform[run].topk(2).indices
-        monkeypatch.setattr(torch, "randn", lambda *_, run=run, **__: draws.noise[run])
-        monkeypatch.setattr(torch, "randperm", lambda *_, pair=pair, **__: pair)
-        monkeypatch.setattr(models, "permute", lambda latents, _, run=run: latents.gather(0, draws.order[run]))
-        images = unpack(bits[draws.indices[run]])[:, None]
         optimizers = [
             Still([*model.encoder.parameters(), *model.decoder.parameters()]),
             Still(model.discriminator.parameters()),
         ]
+        images = give_draws(monkeypatch, draws, run, bits)
         logged = model.optimise(images, optimizers)
         assert logged.keys() == runs.terms.keys()
         if attention != "none":
@@ -151,6 +155,26 @@ def test_gradients_are_those_of_the_lightning_modules(
         for name, parameter in model.named_parameters():
             departure = (ours[name][run] - parameter.grad).norm() / parameter.grad.norm()
             assert departure < 1e-5, name
+
+
+def test_steps_are_those_of_the_lightning_modules(bits: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Weights of both runs, whose learning rates differ, after three steps of every optimiser."""
+    made, start = make_models("apart"), [model.state_dict() for model in make_models("apart")]
+    optimizers = [model.make_optimizers() for model in made]
+    runs = StackedRuns(made, [0, 1], bits, batch_size=4, working=torch.float32)
+    draw(runs.draws, runs.generators, len(bits))
+    for step in range(3):
+        draws = Draws(*(values[step] for values in runs.draws))
+        runs.step(draws)
+        for run, model in enumerate(made):
+            with monkeypatch.context() as patched:
+                model.optimise(give_draws(patched, draws, run, bits), optimizers[run])
+    for run, model in enumerate(made):
+        own = {f"discriminator.{name}": value[run] for name, value in runs.discriminator.items()}
+        for name, value in {**runs.weights_of(run), **own}.items():
+            # Adam divides by the size of the gradient, which for some weights is nothing but rounding.
+            departure = (value - model.state_dict()[name]).norm() / (value - start[run][name]).norm()
+            assert departure < 0.02, name
 
 
 def test_a_run_is_the_same_alone_as_beside_others(bits: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -54,7 +54,7 @@ class StackedCampaign:
 
     Args:
         runs: The runs, in any order.
-        bits: All images at one bit a pixel, shape ``(N, 512)``, on the device to train on.
+        bits: All images at one bit per pixel, shape ``(N, 512)``, on the device to train on.
         output: Folder of the checkpoint.
         scorer: What computes the scores.
         batch_size: Images in a batch.

@@ -31,7 +31,7 @@ class StackedRuns:
     Args:
         models: The models, with the weights to start from; runs of equal rates best side by side.
         seeds: Seed of each run's random numbers.
-        bits: All images at one bit a pixel, shape ``(N, 512)``, on the device to train on.
+        bits: All images at one bit per pixel, shape ``(N, 512)``, on the device to train on.
         batch_size: Images in a batch, at least 2.
         working: Data type of the VAE's large products; weights, latents, losses and the discriminator stay in single
             precision.
@@ -71,7 +71,6 @@ class StackedRuns:
         self.bits, self.working = bits, working
         attentions = [model.attention for model in models]
         self.attention = next((attention for attention in attentions if attention and attention.weight > 0), None)
-        warmups = [attention.warmup_steps if attention else 0 for attention in attentions]
 
         def scalars(values: Sequence[float]) -> torch.Tensor:
             return torch.tensor(values, dtype=torch.float32, device=device)
@@ -80,7 +79,7 @@ class StackedRuns:
         self.gamma = scalars([model.gamma if isinstance(model, FactorVAE) else 0.0 for model in models])
         self.weight = scalars([attention.weight if attention else 0.0 for attention in attentions])
         # Without warm-up, the first step has the full weight.
-        self.warmup = scalars([max(1, steps) for steps in warmups])
+        self.warmup = scalars([max(1, attention.warmup_steps) if attention else 1 for attention in attentions])
         self.counter = torch.zeros((), device=device)
         self.optimizers = [make_adam(self.vae, [model.learning_rate for model in models], (0.9, 0.999))]
         if self.discriminator:
