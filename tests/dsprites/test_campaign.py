@@ -79,12 +79,12 @@ def start(folder: Path, bits: torch.Tensor, scorer: scores.Scorer) -> StackedCam
 
 def test_stopped_campaign_goes_on_exactly(tmp_path: Path, bits: torch.Tensor, scorer: scores.Scorer) -> None:
     """Weights and rows are those of one that was never stopped; what came after the checkpoint is done again."""
-    schedule = Schedule(6, 2, 2)
+    schedule = Schedule(6, 2, 6)
     whole = start(tmp_path / "whole", bits, scorer)
     assert not whole.resume()
     whole.fit(schedule)
     stopped = start(tmp_path / "parts", bits, scorer)
-    stopped.fit(schedule._replace(steps=2))
+    stopped.fit(Schedule(2, 2, 2))
     stopped.fit(schedule._replace(save_every=0), is_late=lambda: stopped.steps >= 4)
     assert stopped.steps == 4
     resumed = start(tmp_path / "parts", bits, scorer)

@@ -127,7 +127,7 @@ class StackedCampaign:
                 self.save()
         if self.steps % schedule.score_every:
             self.score()
-        if schedule.save_every:
+        if schedule.save_every and self.steps % schedule.save_every:
             self.save()
         self.write(wait=True)
 
