@@ -71,7 +71,7 @@ class Scores(pl.Callback):
         """Compute all metrics, print them, and write them."""
         terms = {name: float(value) for name, value in trainer.callback_metrics.items()}
         results = {**terms, **all_metrics(_data(trainer), _encoder(pl_module), self.seed)}
-        report = {"model": _describe(pl_module), "step": getattr(pl_module, "steps", 0), **results}
+        report = {"model": describe(pl_module), "step": getattr(pl_module, "steps", 0), **results}
         file = Path(trainer.default_root_dir) / TEST_FILE
         write_json(file, report)
         for name, value in results.items():
@@ -79,7 +79,7 @@ class Scores(pl.Callback):
         print(f"Written to {file}")
 
 
-def _describe(model: pl.LightningModule) -> str:
+def describe(model: pl.LightningModule) -> str:
     """Name a model the way the field does: AD- for attention disentanglement."""
     return ("AD-" if getattr(model, "attention", None) is not None else "") + type(model).__name__
 
@@ -132,7 +132,13 @@ def load_weights(model: pl.LightningModule, checkpoint: Path) -> None:
         msg = f"--ckpt_path {checkpoint}: there is no such file; train first, or name a checkpoint"
         raise FileNotFoundError(msg)
     try:
-        model.load_state_dict(torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"])
+        weights = torch.load(checkpoint, map_location="cpu", weights_only=True)["state_dict"]
+        missing, unexpected = model.load_state_dict(weights, strict=False)
     except (RuntimeError, KeyError) as error:
         msg = f"--ckpt_path {checkpoint} does not hold the weights of the model in --config: {error}"
         raise ValueError(msg) from error
+    # A campaign on a GPU keeps the VAE's weights alone.
+    wanted = [name for name in missing if not name.startswith("discriminator.")]
+    if wanted or unexpected:
+        msg = f"--ckpt_path {checkpoint} is of another model than --config: {', '.join([*wanted, *unexpected])}"
+        raise ValueError(msg)

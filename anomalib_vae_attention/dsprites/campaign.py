@@ -1,11 +1,12 @@
-"""Several models with several seeds, one after the other, resumable, and their metrics over the steps in one table.
+"""The command ``vae-attention dsprites campaign``: several models with several seeds, resumable, in one table.
 
-    python -m anomalib_vae_attention.dsprites.campaign configs/dsprites/{beta_vae,factor_vae,ad_factor_vae}.yaml \
-        --seeds 0 1 2 --max_steps 20000 --output results/dsprites/campaign
+    vae-attention dsprites campaign configs/dsprites/campaign.yaml --seeds 0 1 2 --accelerator gpu --minutes 9
+    vae-attention dsprites campaign configs/dsprites/{beta_vae,factor_vae}.yaml --max_steps 20000
 
-A run that was stopped goes on from its last checkpoint when the command is given again; one that is done is left alone.
-Commands side by side, with different configs or seeds, can share an output folder.
-Arguments that are not the campaign's own, such as ``--data.root``, are handed on to every run.
+On processors the runs are trained one after the other; a run that is done is left alone, and commands side by side,
+with different arms or seeds, can share an output folder. On a GPU all of them are trained side by side. Either goes on
+where it was stopped when the command is given again. Arguments that are not the campaign's own, such as
+``--data.root``, are handed on to every run.
 """
 
 import argparse
@@ -18,8 +19,10 @@ import pandas as pd
 
 from anomalib_vae_attention.common.atomic_files import replacing
 
+from . import command
+from .arms import Arm, Schedule, arguments_of, read_manifest
 from .callbacks import SCORES_FILE, TEST_FILE
-from .command import main as run_command
+from .comparison import METRICS, compare
 from .plots import plot_courses, plot_runs
 
 
@@ -29,14 +32,14 @@ def finished_steps(run: Path) -> int:
     return int(json.loads(file.read_text(encoding="utf-8"))["step"]) if file.is_file() else 0
 
 
-def run_all(configs: Sequence[Path], seeds: Sequence[int], steps: int, output: Path, more: list[str]) -> list[Path]:
+def run_all(arms: Sequence[Arm], seeds: Sequence[int], steps: int, output: Path, more: list[str]) -> list[Path]:
     """Fit and test what has not been done yet, seed by seed, so that early results compare all models.
 
     Args:
-        configs: Config files, one a model.
+        arms: The models.
         seeds: Seeds of the runs.
         steps: Optimiser steps of each run.
-        output: Folder of all runs; each has a folder named after its config and seed.
+        output: Folder of all runs; each has a folder named after its arm and seed.
         more: Further arguments for every run.
 
     Returns:
@@ -44,11 +47,10 @@ def run_all(configs: Sequence[Path], seeds: Sequence[int], steps: int, output: P
     """
     done = []
     for seed in seeds:
-        for config in configs:
-            run = output / f"{config.stem}-{seed}"
-            shared = ["--config", str(config), "--seed_everything", str(seed), "--trainer.default_root_dir", str(run)]
-            shared += ["--trainer.max_steps", str(steps), "--ckpt_path", "last", *more]
-            if finished_steps(run) < steps and any(run_command([job, *shared]) for job in ("fit", "test")):
+        for arm in arms:
+            run = output / f"{arm.name}-{seed}"
+            shared = [*arguments_of(arm, seed, run, more), "--trainer.max_steps", str(steps), "--ckpt_path", "last"]
+            if finished_steps(run) < steps and any(command.main([job, *shared]) for job in ("fit", "test")):
                 print(f"{run} failed; the others go on.", file=sys.stderr)
                 continue
             done.append(run)
@@ -93,14 +95,18 @@ def write_table(table: pd.DataFrame, file: Path) -> None:
         table.to_csv(temporary, index=False)
 
 
-def print_table(file: Path) -> None:
-    """Print mean and, of several seeds, standard deviation (over n - 1) of each metric in ``results.csv``."""
-    table = pd.read_csv(file)
-    for name in ("factor_vae_score", "mig", "dci_disentanglement", "reconstruction"):
+def print_tables(folder: Path, pairs: Sequence[tuple[str, str]]) -> None:
+    """Print mean and, of several seeds, standard deviation (over n - 1) of each metric, and compare pairs of arms."""
+    table = pd.read_csv(folder / "results.csv")
+    for name in (metric for metric in METRICS if metric in table):
         print(name)
         for config, values in table.groupby("config", sort=False)[name]:
             spread = f" +- {values.std():.3f} ({len(values)} seeds)" if len(values) > 1 else " (one seed)"
-            print(f"  {config:<16} {values.mean():8.3f}{spread}")
+            print(f"  {config:<24} {values.mean():8.3f}{spread}")
+    compared = compare(table, pairs)
+    if len(compared):
+        write_table(compared, folder / "comparison.csv")
+        print(compared.to_string(index=False, float_format="%.3f"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -111,17 +117,38 @@ def main(arguments: list[str] | None = None) -> int:
 
     Returns:
         Exit code: 1 if a run failed.
+
+    Raises:
+        OSError: If a file cannot be read or written.
+        ValueError: If a manifest is wrong, or there is no GPU where one is asked for.
     """
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("configs", nargs="+", type=Path, help="config files, one a model")
+    parser = argparse.ArgumentParser(
+        "vae-attention dsprites campaign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("files", nargs="+", type=Path, help="config files, one per model, or manifests of arms")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--max_steps", type=int, default=20_000, help="steps of each run, whole epochs of 1,000")
     parser.add_argument("--output", type=Path, default=Path("results/dsprites/campaign"))
+    parser.add_argument(
+        "--accelerator", choices=("cpu", "gpu"), default="cpu", help="gpu: all runs side by side on one"
+    )
+    parser.add_argument("--minutes", type=float, help="gpu: stop training after this long; the command goes on later")
+    parser.add_argument("--score_every", type=int, default=10_000, help="gpu: steps between two rows of scores")
+    parser.add_argument("--save_every", type=int, default=50_000, help="gpu: steps between two checkpoints, 0 for none")
     chosen, more = parser.parse_known_args(arguments)
-    done = run_all(chosen.configs, chosen.seeds, chosen.max_steps, chosen.output, more)
+    manifest = read_manifest(chosen.files)
+    if chosen.accelerator == "gpu":
+        # Its worker processes import this module, too, and must not pay for what it needs.
+        from .stacked.launch import run_side_by_side
+
+        schedule = Schedule(chosen.max_steps, chosen.score_every, chosen.save_every)
+        done = run_side_by_side(manifest.arms, chosen.seeds, schedule, chosen.output, more, chosen.minutes)
+        collect(chosen.output)
+    else:
+        done = run_all(manifest.arms, chosen.seeds, chosen.max_steps, chosen.output, more)
     if done:
-        print_table(chosen.output / "results.csv")
-    return int(len(done) < len(chosen.configs) * len(chosen.seeds))
+        print_tables(chosen.output, manifest.compare)
+    return int(len(done) < len(manifest.arms) * len(chosen.seeds))
 
 
 if __name__ == "__main__":

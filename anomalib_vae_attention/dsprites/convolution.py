@@ -71,6 +71,11 @@ def convolve_one_channel(images: torch.Tensor, weight: torch.Tensor, bias: torch
     return F.linear(windows, weight.flatten(1), bias).permute(0, 3, 1, 2)
 
 
+def fold(windows: torch.Tensor) -> torch.Tensor:
+    """Add windows ``(16, B, h, w)`` up where they overlap, to images ``(B, 2h, 2w)``, in single precision at least."""
+    return _Fold.apply(windows)
+
+
 def transposed_to_one_channel(signal: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """Convolve to images of one channel, transposed: one matrix product, whose windows are added up.
 
@@ -84,7 +89,7 @@ def transposed_to_one_channel(signal: torch.Tensor, weight: torch.Tensor, bias: 
     """
     batch, _, height, width = signal.shape
     windows = weight.flatten(1).T @ signal.permute(0, 2, 3, 1).flatten(0, 2).T
-    return _Fold.apply(windows.view(-1, batch, height, width)).unsqueeze(1) + bias
+    return fold(windows.view(-1, batch, height, width)).unsqueeze(1) + bias
 
 
 class _Transposed(torch.autograd.Function):

@@ -115,4 +115,4 @@ def permute(latents: torch.Tensor, generator: torch.Generator | None = None) -> 
         )
         raise ValueError(msg)
     order = torch.rand(latents.shape, generator=generator).argsort(0)
-    return latents.gather(0, order)
+    return latents.gather(0, order.to(latents.device))

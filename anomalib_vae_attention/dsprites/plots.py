@@ -15,7 +15,7 @@ METRICS = {
     "factor_vae_score": "FactorVAE score",
     "mig": "MIG",
     "dci_disentanglement_lasso": "DCI disentanglement, lasso",
-    "reconstruction": "reconstruction error (nats an image)",
+    "reconstruction": "reconstruction error (nats per image)",
 }
 """What is plotted over the steps, by column of the table."""
 
@@ -69,7 +69,7 @@ def plot_runs(runs: list[Path], folder: Path) -> Path:
     axes = figure.subplots()
     for model, values in sorted(points.items()):
         axes.scatter(*np.array(values).T, label=f"{model} ({len(values)})")
-    axes.set_xlabel("reconstruction error (nats an image)")
+    axes.set_xlabel("reconstruction error (nats per image)")
     axes.set_ylabel("FactorVAE score")
     axes.legend()
     folder.mkdir(parents=True, exist_ok=True)

@@ -11,6 +11,7 @@ from anomalib_vae_attention.dsprites import metrics
 from anomalib_vae_attention.dsprites.dataset import DSprites, sample_factors
 from anomalib_vae_attention.dsprites.metrics import sampling
 from anomalib_vae_attention.dsprites.metrics.dci import dci_of
+from anomalib_vae_attention.dsprites.metrics.explained import explained_of
 from anomalib_vae_attention.dsprites.metrics.factor_vae import majority_accuracy
 from anomalib_vae_attention.dsprites.metrics.mig import mig_of
 from anomalib_vae_attention.dsprites.metrics.sap import sap_of
@@ -22,6 +23,7 @@ Code = Callable[[torch.Tensor], torch.Tensor]
 class Synthetic:
     """A data set whose images are their factors, standardised."""
 
+    factors = ("first", "second", "third")
     factor_sizes = (3, 4, 5)
 
     def sample_factors(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
@@ -52,6 +54,7 @@ CODES: dict[str, Code] = {
 METRICS: dict[str, Callable[..., dict[str, float]]] = {
     "factor_vae_score": lambda code: metrics.factor_vae_score(DATA, code, votes=200),
     "beta_vae_score": lambda code: metrics.beta_vae_score(DATA, code, train=150, test=150),
+    "explained": lambda code: metrics.explained_variance(DATA, code, 2000),
     "mig": lambda code: metrics.mutual_information_gap(DATA, code, 2000),
     "sap": lambda code: metrics.separated_attribute_predictability(DATA, code, 1000, 1000),
     "dci": lambda code: metrics.disentanglement_completeness_informativeness(DATA, code, "boosting", 400, 400),
@@ -62,6 +65,7 @@ EXPECTED = {
     # Scores of perfect, rotated, random and collapsed codes, as bounds.
     "factor_vae_score": ((1, 1), (0.4, 0.9), (0.3, 0.55), (0, 0)),
     "beta_vae_score": ((1, 1), (0.7, 1), (0.2, 0.5), (1 / 3, 1 / 3)),
+    "explained": ((0.99, 1), (0.3, 0.95), (0, 0.05), (0, 0)),
     "mig": ((0.99, 1), (0, 0.4), (0, 0.02), (0, 0)),
     "sap": ((0.25, 0.8), (0, 0.3), (0, 0.1), (0, 0)),
     "dci": ((0.99, 1), (0, 0.6), (0, 0.2), (0, 0)),
@@ -77,7 +81,7 @@ def test_codes_whose_score_is_known(name: str, column: int) -> None:
     value = next(iter(scores.values()))
     assert least - 1e-9 <= value <= greatest + 1e-9
     assert all(np.isfinite(score) for score in scores.values())
-    assert all(0 <= score <= 1 for key, score in scores.items() if key != "active_latents")
+    assert all(0 <= score <= 1 for key, score in scores.items() if not key.startswith("active_latents"))
 
 
 @pytest.mark.parametrize("name", METRICS)
@@ -111,7 +115,22 @@ def test_conventions_of_the_factor_vae_score() -> None:
     assert own > other
     for convention in ("kim_mnih", "disentanglement_lib"):
         score = metrics.factor_vae_score(DATA, CODES["perfect"], convention, votes=60)
-        assert score == {"factor_vae_score": 1, "active_latents": 3}
+        strict = {"factor_vae_score_strict": 1, "active_latents_strict": 3}
+        assert score == {"factor_vae_score": 1, "active_latents": 3, **strict}
+
+
+def test_latents_of_a_small_deviation_vote_under_one_limit_only() -> None:
+    """A latent of deviation .1 that tells its factor is active by the first limit, and collapsed by the strict one."""
+    scores = metrics.factor_vae_score(DATA, lambda images: images * torch.tensor([1, 1, 0.1]), votes=200)
+    assert (scores["factor_vae_score"], scores["active_latents"]) == (1, 3)
+    assert (scores["factor_vae_score_strict"] < 0.9, scores["active_latents_strict"]) == (True, 2)
+
+
+def test_explained_variance_by_hand() -> None:
+    """Codes 0, 1 | 2, 3 by a first factor: of a variance of 1.25 it explains 1, the second factor .25."""
+    codes, factors = np.array([[0.0], [1.0], [2.0], [3.0]]), np.array([[0, 0], [0, 1], [1, 0], [1, 1]])
+    assert explained_of(sampling.Sample(codes, factors)) == pytest.approx([0.8, 0.2])
+    assert explained_of(sampling.Sample(np.ones((4, 2)), factors)) == [0, 0]
 
 
 def test_majority_accuracy_by_hand() -> None:
@@ -129,7 +148,7 @@ def test_codes_that_are_not_finite() -> None:
 def test_a_model_on_dsprites(sprites: DSprites) -> None:
     """The data set and a model fit the metrics' arguments; an untrained encoder tells hardly anything."""
     score = metrics.factor_vae_score(sprites, VAE(), votes=5)
-    assert set(score) == {"factor_vae_score", "active_latents"}
+    assert {"factor_vae_score", "active_latents"} < set(score)
     assert metrics.mutual_information_gap(sprites, VAE(), 500)["mig"] < 0.2
 
 

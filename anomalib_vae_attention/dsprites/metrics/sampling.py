@@ -23,6 +23,10 @@ class FactorData(Protocol):
     """A data set whose images are given by discrete factors, such as :class:`~..dataset.DSprites`."""
 
     @property
+    def factors(self) -> Sequence[str]:
+        """Names of the ``K`` factors."""
+
+    @property
     def factor_sizes(self) -> Sequence[int]:
         """Number of values of each of the ``K`` factors."""
 
@@ -72,9 +76,9 @@ def draw_sample(data: FactorData, encode: Encode, count: int, generator: torch.G
     return Sample(encode_factors(data, encode, factors), factors.numpy())
 
 
-def active_latents(codes: NDArray[np.float64]) -> NDArray[np.int64]:
+def active_latents(codes: NDArray[np.float64], limit: float = COLLAPSED_STD) -> NDArray[np.int64]:
     """Return the indices of the latents that are not collapsed, for codes of shape ``(N, d)``."""
-    return np.nonzero(codes.std(0) >= COLLAPSED_STD)[0]
+    return np.nonzero(codes.std(0) >= limit)[0]
 
 
 def gap_of_top_two(scores: NDArray[np.float64]) -> NDArray[np.float64]:

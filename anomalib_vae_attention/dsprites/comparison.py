@@ -1,0 +1,57 @@
+"""Is one arm of a campaign better than another? Differences paired by seed, with interval and permutation test."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from scipy import stats
+
+METRICS = (
+    "factor_vae_score",
+    "factor_vae_score_strict",
+    "mig",
+    "dci_disentanglement_lasso",
+    "sap",
+    "beta_vae_score",
+    "reconstruction",
+)
+
+
+def compare(results: pd.DataFrame, pairs: Sequence[tuple[str, str]], metrics: Sequence[str] = METRICS) -> pd.DataFrame:
+    """Compare arms by the seeds that both of them have, each pair by itself, and all pairs together.
+
+    The interval is Student's, of 95 %; the test is the exact sign-flipping permutation test on the mean difference,
+    two-sided (SciPy's ``permutation_test`` with ``samples``). Seeds of several pairs count as independent.
+
+    Args:
+        results: Columns ``config``, ``seed`` and the metrics.
+        pairs: Names of two arms, the second of which is the baseline.
+        metrics: Which columns; those that are missing are left out.
+
+    Returns:
+        Columns ``arm``, ``baseline``, ``metric``, ``seeds``, ``difference``, ``low``, ``high``, ``p``; the last three
+        are NaN where fewer than two seeds are shared.
+    """
+    tables = {name: rows.set_index("seed") for name, rows in results.groupby("config")}
+    rows = []
+    for metric in (metric for metric in metrics if metric in results):
+        pooled = []
+        for arm, baseline in pairs:
+            if arm in tables and baseline in tables:
+                pooled.append((tables[arm][metric] - tables[baseline][metric]).dropna().to_numpy())
+                rows.append({"arm": arm, "baseline": baseline, "metric": metric, **summarise(pooled[-1])})
+        if len(pooled) > 1:
+            rows.append({"arm": "all", "baseline": "all", "metric": metric, **summarise(np.concatenate(pooled))})
+    return pd.DataFrame(rows)
+
+
+def summarise(differences: np.ndarray) -> dict[str, float]:
+    """Return number, mean, 95 % interval and permutation test's p of paired differences, shape ``(n,)``."""
+    count = len(differences)
+    mean = float(differences.mean()) if count else float("nan")
+    if count < 2:
+        return {"seeds": count, "difference": mean, "low": float("nan"), "high": float("nan"), "p": float("nan")}
+    interval = stats.ttest_1samp(differences, 0.0).confidence_interval(0.95)
+    test = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=2**14)
+    low, high = float(interval.low), float(interval.high)
+    return {"seeds": count, "difference": mean, "low": low, "high": high, "p": float(test.pvalue)}

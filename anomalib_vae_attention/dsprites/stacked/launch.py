@@ -1,0 +1,68 @@
+"""Starting a campaign on a GPU: models, images and worker processes."""
+
+import os
+import time
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from anomalib_vae_attention.dsprites.arms import Arm, Schedule, arguments_of
+from anomalib_vae_attention.dsprites.command import make_cli
+from anomalib_vae_attention.dsprites.drawing import IMAGE_BYTES
+from anomalib_vae_attention.dsprites.store import IMAGES
+
+from .campaign import Run, StackedCampaign
+from .scores import Scorer
+
+
+def run_side_by_side(
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    schedule: Schedule,
+    output: Path,
+    more: list[str],
+    minutes: float | None = None,
+    device: str = "cuda",
+) -> list[Path]:
+    """Train all runs side by side on a GPU, and go on where an earlier call was stopped.
+
+    Args:
+        arms: The models.
+        seeds: Seeds of the runs.
+        schedule: When to stop, to score and to save.
+        output: Folder of all runs; each has a folder named after its arm and seed.
+        more: Further arguments for every run.
+        minutes: Stop training after this long, counted from the call.
+        device: Which GPU; on a processor it works, too, but is of no use.
+
+    Returns:
+        The folders of the runs.
+
+    Raises:
+        ValueError: If there is no GPU, or what was started in the folder are other runs.
+    """
+    start = time.monotonic()
+    if device == "cuda" and not torch.cuda.is_available():
+        msg = "--accelerator gpu: PyTorch finds no CUDA device; leave it out to run on processors"
+        raise ValueError(msg)
+    torch.set_float32_matmul_precision("high")
+    scorer = Scorer(max(1, (os.cpu_count() or 1) - 2))
+    runs = []
+    for arm, seed in product(arms, seeds):
+        folder = output / f"{arm.name}-{seed}"
+        cli = make_cli(arguments_of(arm, seed, folder, more), run=False)
+        runs.append(Run(folder, seed, cli.model))
+    file = cli.datamodule.images().file
+    bits = np.fromfile(file, np.uint8, IMAGES * IMAGE_BYTES).reshape(IMAGES, IMAGE_BYTES)
+    campaign = StackedCampaign(
+        runs, torch.from_numpy(bits).to(device), output, scorer, cli.datamodule.batches.batch_size
+    )
+    if campaign.resume():
+        print(f"going on after {campaign.steps} steps")
+    campaign.fit(schedule, lambda: minutes is not None and time.monotonic() - start > 60 * minutes)
+    campaign.save_weights()
+    scorer.close()
+    return [run.folder for run in runs]

@@ -1,0 +1,171 @@
+"""Campaigns: their arms, training side by side with scores and checkpoints, and what the comparison says."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from anomalib_vae_attention.dsprites import campaign, command
+from anomalib_vae_attention.dsprites.arms import Arm, Schedule, arguments_of, read_manifest
+from anomalib_vae_attention.dsprites.callbacks import load_weights, read_scores
+from anomalib_vae_attention.dsprites.comparison import compare
+from anomalib_vae_attention.dsprites.dataset import index_of
+from anomalib_vae_attention.dsprites.metrics import Encode
+from anomalib_vae_attention.dsprites.models import VAE, FactorVAE
+from anomalib_vae_attention.dsprites.stacked import campaign as stacked_campaign
+from anomalib_vae_attention.dsprites.stacked import evaluation, launch, runs, scores
+from anomalib_vae_attention.dsprites.stacked.campaign import Run, StackedCampaign
+
+CONFIGS = Path(__file__).parents[2] / "configs" / "dsprites"
+
+
+def test_manifest_of_the_documentation() -> None:
+    """Every arm is what its name says; files are found from the manifest's place."""
+    manifest = read_manifest([CONFIGS / "campaign.yaml", CONFIGS / "beta_vae.yaml"])
+    assert manifest.arms[-1] == Arm("beta_vae", CONFIGS / "beta_vae.yaml")
+    assert ("ad_apart_1e-4", "factor_vae_1e-4") in manifest.compare
+    for arm in manifest.arms:
+        cli = command.make_cli(arguments_of(arm, 3, Path("somewhere"), []), run=False)
+        assert cli.trainer.default_root_dir == "somewhere"
+        assert cli.datamodule.batches.seed == 3
+        if arm.name != "beta_vae":
+            rate = float(arm.name.rpartition("_")[2])
+            assert cli.model.learning_rate == cli.model.discriminator_learning_rate == pytest.approx(rate)
+            assert (cli.model.attention is not None) == arm.name.startswith("ad_")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[1, 2]", "is neither a config nor a manifest"),
+        ("{arms: {a: {config: x.yaml}}, compare: [[a, b]]}", "compare names the arm b; there are a"),
+    ],
+)
+def test_manifests_that_are_wrong(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "manifest.yaml").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        read_manifest([tmp_path / "manifest.yaml"])
+    with pytest.raises(ValueError, match="beta_vae is the name of more than one arm"):
+        read_manifest([CONFIGS / "beta_vae.yaml"] * 2)
+
+
+def test_gpu_that_there_is_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert command.main(["campaign", str(CONFIGS / "vae.yaml"), "--accelerator", "gpu"]) == 1
+    assert "--accelerator gpu: PyTorch finds no CUDA device" in capsys.readouterr().err
+
+
+@pytest.fixture
+def scorer(monkeypatch: pytest.MonkeyPatch) -> scores.Scorer:
+    """Score by the mean code of a few images, and test on a few; a round is two steps."""
+    for module in (runs, stacked_campaign):
+        monkeypatch.setattr(module, "STEPS", 2)
+    monkeypatch.setattr(scores, "needed_indices", lambda: np.arange(5))
+    others = {"mig": 0.0, "dci_disentanglement_lasso": 0.0}
+    monkeypatch.setattr(scores, "score", lambda _, codes: {"factor_vae_score": float(codes.mean()), **others})
+    monkeypatch.setattr(evaluation, "RandomBatches", lambda *_: [torch.arange(20)])
+    return scores.Scorer(0)
+
+
+def start(folder: Path, bits: torch.Tensor, scorer: scores.Scorer) -> StackedCampaign:
+    """Start a campaign of three runs of two structures."""
+    torch.manual_seed(0)
+    kinds = {"factor-0": FactorVAE(3, learning_rate=1e-3), "vae-1": VAE(3), "factor-1": FactorVAE(3)}
+    started = [Run(folder / name, int(name[-1]), model) for name, model in kinds.items()]
+    return StackedCampaign(started, bits, folder, scorer, batch_size=2)
+
+
+def test_stopped_campaign_goes_on_exactly(tmp_path: Path, bits: torch.Tensor, scorer: scores.Scorer) -> None:
+    """Weights and rows are those of one that was never stopped; what came after the checkpoint is done again."""
+    schedule = Schedule(6, 2, 6)
+    whole = start(tmp_path / "whole", bits, scorer)
+    assert not whole.resume()
+    whole.fit(schedule)
+    stopped = start(tmp_path / "parts", bits, scorer)
+    stopped.fit(Schedule(2, 2, 2))
+    stopped.fit(schedule._replace(save_every=0), is_late=lambda: stopped.steps >= 4)
+    assert stopped.steps == 4
+    resumed = start(tmp_path / "parts", bits, scorer)
+    assert resumed.resume()
+    assert resumed.steps == 2
+    resumed.fit(schedule)
+    for name in ("factor-0", "factor-1", "vae-1"):
+        rows = [read_scores(tmp_path / part / name / "scores.csv") for part in ("whole", "parts")]
+        assert rows[0] == rows[1]
+        assert [row["step"] for row in rows[0]] == ["2", "4", "6"]
+        weights = [torch.load(tmp_path / part / name / "weights.ckpt")["state_dict"] for part in ("whole", "parts")]
+        assert all(torch.equal(value, weights[1][key]) for key, value in weights[0].items())
+    campaign.collect(tmp_path / "parts")
+    results = pd.read_csv(tmp_path / "parts" / "results.csv")
+    assert results["model"].tolist() == ["FactorVAE", "FactorVAE", "VAE"]
+    assert (results["step"] == 6).all()
+    # What traverse reads: the weights without a discriminator.
+    model = FactorVAE(3)
+    load_weights(model, tmp_path / "parts" / "factor-0" / "weights.ckpt")
+    stack = next(stack for stack in resumed.stacks if stack.discriminator)
+    # The one of the greater learning rate.
+    means = evaluation.encode_means(stack, np.arange(4))[1]
+    images = evaluation.unpack(bits[:4])[:, None]
+    np.testing.assert_allclose(model(images).detach(), means, rtol=1e-4, atol=1e-5)
+
+
+def test_start_of_a_campaign(
+    tmp_path: Path, sprites_root: Path, scorer: scores.Scorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the command does on a GPU, here on a processor; a second call finds the checkpoint, and is late at once."""
+    monkeypatch.setattr(launch, "Scorer", lambda _: scorer)
+    arms = read_manifest([CONFIGS / "vae.yaml", CONFIGS / "beta_vae.yaml"]).arms
+    more = ["--data.root", str(sprites_root), "--data.batch_size", "2"]
+    folders = launch.run_side_by_side(arms, [0], Schedule(2, 2, 2), tmp_path, more, device="cpu")
+    assert [folder.name for folder in folders] == ["vae-0", "beta_vae-0"]
+    late = launch.run_side_by_side(arms, [0], Schedule(4, 2, 2), tmp_path, more, minutes=0, device="cpu")
+    assert [row["step"] for row in read_scores(late[0] / "scores.csv")] == ["2"]
+
+
+def test_checkpoint_of_other_runs(tmp_path: Path, bits: torch.Tensor, scorer: scores.Scorer) -> None:
+    start(tmp_path, bits, scorer).save()
+    other = start(tmp_path, bits, scorer)
+    other.members[0].pop()
+    with pytest.raises(ValueError, match=r"holds the runs .* name another output folder"):
+        other.resume()
+    with pytest.raises(ValueError, match="multiples of 2,"):
+        other.fit(Schedule(3))
+
+
+def test_looked_up_codes_give_the_scores_of_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images that are encoded beforehand are those that the metrics ask for."""
+
+    def add_up(data: scores.CodeTable, encode: Encode, *_: object, boosting: bool) -> dict[str, float]:
+        assert not boosting
+        torch.manual_seed(0)
+        return {"sum": float(encode(data.images_of(data.sample_factors(9))).sum())}
+
+    monkeypatch.setattr(scores, "all_metrics", add_up)
+    needed = scores.needed_indices()
+    torch.manual_seed(0)
+    drawn = index_of(scores.CodeTable(needed, np.empty(0)).sample_factors(9)).numpy()
+    assert set(needed) == set(drawn)
+    codes = np.stack([needed, 2 * needed], 1).astype(np.float32)
+    assert scores.score(needed, codes)["sum"] == pytest.approx(3.0 * drawn.sum())
+    assert scores.score(needed, codes * np.nan) == {}
+
+
+def test_comparison_by_hand() -> None:
+    """Three seeds that all gain: of eight signs, two are as extreme; a seed that only one arm has does not count."""
+    table = pd.DataFrame({
+        "config": ["ad"] * 4 + ["factor"] * 3,
+        "seed": [0, 1, 2, 3, 2, 1, 0],
+        "factor_vae_score": [0.8, 0.9, 0.7, 0.1, 0.6, 0.7, 0.5],
+    })
+    (row,) = compare(table, [("ad", "factor")]).to_dict("records")
+    assert row["seeds"] == 3
+    assert row["difference"] == pytest.approx(0.2)
+    assert row["p"] == pytest.approx(2 / 8)
+    # Student's 97.5 % quantile with two degrees of freedom is 4.3027.
+    half = 4.3027 * 0.1 / 3**0.5
+    assert (row["low"], row["high"]) == pytest.approx((0.2 - half, 0.2 + half), abs=1e-4)
+    both = compare(table, [("ad", "factor"), ("factor", "ad")])
+    assert both.iloc[-1]["arm"] == "all"
+    assert both.iloc[-1]["difference"] == pytest.approx(0)
