@@ -72,7 +72,7 @@ def describe(model: Any) -> dict[str, str]:  # noqa: ANN401 - a mixin's self
         "raw_thresholds": json.dumps(raw_thresholds(post)),
         "calibration": getattr(post, "calibration", None) or "",
         "thresholds_from": post.describe() if hasattr(post, "describe") else ANOMALIB_THRESHOLDS,
-        "training_images": str(training.get("images", "unknown")),
+        "training_images": str(training.get("images") or "unknown"),
         "training_sha256_of_names_and_sizes": str(training.get("sha256") or "unknown"),
         "precision": "float32; OpenVINO computes in bfloat16 by default on processors that have it: compile the model "
         'with {"INFERENCE_PRECISION_HINT": "f32"}',

@@ -26,11 +26,11 @@ def describe_training_set(dataset: Any) -> dict[str, Any]:  # noqa: ANN401
 
     Returns:
         ``images``, their number, and ``sha256`` over the names and sizes of their files, sorted; ``None`` where these
-        are not known.
+        are not known, as of a stream.
     """
     samples = getattr(dataset, "samples", None)
     if samples is None:
-        return {"images": len(dataset), "sha256": None}
+        return {"images": len(dataset) if hasattr(dataset, "__len__") else None, "sha256": None}
     files = sorted((Path(path).name, Path(path).stat().st_size) for path in samples["image_path"])
     content = "\n".join(f"{name} {size}" for name, size in files)
     return {"images": len(files), "sha256": hashlib.sha256(content.encode()).hexdigest()}
@@ -50,7 +50,10 @@ class Provenance(LightningModule):
         """Remember what the model is trained on."""
         super().on_train_start()
         loader: Any = self.trainer.train_dataloader
-        self.provenance = {"versions": versions(MADE_WITH), "training_set": describe_training_set(loader.dataset)}
+        self.provenance = {
+            "versions": versions(MADE_WITH),
+            "training_set": describe_training_set(getattr(loader, "dataset", None)),
+        }
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Save with the checkpoint where it comes from."""
