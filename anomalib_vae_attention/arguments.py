@@ -20,7 +20,7 @@ from .reference import REFERENCES
 FEATURE = ("feature",)
 IMAGE = tuple(IMAGE_VAES)
 ALL = (*FEATURE, *IMAGE)
-LATENT_DIM = {"feature": 64, **dict.fromkeys(IMAGE, 32)}
+LATENT_DIM = {"feature": 96, **dict.fromkeys(IMAGE, 32)}
 """What stands for ``latent_dim=None`` with each VAE."""
 
 if TYPE_CHECKING:
@@ -74,12 +74,7 @@ ARGUMENTS = {
 
 
 def without_effect(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    """List the arguments that another VAE than the chosen one would need, and that are not at their defaults.
-
-    Args:
-        given: Arguments by name, with ``vae`` among them.
-        defaults: The default of each.
-    """
+    """List the given arguments, ``vae`` among them, that another VAE would need and that are not at their defaults."""
     foreign = [name for name in given if name in ARGUMENTS and given["vae"] not in ARGUMENTS[name].vaes]
     return [name for name in foreign if _plain(given[name]) != _plain(defaults[name])]
 

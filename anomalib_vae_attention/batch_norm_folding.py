@@ -79,11 +79,7 @@ def fold_batch_norms(network: nn.Module, image_shape: Sequence[int]) -> None:
     In evaluation mode a batch norm is a scale and an offset per channel, which the convolution's weight and bias can
     take on (Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only
     Inference", CVPR 2018, section 3.2). Which ones are folded depends on the architecture alone: checkpoints of one
-    folded network fit another.
-
-    Args:
-        network: Network in evaluation mode, from images to a tensor or a collection of them.
-        image_shape: Shape of an image that it takes, ``(3, H, W)``.
+    folded network fit another. The arguments are those of :func:`foldable`.
     """
     for convolution, norm in foldable(network, image_shape):
         before, after = cast("nn.Conv2d", network.get_submodule(convolution)), network.get_submodule(norm)

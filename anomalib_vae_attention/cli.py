@@ -5,6 +5,7 @@ import sys
 
 COMMANDS = {
     "benchmark": ("anomalib_vae_attention.benchmark.command", "compare vae_attention with other models of anomalib"),
+    "calibrate": ("anomalib_vae_attention.calibrate.command", "set thresholds of a trained or exported model anew"),
     "dsprites": ("anomalib_vae_attention.dsprites.command", "train, test and look at disentangled VAEs on dSprites"),
     "evaluate": ("anomalib_vae_attention.explain.evaluation", "measure each attention and layer of trained image VAEs"),
     "explain": ("anomalib_vae_attention.explain.command", "show what each latent of a trained model looks at"),
@@ -13,10 +14,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a subcommand; its module is imported only then.
-
-    Args:
-        arguments: Subcommand and its arguments; those of the command line by default.
+    """Run a subcommand with its arguments, by default those of the command line; its module is imported only then.
 
     Returns:
         Exit code: 2 for a subcommand that does not exist.

@@ -19,25 +19,27 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from .anomalib_support.distributed import agree_on_folder
 from .anomalib_support.embedded_fallback import EmbeddedFallback
+from .anomalib_support.exports import Exports
 from .anomalib_support.pre_processing import SamePreProcessor
+from .anomalib_support.provenance import Provenance
+from .anomalib_support.settings import Settings
 from .anomalib_support.unreadable_images import NameUnreadableFiles
-from .anomalib_support.whole_checkpoints import WholeFiles, saved_arguments, use_whole_checkpoints
+from .anomalib_support.whole_checkpoints import WholeFiles, saved_arguments
 from .arguments import LATENT_DIM, AttentionName, ReferenceName, VaeName, check_arguments, without_effect
-from .backbone import PACKAGED_BACKBONE
+from .backbone import PACKAGED_BACKBONE, from_checkpoint
 from .fit.closed_form import ClosedFormFit
 from .fit.gradient_descent import GradientFit
 from .image_vae.model import ImageVaeModel
 from .reference import MAX_EXEMPLARS
 from .scoring import finite_images, full_precision
-from .thresholds.normal_quantile import NormalQuantile
+from .thresholds.restored import RestoredThresholds
 from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
 
 logger = logging.getLogger(__name__)
 
 
-class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
+class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
     """A variational autoencoder explained by gradient attention, which localises defects.
 
     After Liu et al., "Towards Visually Explaining Variational Autoencoders" (CVPR 2020). A linear VAE over frozen
@@ -55,7 +57,7 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
             scratch, and a small convolutional network.
         reference: What normal posteriors look like. ``"exemplars"``: the posteriors of the training images themselves.
             ``"gaussian"``: a Gaussian per cell, whose size does not grow with the number of images.
-        latent_dim: Number of latents. With ``"feature"`` per cell, fewer than the layers' channels together, 64 for
+        latent_dim: Number of latents. With ``"feature"`` per cell, fewer than the layers' channels together, 96 for
             ``None``; with image VAEs per image, 32 for ``None``.
         max_exemplars: Most training images that ``"exemplars"`` chooses from. Of more it takes a random sample. What it
             keeps takes up to 68 KiB per image at 256x256 with ``"feature"``. No effect on ``"gaussian"``.
@@ -195,13 +197,14 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
     def load_from_checkpoint(cls, checkpoint_path: str | Path, *args, **kwargs) -> Any:  # type: ignore[override]  # noqa: ANN401
         """Load a model; see :meth:`anomalib.models.components.AnomalibModule.load_from_checkpoint`.
 
-        Earlier versions took arguments of another VAE, and saved them. These are left out. Errors are those of
-        :func:`saved_arguments`.
+        It takes no pretrained weights but the checkpoint's, neither from a package nor from a network. Earlier versions
+        took arguments of another VAE, and saved them. These are left out. Errors are those of :func:`saved_arguments`.
         """
         saved = saved_arguments(checkpoint_path, kwargs.get("weights_only", True))
         given = {**DEFAULTS, **saved, **kwargs}
         reset = {name: DEFAULTS[name] for name in without_effect(given, DEFAULTS) if name not in kwargs}
-        return super().load_from_checkpoint(checkpoint_path, *args, **{**reset, **kwargs})
+        with from_checkpoint():
+            return super().load_from_checkpoint(checkpoint_path, *args, **{**reset, **kwargs})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what it takes to go on with the training, if it has several epochs."""
@@ -209,15 +212,7 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
         self.fit_procedure.save(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the post-processor that the checkpoint was made with, unless another was asked for.
-
-        Says so where the thresholds of the checkpoint belong to another attention than this model's.
-        """
-        config = checkpoint.get("anomalib_post_processor_config") or {}
-        if NormalQuantile.is_configured_by(config) and not self._chose_post_processor:
-            default, self.post_processor = self.post_processor, NormalQuantile()
-            callbacks: list[Callback] = getattr(self._trainer, "callbacks", [])
-            callbacks[:] = [self.post_processor if callback is default else callback for callback in callbacks]
+        """Go on from a checkpoint, and say so where its thresholds belong to another attention than this model's."""
         super().on_load_checkpoint(checkpoint)
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self.fit_procedure.resume(checkpoint)
@@ -248,17 +243,8 @@ class VaeAttention(EmbeddedFallback, WholeFiles, AnomalibModule):  # type: ignor
         return LearningType.ONE_CLASS
 
     def setup(self, stage: str) -> None:
-        """Get ready for several processes, which merge what they learn themselves, and for whole checkpoints.
-
-        Raises:
-            ValueError: If the trainer's precision is too low.
-        """
+        """Get ready for a run of the trainer; see :meth:`.Settings.setup`."""
         super().setup(stage)
-        if self.trainer.precision in {"16-true", "bf16-true"}:
-            msg = f"precision={self.trainer.precision!r} is too low for this model: use '32-true' or a mixed one."
-            raise ValueError(msg)
-        agree_on_folder(self.trainer)
-        use_whole_checkpoints(self.trainer)
         self.fit_procedure.setup(self, stage)
 
     def on_train_start(self) -> None:

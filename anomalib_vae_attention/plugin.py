@@ -160,12 +160,7 @@ def _extend_on_first_use(module: ModuleType, extend: Callable[[dict[str, Any]], 
 
 
 def _add_lazy_attributes(namespace: dict[str, Any], names: dict[str, str]) -> None:
-    """Let a module answer for public names of this package (PEP 562).
-
-    Args:
-        namespace (dict[str, Any]): The module's namespace.
-        names (dict[str, str]): Attribute names, each with the public name of this package that it stands for.
-    """
+    """Let a module answer for public names of this package, by the names given here (PEP 562)."""
     inherited = namespace.get("__getattr__")
     if hasattr(inherited, _MARK):
         return

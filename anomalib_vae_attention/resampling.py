@@ -42,6 +42,23 @@ def pool_matrix(size: int, kernel_size: int) -> torch.Tensor:
     return F.avg_pool2d(identity, (kernel_size, 1), 1, padding, count_include_pad=False)[0, 0]
 
 
+def border_distance(size: Sequence[int]) -> torch.Tensor:
+    """Return how many cells each cell of a grid is from the nearest border, of the shape of the grid; 0 at it."""
+    rows, columns = (torch.minimum(torch.arange(side), side - 1 - torch.arange(side)) for side in size)
+    return torch.minimum(rows[:, None], columns)
+
+
+def box_matrix(size: int, kernel_size: int) -> torch.Tensor:
+    """Return the sum over windows of a line of pixels, cut off at the borders, as a matrix of shape ``(size, size)``.
+
+    Args:
+        size: Number of pixels, at least 1.
+        kernel_size: Width of the window, odd.
+    """
+    position = torch.arange(size)
+    return ((position - position[:, None]).abs() <= kernel_size // 2).float()
+
+
 def blur_matrix(size: int, sigma: float) -> torch.Tensor:
     """Return a Gaussian blur of a line of pixels, mirrored at the borders, as a matrix.
 

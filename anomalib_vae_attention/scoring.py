@@ -1,9 +1,99 @@
-"""How models score: checks before it, in which precision, and scores in (0, 1)."""
+"""How models score: checks before it, in which precision, in (0, 1), and what cannot be judged is defective."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+from anomalib.data import InferenceBatch
 from torch import nn
+
+SCORE_SHARE = 0.01
+"""Share of an anomaly map, the highest, whose mean is the image score."""
+LARGEST = 2.0**14
+"""Pixels beyond are not scored, nor are those that are not finite; half precision can tell them apart."""
+FAR = 8.0
+"""How far pixels may lie from [0, 1]: augmentations go a little beyond, bytes as floats much further."""
+
+
+def require_raw_images(image: torch.Tensor, names: Sequence[str] | None = None) -> None:
+    """Check that images are what a pre-processor takes; an export has no such check.
+
+    Args:
+        image: Images of shape ``(B, 3, H, W)`` or ``(B, 1, H, W)``, floats from 0 to 1. Pixels that are not finite are
+            left to :func:`fail_safe`.
+        names: Their files, if these are known.
+
+    Raises:
+        ValueError: If they have another shape or type, or values far from [0, 1].
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not image.numel():
+        return
+    where = f" ({', '.join(names)})" if names else ""
+    if image.ndim != 4 or image.shape[1] not in {1, 3}:
+        msg = (
+            f"Images must have the shape (batch, 3, height, width), or one grey channel, but have {tuple(image.shape)}"
+            f"{where}: move the colours to the second place, and leave out transparency."
+        )
+        raise ValueError(msg)
+    if not image.is_floating_point():
+        msg = f"Images must be floats from 0 to 1, but are {image.dtype}{where}: divide bytes by 255."
+        raise ValueError(msg)
+    least, greatest = (float(extreme) for extreme in image.aminmax())
+    if max(-least, greatest - 1) > FAR and max(-least, greatest) < float("inf"):
+        msg = (
+            f"Images must have pixels between 0 and 1, but they lie between {least:g} and {greatest:g}{where}: divide "
+            "by 255 what was a byte."
+        )
+        raise ValueError(msg)
+
+
+def only_scorable(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Put 0 in the place of pixels that cannot be scored, so that no runtime computes with them.
+
+    Args:
+        image: Images of shape ``(B, C, H, W)``, as the pre-processor makes them.
+
+    Returns:
+        Images of the same shape, all finite, and whether each had no such pixel, booleans of shape ``(B,)``.
+    """
+    # A comparison with what is not a number is false everywhere; minima and maxima may ignore it.
+    scorable = image.abs() < LARGEST
+    return torch.where(scorable, image, 0.0), scorable.flatten(1).all(1)
+
+
+def fail_safe(whole: torch.Tensor, score: torch.Tensor, anomaly_map: torch.Tensor) -> InferenceBatch:
+    """Call an image defective that cannot be judged.
+
+    Args:
+        whole: Whether each image could be scored, booleans of shape ``(B,)``; see :func:`only_scorable`.
+        score: Scores of shape ``(B,)``, less than 1 where they are numbers.
+        anomaly_map: Anomaly maps of shape ``(B, 1, H, W)``, less than 1 where they are numbers.
+
+    Returns:
+        Scores and maps; of images that are not whole, or where any of these is not a number, both are 1.
+    """
+    judged = whole & (score < 1) & (anomaly_map < 1).flatten(1).all(1)
+    return call_defective(~judged, InferenceBatch(pred_score=score, anomaly_map=anomaly_map))
+
+
+def call_defective(defective: torch.Tensor, prediction: InferenceBatch) -> InferenceBatch:
+    """Call images defective, whatever the prediction.
+
+    Args:
+        defective: Which images, booleans of shape ``(B,)``.
+        prediction: Scores and labels of shape ``(B,)``, maps and masks of shape ``(B, 1, H, W)``, or ``None``.
+
+    Returns:
+        The prediction with a score and a map of 1, and a label and a mask that are true, for these images.
+    """
+
+    def put(tensor: torch.Tensor | None) -> torch.Tensor | None:
+        if tensor is None:
+            return None
+        place = defective.reshape(-1, *[1] * (tensor.ndim - 1))
+        return tensor | place if tensor.dtype == torch.bool else torch.where(place, 1.0, tensor)
+
+    return InferenceBatch(*(put(tensor) for tensor in prediction))
 
 
 def require_scorable(image: torch.Tensor, is_fitted: torch.Tensor) -> None:
@@ -80,3 +170,19 @@ def to_unit_interval(ratio: torch.Tensor) -> torch.Tensor:
     """
     compressed = ratio.abs().log1p()
     return 0.5 * (1 + ratio.sign() * compressed / (1 + compressed))
+
+
+def highest_mean(anomaly_map: torch.Tensor) -> torch.Tensor:
+    """Score images by what their anomaly maps show: the mean of the highest :data:`SCORE_SHARE` of each.
+
+    A maximum would judge by one noisy cell, a mean over all would not see a small defect. AnomalyDINO (Damm et al.,
+    arXiv 2405.14529) takes the same share.
+
+    Args:
+        anomaly_map: Maps of shape ``(B, h, w)``.
+
+    Returns:
+        Scores of shape ``(B,)``, in the units of the maps.
+    """
+    count = max(1, round(SCORE_SHARE * anomaly_map.shape[-2] * anomaly_map.shape[-1]))
+    return anomaly_map.flatten(1).topk(count, sorted=False).values.mean(1)

@@ -11,8 +11,8 @@ from .attention import energy_attention
 from .backbone import PACKAGED_BACKBONE, Backbone
 from .batch_norm_folding import fold_batch_norms
 from .reference import MAX_EXEMPLARS, LeftOut, Match, make_reference
-from .resampling import Resampling, SizedResamplings, blur_matrix, resize_matrix
-from .scoring import require_scorable, to_unit_interval
+from .resampling import Resampling, SizedResamplings, blur_matrix, border_distance, resize_matrix
+from .scoring import fail_safe, highest_mean, only_scorable, require_scorable, to_unit_interval
 from .vae import FeatureGrid, FeatureVAE
 
 if TYPE_CHECKING:
@@ -21,12 +21,10 @@ if TYPE_CHECKING:
 DEFAULT_LAYERS = ("blocks.1", "blocks.2", "blocks.4")
 MAP_SIGMA = 2.0
 """Standard deviation of the anomaly map's blur, in pixels of the input image."""
-SCORE_SIGMA = 1.0
-"""Standard deviation of the energy's blur before its peak is taken for the image score, in cells."""
+BORDER_CELLS = 2
+"""Width of the border of the grid, in cells, where features vary with the backbone's padding."""
 LEAST_ENERGY = 1.0
 """Least energy of normal images: that of latents one standard deviation apart. Copies of one image have less."""
-LEAST_VARIATION = 0.05
-"""Least standard deviation of the logarithms of peak and mean over normal images."""
 
 
 class Explanation(NamedTuple):
@@ -37,10 +35,10 @@ class Explanation(NamedTuple):
         activations: The backbone's layers ``A_l``, each of shape ``(B, C_l, h_l, w_l)``.
         counterfactual: The layers as a normal part would have shown them, ``A_hat_l``, of the same shapes.
         attention: Attention map of each layer, of shape ``(B, h_l, w_l)``, in units of energy.
-        anomaly_map: Energy and attention together over the energy of normal images, of shape ``(B, H, W)``.
-        score: Image score of shape ``(B,)``: logarithms of the peak of the energy to the nearest normal latents and of
-            the mean distance (its root), each standardised by those of normal images, and of these the greater; around
-            0 for a normal image.
+        anomaly_map: Energy and attention together over the energy of normal images, of shape ``(B, H, W)``; at the
+            border weighed down where normal images have more of it there (see :meth:`VaeAttentionModel.calibrate`).
+        score: Image score of shape ``(B,)``, in the same units: the mean of the highest share of the anomaly map before
+            its blur (see :func:`highest_mean`).
     """
 
     match: Match
@@ -68,9 +66,6 @@ class _Resamplings(SizedResamplings):
     ) -> None:
         super().__init__(size, layer_sizes)
 
-        def blur(cells: int) -> torch.Tensor:
-            return blur_matrix(cells, SCORE_SIGMA)
-
         def refine(side: int, cells: int, finest: int) -> torch.Tensor:
             return side / cells * resize_matrix(side, finest)
 
@@ -78,7 +73,6 @@ class _Resamplings(SizedResamplings):
             return blur_matrix(pixels, MAP_SIGMA) @ resize_matrix(side, pixels)
 
         finest = max(layer_sizes)
-        self.smooth_score = Resampling(blur, grid_size)
         self.refine_energy = Resampling(resize_matrix, grid_size, finest)
         self.refine = nn.ModuleList(Resampling(refine, layer_size, grid_size, finest) for layer_size in layer_sizes)
         self.upsample = Resampling(upsample, finest, size)
@@ -100,8 +94,7 @@ class VaeAttentionModel(nn.Module):
     """
 
     energy_scale: torch.Tensor
-    score_mean: torch.Tensor
-    score_std: torch.Tensor
+    border_weight: torch.Tensor
     is_fitted: torch.Tensor
 
     def __init__(
@@ -109,7 +102,7 @@ class VaeAttentionModel(nn.Module):
         backbone: str = PACKAGED_BACKBONE,
         layers: Sequence[str] = DEFAULT_LAYERS,
         pre_trained: bool = True,
-        latent_dim: int = 64,
+        latent_dim: int = 96,
         reference: str = "exemplars",
         max_exemplars: int = MAX_EXEMPLARS,
     ) -> None:
@@ -119,11 +112,10 @@ class VaeAttentionModel(nn.Module):
         fold_batch_norms(self.backbone.extractor, self.backbone.image_shape)
         self.grid = FeatureGrid(self.backbone.channels)
         # No graph is to be built at inference, where callers such as anomalib's TorchInferencer allow gradients.
-        self.vae = FeatureVAE(self.backbone.channels, latent_dim).requires_grad_(requires_grad=False)
+        self.vae = FeatureVAE(self.grid.channels, latent_dim).requires_grad_(requires_grad=False)
         self.reference = make_reference(reference, max_exemplars)
         self.register_buffer("energy_scale", torch.ones(()))
-        self.register_buffer("score_mean", torch.zeros(2))
-        self.register_buffer("score_std", torch.ones(2))
+        self.register_buffer("border_weight", torch.ones(BORDER_CELLS))
         self.register_buffer("is_fitted", torch.tensor(data=False))
         # A module from the start: a change from an attribute to a module would take two assignments.
         self._resamplings = SizedResamplings()
@@ -161,23 +153,23 @@ class VaeAttentionModel(nn.Module):
         """Compute raw grid features in training mode, and scores and anomaly maps in evaluation mode.
 
         Args:
-            image: Normalised images of shape ``(B, 3, H, W)``, finite.
+            image: Normalised images of shape ``(B, 3, H, W)``.
 
         Returns:
             In training mode the features, of shape ``(B, C, h, w)``; else ``pred_score`` of shape ``(B,)`` and
-            ``anomaly_map`` of shape ``(B, 1, H, W)``, both strictly between 0 and 1.
+            ``anomaly_map`` of shape ``(B, 1, H, W)``, both strictly between 0 and 1, and 1 for images that cannot be
+            judged (see :func:`.fail_safe`).
 
         Raises:
             RuntimeError: If the model has not been fitted.
-            ValueError: If the images are not finite, or of another size than those it was fitted on.
+            ValueError: If the images are of another size than those it was fitted on.
         """
         if self.training:
             return self.grid.stack(self.layers(image))
+        image, whole = only_scorable(image)
         explanation = self.explain(image)
-        return InferenceBatch(
-            pred_score=to_unit_interval(explanation.score),
-            anomaly_map=to_unit_interval(explanation.anomaly_map)[:, None],
-        )
+        score, anomaly_map = to_unit_interval(explanation.score), to_unit_interval(explanation.anomaly_map)
+        return fail_safe(whole, score, anomaly_map[:, None])
 
     def explain(self, image: torch.Tensor) -> Explanation:
         """Match images with the normal reference, decode their counterfactual, and attribute the energy.
@@ -200,14 +192,10 @@ class VaeAttentionModel(nn.Module):
         counterfactual = self.grid.layers_of(self.vae.decode(match.latent))
         gradients = self.grid.adjoint(self.vae.adjoint(match.gradient))
         attention = energy_attention(activations, counterfactual, gradients)
-        anomaly_map = self.at_image_size(attention, match.energy)
+        weight = self._fixed.refine_energy(self._weight_of_cells(match.energy.shape[-2:]))
+        fine_map = self._at_finest_layer(attention, match.energy) * (weight / (2 * self.energy_scale))
         return Explanation(
-            match,
-            activations,
-            counterfactual,
-            attention,
-            anomaly_map / (2 * self.energy_scale),
-            self._judge(match.nearest),
+            match, activations, counterfactual, attention, self._fixed.upsample(fine_map), highest_mean(fine_map)
         )
 
     def at_image_size(self, attention: Sequence[torch.Tensor], energy: torch.Tensor | None = None) -> torch.Tensor:
@@ -220,28 +208,23 @@ class VaeAttentionModel(nn.Module):
         Returns:
             Their sum, blurred, of shape ``(B, H, W)``, in units of the energy of a cell of the grid.
         """
-        # On the finest layer's grid, so that there is one map to bring to the size of the image.
-        fixed = cast("_Resamplings", self._resamplings)
-        maps = [refine(layer_map) for refine, layer_map in zip(fixed.refine, attention, strict=True)]
+        return self._fixed.upsample(self._at_finest_layer(attention, energy))
+
+    def _at_finest_layer(self, attention: Sequence[torch.Tensor], energy: torch.Tensor | None) -> torch.Tensor:
+        """Add maps up on the finest layer's cells, so that there is one map to bring to the size of the image."""
+        maps = [refine(layer_map) for refine, layer_map in zip(self._fixed.refine, attention, strict=True)]
         if energy is not None:
-            maps.append(fixed.refine_energy(energy))
-        return fixed.upsample(torch.stack(maps).sum(0))
+            maps.append(self._fixed.refine_energy(energy))
+        return torch.stack(maps).sum(0)
 
-    def _judge(self, nearest: torch.Tensor) -> torch.Tensor:
-        """Return the image score of the energy to the nearest: of peak and mean, what is more unlike normal images.
+    def _weight_of_cells(self, size: Sequence[int]) -> torch.Tensor:
+        """Return the weight of each cell of a grid, of shape ``(h, w)``: 1 but at the border."""
+        weights = torch.cat([self.border_weight, torch.ones_like(self.border_weight[:1])])
+        return weights[border_distance(size).clamp(max=BORDER_CELLS).to(weights.device)]
 
-        Either alone is enough to reject an image, and a sum would let the scatter of one hide the other, which is why
-        Tippett ("The Methods of Statistics", 1931) judges several tests by the one that says most.
-        """
-        return ((self._peak_and_mean(nearest) - self.score_mean) / self.score_std).amax(dim=1)
-
-    def _peak_and_mean(self, energy: torch.Tensor) -> torch.Tensor:
-        """Return what an image is judged by: a small defect raises the peak of its energy, a diffuse one the mean.
-
-        The mean is that of the distance, the energy's root, so that a small defect does not count twice.
-        """
-        peak = cast("_Resamplings", self._resamplings).smooth_score(energy).amax(dim=(-2, -1))
-        return torch.stack([peak, energy.sqrt().mean(dim=(-2, -1))], dim=1).log1p()
+    @property
+    def _fixed(self) -> _Resamplings:
+        return cast("_Resamplings", self._resamplings)
 
     def _check_size(self, image: torch.Tensor) -> None:
         # Before anything is built for them, lest another thread's image meet the matrices of a wrong size.
@@ -254,10 +237,15 @@ class VaeAttentionModel(nn.Module):
             raise ValueError(msg)
 
     def calibrate(self, normal: LeftOut) -> None:
-        """Set the scales from energies of normal images that were left out of the reference."""
+        """Set scale and border of maps from energies of normal images that were left out of the reference.
+
+        Where normal images have more energy in a ring of cells at the border than inside, the ring is weighed down to
+        the same mean. It is never weighed up: a calm background would become a noisy one.
+        """
         self.energy_scale.copy_(normal.energy.mean().clamp_min(LEAST_ENERGY))
-        scores = self._peak_and_mean(normal.nearest)
-        self.score_mean.copy_(scores.mean(0))
-        deviation = scores.std(0) if len(scores) > 1 else torch.zeros(2)
-        self.score_std.copy_(deviation.clamp_min(LEAST_VARIATION))
+        energy, distance = normal.energy.mean(0), border_distance(normal.energy.shape[-2:]).to(normal.energy.device)
+        inside = energy[distance >= 2 * BORDER_CELLS]
+        for ring in range(BORDER_CELLS):
+            mean = energy[distance == ring].mean()
+            self.border_weight[ring] = (inside.mean() / mean).clamp(max=1) if len(inside) and mean > 0 else 1.0
         self.is_fitted.fill_(value=True)

@@ -11,6 +11,7 @@ from anomalib.callbacks import TilerConfigurationCallback
 from anomalib.data.utils.tiler import Tiler
 from lightning.pytorch import seed_everything
 from support import SIZE, Fitted, folder, make_engine, scores, small_model, write_images
+from torchvision.transforms.v2 import Lambda
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
 from anomalib_vae_attention.fit import feature_statistics
@@ -195,6 +196,29 @@ def test_an_image_that_is_not_finite_is_named(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"0\.png"):
         make_engine(tmp_path / "results").fit(model=small_model(), datamodule=datamodule)
+
+
+def test_bytes_as_floats_are_named(tmp_path: Path) -> None:
+    """An image from 0 to 255, as an augmentation or a data set of one's own may make it, names its file."""
+    write_images(tmp_path / "data", good=1)
+    datamodule = folder(tmp_path / "data", normal_test_dir="good", train_augmentations=Lambda(lambda x: 255 * x))
+    with pytest.raises(ValueError, match=r"pixels between 0 and 1.*0\.png"):
+        make_engine(tmp_path / "results").fit(model=small_model(), datamodule=datamodule)
+
+
+def test_what_cannot_be_judged_is_defective_whatever_the_sensitivity(fitted_small: Fitted) -> None:
+    """The whole model says so in every output, though no score of 1 would be above that threshold."""
+    model = VaeAttention.load_from_checkpoint(fitted_small.checkpoint).eval()
+    model.post_processor.image_sensitivity = model.post_processor.pixel_sensitivity = 0.0
+    image = torch.rand(2, 3, 80, 60)
+    image[1, 0, 79, 59] = float("nan")
+    with torch.no_grad():
+        prediction = model(image)
+    assert prediction.pred_label.tolist() == [False, True]
+    assert prediction.pred_score[1] == 1
+    assert (prediction.anomaly_map[1] == 1).all()
+    assert prediction.pred_mask[1].all()
+    assert not prediction.pred_mask[0].any()
 
 
 def test_arguments_of_another_vae_in_a_checkpoint(fitted_small: Fitted, tmp_path: Path) -> None:

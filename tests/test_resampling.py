@@ -1,11 +1,19 @@
 """The matrices of pooling, resizing and blur against torch's own operations."""
 
+import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter1d
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_vae_attention.resampling import Resampling, blur_matrix, pool_matrix, resize_matrix
+from anomalib_vae_attention.resampling import (
+    Resampling,
+    blur_matrix,
+    border_distance,
+    box_matrix,
+    pool_matrix,
+    resize_matrix,
+)
 
 SIDES = [(1, 1), (1, 5), (5, 1), (7, 7), (64, 32), (32, 64), (16, 32), (33, 32), (17, 40), (100, 7), (3, 256)]
 
@@ -76,3 +84,17 @@ def test_matrices_follow_the_model_but_are_not_saved() -> None:
     assert not resampling.state_dict()
     assert resampling.double().rows.dtype == torch.float64
     assert resampling(torch.ones(1, 5, 8)).dtype == torch.float64
+
+
+def test_border_distance_is_that_to_the_nearest_side() -> None:
+    """Each cell's distance is the least of those to the four sides."""
+    rows, columns = np.indices((5, 7))
+    expected = np.minimum.reduce([rows, 4 - rows, columns, 6 - columns])
+    assert border_distance((5, 7)).numpy().tolist() == expected.tolist()
+
+
+def test_box_sums_what_is_there() -> None:
+    """A box is NumPy's convolution with ones, cut off at the borders."""
+    line = torch.randn(9)
+    expected = np.convolve(line.numpy(), np.ones(3), mode="same")
+    np.testing.assert_allclose((box_matrix(9, 3) @ line).numpy(), expected, rtol=1e-5, atol=1e-6)

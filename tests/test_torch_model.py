@@ -1,5 +1,6 @@
 """The torch model on its own: scores, errors, sizes, weights and counterfactuals."""
 
+import math
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,8 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, Backbone
 from anomalib_vae_attention.fit.feature_statistics import FeatureMoments
-from anomalib_vae_attention.scoring import to_unit_interval
+from anomalib_vae_attention.reference import LeftOut
+from anomalib_vae_attention.scoring import highest_mean, to_unit_interval
 from anomalib_vae_attention.torch_model import DEFAULT_LAYERS, VaeAttentionModel
 
 
@@ -77,13 +79,21 @@ def test_unfitted(reference: str) -> None:
         VaeAttentionModel(pre_trained=False, reference=reference).eval()(torch.randn(1, 3, 64, 64))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
 def test_pixels_that_are_not_finite(small: VaeAttentionModel, value: float) -> None:
-    """One bad pixel is an error that says which image of the batch has it."""
-    image = torch.randn(3, 3, 64, 64)
+    """An image with one bad pixel is defective, score and map 1; the others of the batch are as without it."""
+    image = torch.rand(3, 3, 64, 64)
+    good = small(image)
     image[1, 2, 5, 7] = value
-    with pytest.raises(ValueError, match=r"images at \[1\]"):
-        small(image)
+    prediction = small(image)
+    assert prediction.pred_score[1] == 1
+    assert (prediction.anomaly_map[1] == 1).all()
+    for ours, theirs in ((prediction.pred_score, good.pred_score), (prediction.anomaly_map, good.anomaly_map)):
+        torch.testing.assert_close(ours[::2], theirs[::2])
+        assert (ours[::2] < 1).all()
+    if not math.isfinite(value):
+        with pytest.raises(ValueError, match=r"images at \[1\]"):
+            small.explain(image)
 
 
 def test_grey_tensor(small: VaeAttentionModel) -> None:
@@ -194,7 +204,7 @@ def test_one_image_or_copies_of_it(images: int, size: int, reference: str) -> No
     [
         ({"reference": "mean"}, r"reference .*\['exemplars', 'gaussian'\].*'mean'"),
         ({"max_exemplars": 0}, r"max_exemplars must be at least 1, and a whole number, but is 0"),
-        ({"latent_dim": 176}, r"latent_dim must be from 1 to 175"),
+        ({"latent_dim": 352}, r"latent_dim must be from 1 to 351"),
         ({"backbone": "resnet1"}, r"backbone='resnet1'.*'resnet18'"),
         ({"backbone": "no such thing"}, r"backbone='no such thing'.*'tf_efficientnet_lite0'"),
         ({"layers": ["blocks.1", "blocks.9"]}, r"layers=\['blocks.1', 'blocks.9'\].*'blocks.0', 'blocks.1'"),
@@ -209,10 +219,11 @@ def test_arguments_out_of_range(arguments: dict, message: str) -> None:
 
 
 def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offline, a backbone that timm would download is a ValueError that names the one that is there."""
+    """Offline, the use of a backbone that timm would download is a ValueError that names the one that is there."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = VaeAttentionModel(backbone="resnet18", layers=["layer1", "layer2"])
     with pytest.raises(ValueError, match=r"(?s)backbone='resnet18'.*'tf_efficientnet_lite0'.*pre_trained=False"):
-        VaeAttentionModel(backbone="resnet18", layers=["layer1", "layer2"])
+        model.train()(torch.rand(1, 3, 64, 64))
 
 
 def test_another_backbone() -> None:
@@ -283,12 +294,32 @@ def test_counterfactual_is_nearer_to_normal_parts(fitted: Fitted, test_images: d
         assert error(normal).mean() < error(defective)[inside].mean(), layer
 
 
-def test_either_of_peak_and_mean_is_enough(small: VaeAttentionModel) -> None:
-    """A single strange cell raises the score as far as its peak says, a strange image as far as its mean says."""
-    normal = torch.full((3, 8, 8), 5.0)
-    normal[1, 4, 4], normal[2] = 1e4, 1e4
-    evidence = (small._peak_and_mean(normal) - small.score_mean) / small.score_std
-    assert torch.equal(small._judge(normal), evidence.amax(1))
-    assert evidence[1, 0] > evidence[1, 1], "a peak"
-    assert small._judge(normal)[0] < small._judge(normal)[1]
-    assert small._judge(normal)[0] < small._judge(normal)[2]
+def test_image_score_is_the_mean_of_the_highest_of_the_map() -> None:
+    """The score is the mean of the highest hundredth, by sorting; a single cell does not make it, nor the calm rest."""
+    anomaly_map = torch.randn(5, 20, 30)
+    expected = anomaly_map.flatten(1).sort(descending=True).values[:, :6].mean(1)
+    torch.testing.assert_close(highest_mean(anomaly_map), expected)
+    assert highest_mean(torch.ones(1, 3, 3)).tolist() == [1.0], "at least one cell"
+
+
+def test_image_score_is_what_the_map_shows(fitted: Fitted, test_images: dict[str, torch.Tensor]) -> None:
+    """Scores and the highest hundredth of the blurred maps that users see put the images into nearly one order."""
+    with torch.no_grad():
+        explanation = fitted.model.model.explain(test_images["image"])
+    shown = highest_mean(explanation.anomaly_map)
+    order = torch.stack([explanation.score, shown]).argsort(1).argsort(1).double()
+    assert float(torch.corrcoef(order)[0, 1]) > 0.95
+
+
+def test_border_is_weighed_down_to_the_inside_but_never_up() -> None:
+    """A ring of cells where normal images have more energy than inside gets their ratio, a calm one stays."""
+    model = VaeAttentionModel(pre_trained=False, latent_dim=4)
+    energy = torch.full((3, 12, 14), 6.0)
+    energy[:, 1:-1, 1:-1] = 2.0
+    energy[:, 2:-2, 2:-2] = 3.0
+    model.calibrate(LeftOut(energy, energy))
+    assert model.border_weight.tolist() == pytest.approx([0.5, 1.0])
+    weight = model._weight_of_cells((12, 14))
+    assert torch.equal(weight, torch.where(energy[0] > 5, 0.5, 1.0))
+    model.calibrate(LeftOut(energy[:, :3, :3], energy[:, :3, :3]))
+    assert model.border_weight.tolist() == [1.0, 1.0], "a grid without an inside"

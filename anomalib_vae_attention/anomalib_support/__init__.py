@@ -14,6 +14,7 @@ INTERNALS = {
     "lightning.pytorch.Trainer._default_root_dir": "distributed: the folder of results, which has no setter",
     "torch.nn.Module._buffers": "reference, image_vae: buffers take the shapes of a checkpoint",
     "torch.nn.Module._load_from_state_dict": "reference, image_vae: buffers take the shapes of a checkpoint",
+    "torch.nn.Module._save_to_state_dict": "distributed, image_vae: what a checkpoint keeps of a module",
     "torch.nn.parallel.DistributedDataParallel._ddp_params_and_buffers_to_ignore": "fit: buffers that are not shared",
     "torch.utils._pytree.tree_leaves": "batch_norm_folding: the tensors among a call's arguments",
 }

@@ -31,11 +31,7 @@ def rank() -> int:
 def gather(part: T) -> list[T]:
     """Return every process's part, in the order of their ranks; all processes must call it.
 
-    Args:
-        part: What can be pickled, tensors on the CPU.
-
-    Raises:
-        RuntimeError: From torch, if another process has died.
+    A part is what can be pickled, tensors on the CPU. If another process has died, torch raises a ``RuntimeError``.
     """
     if world_size() == 1:
         return [part]
@@ -45,12 +41,9 @@ def gather(part: T) -> list[T]:
 
 
 def interleave(batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
-    """Exchange batches, so that each process sees those of all, in the order of the data set's sampling.
+    """Exchange batches of shape ``(B, ...)``, so that each process sees all, in the order of the data set's sampling.
 
     ``DistributedSampler`` deals images out like cards; a process may have fewer batches than another, or none.
-
-    Args:
-        batches: This process's batches, of shape ``(B, ...)`` with any ``B``.
 
     Yields:
         The images of one batch of every process, on the device of this process's batch.
@@ -107,13 +100,10 @@ def share(module: nn.Module) -> None:
 
 
 def agree_on_folder(trainer: Trainer) -> None:
-    """Let all processes write into the first one's folder.
+    """Let all processes write into the first one's folder; the others' trainers get it for theirs.
 
     anomalib makes a folder per run and a link ``latest`` to it, in every process. The link ends up at a folder without
     a checkpoint. The others' folders are removed, if they are empty, and the link is set to the first one's.
-
-    Args:
-        trainer: The trainer, whose folder is changed in all processes but the first.
     """
     if world_size() == 1:
         return

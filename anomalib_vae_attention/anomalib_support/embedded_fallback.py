@@ -58,7 +58,7 @@ class EmbeddedFallback(LightningModule):
         """Serve the embedded data set where the training images are its own, and nothing otherwise."""
         if self.trainer.state.fn == TrainerFn.FITTING and self._embedded is None:
             return []
-        return self._evaluation_loader()
+        return self.test_dataloader()
 
     def test_dataloader(self) -> DataLoader:
         """Serve the embedded data set to a model that was trained on it.
@@ -66,14 +66,9 @@ class EmbeddedFallback(LightningModule):
         Raises:
             ValueError: If it was trained on other data: a score on the embedded data would mean nothing.
         """
-        return self._evaluation_loader()
-
-    def predict_dataloader(self) -> DataLoader:
-        """Serve the embedded data set to a model that was trained on it; see :meth:`test_dataloader`."""
-        return self._evaluation_loader()
-
-    def _evaluation_loader(self) -> DataLoader:
         if not self._trained_on_embedded and self._embedded is None:
             msg = "No data was given, and the model was not trained on the embedded data set: name the data (--data)."
             raise ValueError(msg)
         return self._embedded_data().test_dataloader()
+
+    predict_dataloader = test_dataloader

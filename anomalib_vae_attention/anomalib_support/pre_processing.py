@@ -9,6 +9,8 @@ from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
 from torchvision.transforms.v2.functional import resize
 
+from anomalib_vae_attention.scoring import require_raw_images
+
 
 class AntialiasedResize(nn.Module):
     """Bilinear resizing with anti-aliasing, as torchvision's ``Resize(size, antialias=True)``, in every runtime.
@@ -85,6 +87,36 @@ class SamePreProcessor(PreProcessor):
     def __init__(self, transform: Transform | None = None) -> None:
         super().__init__(transform)
         self._keep_antialiasing()
+
+    def forward(self, batch: torch.Tensor) -> torch.Tensor:
+        """Apply the transform to images ``(B, C, H, W)``, as exports do.
+
+        Raises:
+            ValueError: If they are none; see :func:`.require_raw_images`.
+        """
+        require_raw_images(batch)
+        output: torch.Tensor = super().forward(batch)
+        return output
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *args) -> None:  # noqa: ANN401
+        """Apply the transform to images of the engine; see :meth:`forward`."""
+        require_raw_images(batch.image, batch.image_path)
+        super().on_train_batch_start(trainer, pl_module, batch, *args)
+
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *args) -> None:  # noqa: ANN401
+        """Apply the transform to images of the engine; see :meth:`forward`."""
+        require_raw_images(batch.image, batch.image_path)
+        super().on_validation_batch_start(trainer, pl_module, batch, *args)
+
+    def on_test_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *args) -> None:  # noqa: ANN401
+        """Apply the transform to images of the engine; see :meth:`forward`."""
+        require_raw_images(batch.image, batch.image_path)
+        super().on_test_batch_start(trainer, pl_module, batch, *args)
+
+    def on_predict_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *args) -> None:  # noqa: ANN401
+        """Apply the transform to images of the engine; see :meth:`forward`."""
+        require_raw_images(batch.image, batch.image_path)
+        super().on_predict_batch_start(trainer, pl_module, batch, *args)
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Restore the transform of a checkpoint."""

@@ -25,10 +25,7 @@ def image_files(loader: DataLoader) -> Iterator[Path]:
 
 
 def unreadable_files(loaders: list[DataLoader]) -> dict[Path, str]:
-    """Read every image and mask file of some loaders.
-
-    Args:
-        loaders: Loaders of anomalib's data sets; files of others are not known and left out.
+    """Read every image and mask file of loaders of anomalib's data sets; files of others are not known.
 
     Returns:
         Why a file cannot be read, for each that cannot.
@@ -46,8 +43,7 @@ def unreadable_files(loaders: list[DataLoader]) -> dict[Path, str]:
 def require_eight_bits(files: Iterable[str | Path]) -> None:
     """Refuse images of more than 8 bits per channel, of which anomalib's reader makes plain white or black ones.
 
-    Args:
-        files: Image files, which can be read. Only the headers are, unless there are more than 8 bits.
+    Only the headers of the files are read, unless there are more than 8 bits.
 
     Raises:
         ValueError: If there are levels beyond [0, 255], or fractions, naming the file.
@@ -74,22 +70,19 @@ class NameUnreadableFiles(pl.Callback):
     image would be read wrongly (see :func:`require_eight_bits`).
     """
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, *args: Any) -> None:  # noqa: ANN401
-        """Refuse images of more than 8 bits per channel."""
-        del trainer, pl_module, args
+    def on_train_batch_start(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        batch: Any,  # noqa: ANN401
+        *args,
+        **kwargs,
+    ) -> None:
+        """Refuse images of more than 8 bits per channel, here and in the other loops."""
+        del trainer, pl_module, args, kwargs
         require_eight_bits(getattr(batch, "image_path", None) or ())
 
-    def on_validation_batch_start(self, *args: Any) -> None:  # noqa: ANN401
-        """Refuse images of more than 8 bits per channel."""
-        self.on_train_batch_start(*args)
-
-    def on_test_batch_start(self, *args: Any) -> None:  # noqa: ANN401
-        """Refuse images of more than 8 bits per channel."""
-        self.on_train_batch_start(*args)
-
-    def on_predict_batch_start(self, *args: Any) -> None:  # noqa: ANN401
-        """Refuse images of more than 8 bits per channel."""
-        self.on_train_batch_start(*args)
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         """Put the names of the unreadable files before the message of an error that names none."""

@@ -1,20 +1,21 @@
-"""Checkpoints and exported models that are there whole or not at all, whenever a process is killed."""
+"""Checkpoints that are there whole or not at all, whenever a process is killed."""
 
 import errno
+import pickle  # noqa: S403 - only for the name of its error
 import struct
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from anomalib.engine.plugins import AnomalibCheckpointIO
-from anomalib.models.components import AnomalibModule
+from anomalib.utils.serialization import anomalib_safe_globals
 from lightning.pytorch import LightningModule, Trainer
 
-from anomalib_vae_attention.common.atomic_files import replacing, settle
+from anomalib_vae_attention.common.atomic_files import replacing
 
 
 class WholeCheckpointIO(AnomalibCheckpointIO):
@@ -33,9 +34,10 @@ class WholeCheckpointIO(AnomalibCheckpointIO):
             super().save_checkpoint(checkpoint, temporary, storage_options)
 
     def load_checkpoint(self, path: str | Path, *args, **kwargs) -> dict[str, Any]:
-        """Read a checkpoint, unless it is damaged; see :func:`require_undamaged`."""
+        """Read a checkpoint, unless it is damaged or of something else; see :func:`require_undamaged`."""
         require_undamaged(path)
-        return super().load_checkpoint(path, *args, **kwargs)
+        with _named(path):
+            return _require_ours(super().load_checkpoint(path, *args, **kwargs), path)
 
 
 def use_whole_checkpoints(trainer: Trainer) -> None:
@@ -81,20 +83,39 @@ def saved_arguments(path: str | Path, weights_only: bool = True) -> dict[str, An
 
     Raises:
         FileNotFoundError: If there is none.
-        ValueError: If the file is damaged; see :func:`require_undamaged`.
+        ValueError: If the file is damaged, or of something else; see :func:`require_undamaged`.
     """
     require_undamaged(path)
     if "://" in str(path):
         return {}
-    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
-    return checkpoint.get("hyper_parameters", {})
+    with _named(path), anomalib_safe_globals():
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=weights_only)
+    arguments: dict[str, Any] = _require_ours(checkpoint, path)["hyper_parameters"]
+    return arguments
+
+
+@contextmanager
+def _named(path: str | Path) -> Generator[None, None, None]:
+    """Name the file in an error of torch's."""
+    try:
+        yield
+    except (pickle.UnpicklingError, RuntimeError) as error:
+        msg = f"{path} is not a checkpoint of plain data, but perhaps an exported model: {error}"
+        raise ValueError(msg) from error
+
+
+def _require_ours(checkpoint: Any, path: str | Path) -> dict[str, Any]:  # noqa: ANN401
+    """Return a checkpoint, if it is one of vae_attention; a ``ValueError`` that names the file otherwise."""
+    arguments = checkpoint.get("hyper_parameters") if isinstance(checkpoint, dict) else None
+    if not isinstance(arguments, dict) or not {"latent_dim", "reference"} <= set(arguments):
+        msg = f"{path} is not a checkpoint of vae_attention, but of something else."
+        raise ValueError(msg)
+    ours: dict[str, Any] = checkpoint
+    return ours
 
 
 class WholeFiles(LightningModule):
-    """An anomalib model whose exports replace earlier ones when they are complete, and whose state is finite.
-
-    To be inherited from before :class:`AnomalibModule`, whose methods do the work.
-    """
+    """An anomalib model whose state is finite. To be inherited from before :class:`AnomalibModule`."""
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of which no result could be right.
@@ -107,33 +128,3 @@ class WholeFiles(LightningModule):
                 msg = f"The checkpoint has values in {name} that are not a number or infinite: it cannot be used."
                 raise ValueError(msg)
         super().on_load_checkpoint(checkpoint)
-
-    def to_torch(self, export_root: Path | str, *args, **kwargs) -> Path:
-        """Export to PyTorch; see :meth:`anomalib.models.components.base.ExportMixin.to_torch`."""
-        return _export(AnomalibModule.to_torch, self, Path(export_root), *args, **kwargs)
-
-    def to_onnx(self, export_root: Path | str, *args, **kwargs) -> Path:  # type: ignore[override]
-        """Export to ONNX; see :meth:`anomalib.models.components.base.ExportMixin.to_onnx`."""
-        return _export(AnomalibModule.to_onnx, self, Path(export_root), *args, **kwargs)
-
-    def to_openvino(self, export_root: Path | str, *args, **kwargs) -> Path:
-        """Export to OpenVINO; see :meth:`anomalib.models.components.base.ExportMixin.to_openvino`."""
-        return _export(AnomalibModule.to_openvino, self, Path(export_root), *args, **kwargs)
-
-
-def _export(export: Callable[..., Path], model: LightningModule, root: Path, *args, **kwargs) -> Path:
-    """Export to a folder beside the place, then move all files there, last the one that names the others."""
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=root) as scratch:
-        main = export(model, Path(scratch), *args, **kwargs)
-        files = [file for file in Path(scratch).rglob("*") if file.is_file()]
-        for file in files:
-            settle(file)
-        if len(files) > 1:
-            # Better none than the new weights beside the old graph.
-            (root / main.relative_to(scratch)).unlink(missing_ok=True)
-        for file in sorted(files, key=lambda file: file == main):
-            target = root / file.relative_to(scratch)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(target)
-        return root / main.relative_to(scratch)

@@ -91,11 +91,7 @@ def _export(cell: Cell, model: AnomalibModule | BareBackbone, folder: Path) -> d
 
 
 def run(file: Path) -> None:
-    """Fit, score and export what a ``cell.json`` says; write the result beside it last.
-
-    Args:
-        file: The file, in the folder of the cell.
-    """
+    """Fit, score and export what a ``cell.json`` says; write the result beside it last."""
     folder = file.parent
     cell = read_cell(read_json(file))
     try:

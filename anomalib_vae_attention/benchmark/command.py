@@ -6,6 +6,7 @@ import shlex
 import signal
 from pathlib import Path
 
+from anomalib_vae_attention.common.argument_checks import require_whole
 from anomalib_vae_attention.common.machine import cores
 from anomalib_vae_attention.common.mvtec_layout import locate_category
 
@@ -104,9 +105,7 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
             argument and what there is.
     """
     for name in ("image_size", "threads", "rounds"):
-        if getattr(arguments, name) < 1:
-            msg = f"{name} must be 1 or more, but is {getattr(arguments, name)}."
-            raise ValueError(msg)
+        require_whole(name, getattr(arguments, name), least=1)
     categories = {name: locate_category(arguments.data_root, name) for name in arguments.categories}
     return plan_cells(
         categories,
@@ -127,10 +126,7 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the comparison.
-
-    Args:
-        arguments: Arguments of the command line, without those that lead here.
+    """Run the comparison that command-line arguments say.
 
     Returns:
         Exit code: 0 when all is done, 1 if a cell failed, 130 after an interruption.

@@ -42,13 +42,9 @@ class Timing(NamedTuple):
 
 
 def prepare_weights(output: Path, cells: Sequence[Cell]) -> dict[str, str]:
-    """Check backbone, layers and models, and lay the packaged weights out for anomalib's own models.
+    """Check backbone, layers and models of the cells, and lay the packaged weights out for anomalib's own models.
 
     In a process of its own, because it imports torch.
-
-    Args:
-        output: Folder of the comparison.
-        cells: The cells, all of one backbone.
 
     Returns:
         Environment variables with which the weights are found; none for another backbone than the packaged one, whose
@@ -62,10 +58,7 @@ def prepare_weights(output: Path, cells: Sequence[Cell]) -> dict[str, str]:
     models = dict.fromkeys(cell.model.partition(":")[0] for cell in cells if cell.model != BACKBONE)
     checked = ["--backbone", cells[0].backbone, "--layers", *layers, "--models", *models]
     process = subprocess.run(  # noqa: S603 - this Python, this package
-        [sys.executable, "-m", f"{__package__}.weights", cache, *checked],
-        capture_output=True,
-        text=True,
-        check=False,
+        [sys.executable, "-m", f"{__package__}.weights", cache, *checked], capture_output=True, text=True, check=False
     )
     if process.returncode != 0:
         raise ValueError((process.stderr.strip().splitlines() or ["the weights could not be written"])[-1])
@@ -75,10 +68,7 @@ def prepare_weights(output: Path, cells: Sequence[Cell]) -> dict[str, str]:
 def forget_results(cells: Sequence[Cell], output: Path, models: Sequence[str]) -> None:
     """Forget results of some models, and all latencies, so that they are measured again.
 
-    Args:
-        cells: The cells.
-        output: Folder of the comparison.
-        models: Names of models; a name without a variant or layers stands for all of them.
+    A model's name without a variant or layers stands for all of them.
     """
     for cell in cells:
         if {cell.label, cell.model, cell.model.partition(":")[0]} & set(models):
@@ -98,20 +88,9 @@ def run_cells(cells: Sequence[Cell], output: Path, environment: dict[str, str]) 
 
 
 def run_latencies(
-    cells: Sequence[Cell],
-    results: Sequence[dict[str, Any]],
-    output: Path,
-    environment: dict[str, str],
-    timing: Timing,
+    cells: Sequence[Cell], results: Sequence[dict[str, Any]], output: Path, environment: dict[str, str], timing: Timing
 ) -> list[dict[str, Any]]:
     """Measure the latencies of the models that were kept, in one process per category and runtime.
-
-    Args:
-        cells: The cells.
-        results: Their results.
-        output: Folder of the comparison.
-        environment: Environment variables of the processes.
-        timing: How they are measured.
 
     Returns:
         For each category and runtime ``category``, ``runtime`` and either ``latency`` or ``error``.

@@ -12,13 +12,7 @@ from anomalib_vae_attention.common.mvtec_layout import MASKS, TEST, TEST_GOOD, T
 
 
 def category_datamodule(category: Path) -> Folder:
-    """Read a category in MVTec AD's layout, images of any format; all test images serve for tests.
-
-    Args:
-        category: Folder with ``train/good``, ``test/good``, ``test/*`` and ``ground_truth/*``.
-
-    Returns:
-        anomalib's datamodule for it.
+    """Read a category, a folder in MVTec AD's layout with images of any format; all test images serve for tests.
 
     Raises:
         ValueError: If one of the folders is missing, naming it.
@@ -39,15 +33,7 @@ def category_datamodule(category: Path) -> Folder:
 
 
 def read_image(file: Path, size: tuple[int, int] | None = None) -> NDArray[np.uint8]:
-    """Read an image from its file.
-
-    Args:
-        file: File of the image.
-        size: Height and width in pixels that an image of another size is resized to.
-
-    Returns:
-        Pixels of shape ``(H, W, 3)``, in [0, 255].
-    """
+    """Read an image's pixels ``(H, W, 3)`` in [0, 255], resized to a height and width in pixels if these are given."""
     with Image.open(file) as opened:
         image = opened.convert("RGB")
     if size is not None and image.size != (size[1], size[0]):

@@ -15,14 +15,14 @@ EXAMPLES = 5
 
 
 def choose_examples(paths: Sequence[str], labels: Sequence[bool]) -> list[int]:
-    """Choose test images to show: one of each kind of defect, then more, and a good one last.
+    """Choose test images to show, the same for every model: one of each kind of defect, then more, and a good one last.
 
     Args:
         paths: Files of the test images, whose folder is the kind of defect.
         labels: Whether each has a defect.
 
     Returns:
-        At most :data:`EXAMPLES` positions, the same for every model.
+        At most :data:`EXAMPLES` positions.
     """
     order = sorted(range(len(paths)), key=lambda index: paths[index])
     kinds: dict[str, list[int]] = {}
@@ -38,7 +38,7 @@ def take_examples(batches: Sequence[Any], transform: torch.nn.Module | None) -> 
     """Take a few test images with their masks and anomaly maps.
 
     Args:
-        batches: Predictions and truth of all test images, raw, with a map each.
+        batches: Predictions and truth of all test images, raw, with a map per image.
         transform: The pre-processor's, whose normalisation the images have been through.
 
     Returns:

@@ -21,12 +21,7 @@ ANY_BATCH = "any-batch"
 
 
 def find_export(folder: Path, runtime: str, batch: int) -> Path:
-    """Find the file that a model was exported to.
-
-    Args:
-        folder: Folder of the cell.
-        runtime: ``"onnx"`` or ``"openvino"``.
-        batch: Number of images at a time.
+    """Find the file in a cell's folder that a model was exported to, for ``onnx`` or ``openvino`` and a batch size.
 
     Raises:
         FileNotFoundError: If it was not or could not be exported.
@@ -88,7 +83,7 @@ def export_onnx(model: Model, folder: Path, size: tuple[int, int], batches: Sequ
 
 
 def export_openvino(onnx: Path) -> Path:
-    """Convert an ONNX file in ``weights/onnx`` to OpenVINO as anomalib's export does, in the precision that it has.
+    """Convert an ONNX file in ``weights/onnx`` as anomalib's export does, in the precision that it has.
 
     Returns:
         The ``.xml`` file in ``weights/openvino``, with its weights beside it.

@@ -18,11 +18,7 @@ DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 
 
 def run_job(
-    module: str,
-    folder: Path,
-    wanted: tuple[str, Any],
-    environment: dict[str, str],
-    title: str,
+    module: str, folder: Path, wanted: tuple[str, Any], environment: dict[str, str], title: str
 ) -> dict[str, Any]:
     """Run a module in a process of its own, unless its result is there already.
 

@@ -1,8 +1,8 @@
 """Latency of several models in one runtime: ``python -m anomalib_vae_attention.benchmark.latency FILE``.
 
-FILE is a JSON file of what to measure (see :func:`run`); the results are written beside it. The
-models take turns, in another order every round, so that what else the machine does meets all of them alike. One
-process measures one runtime: the threads of two would wait for work at each other's expense.
+FILE is a JSON file of what to measure (see :func:`run`); the results are written beside it. The models take turns, in
+another order every round, so that what else the machine does meets all of them alike. One process measures one runtime:
+the threads of two would wait for work at each other's expense.
 """
 
 import logging

@@ -36,13 +36,7 @@ class BareBackbone(nn.Module):
 
 
 def find_model_class(name: str) -> type[AnomalibModule]:
-    """Find a model of anomalib by its name.
-
-    Args:
-        name: In snake case, such as ``"stfpm"``.
-
-    Returns:
-        Its class.
+    """Find the class of a model of anomalib by its name in snake case, such as ``stfpm``.
 
     Raises:
         ValueError: If there is none; the message lists what there is.
@@ -55,14 +49,9 @@ def find_model_class(name: str) -> type[AnomalibModule]:
 
 
 def build_model(cell: Cell) -> AnomalibModule | BareBackbone:
-    """Make the model of a cell, not fitted, without metrics and pictures.
+    """Make the model of a cell, or the bare backbone; not fitted, without metrics and pictures.
 
-    Args:
-        cell: The cell.
-
-    Returns:
-        Model of anomalib, or the bare backbone. A model without an argument ``backbone`` keeps its own, and its own
-        pre-processing.
+    A model without an argument ``backbone`` keeps its own, and its own pre-processing.
 
     Raises:
         ValueError: If the model cannot be made with this backbone, these layers or this variant.
@@ -97,11 +86,7 @@ def build_model(cell: Cell) -> AnomalibModule | BareBackbone:
 
 
 def require_memory(cell: Cell) -> None:
-    """Raise a ``MemoryError`` if PatchCore's fit is estimated to take more memory than the machine has available.
-
-    Args:
-        cell: Any cell; nothing is estimated of other models.
-    """
+    """Raise a ``MemoryError`` if a cell is PatchCore's, and its fit would take more memory than is available."""
     name, variant = ("", "") if cell.model == BACKBONE else read_model(cell.model)
     available = available_gib()
     if name != "patchcore" or available is None:

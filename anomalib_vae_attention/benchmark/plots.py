@@ -27,9 +27,7 @@ def accuracy_plot(summary: pd.DataFrame, column: str, label: str, file: Path) ->
     Returns:
         Whether there was anything to plot.
     """
-    if column not in summary:
-        return False
-    shown = summary[(summary["model"] != BACKBONE) & (summary[column] > 0)]
+    shown = summary[(summary["model"] != BACKBONE) & (summary.get(column, 0) > 0)]
     if shown.empty:
         return False
     categories, models = list(shown["category"].unique()), list(shown["model"].unique())

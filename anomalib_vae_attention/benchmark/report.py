@@ -59,10 +59,7 @@ def to_text(tables: dict[str, pd.DataFrame]) -> str:
 
 
 def write_results(
-    output: Path,
-    cells: Sequence[Cell],
-    tables: dict[str, pd.DataFrame],
-    description: dict[str, Any],
+    output: Path, cells: Sequence[Cell], tables: dict[str, pd.DataFrame], description: dict[str, Any]
 ) -> str:
     """Write everything that a comparison leaves: CSV, JSON, PNG and HTML files.
 
@@ -139,14 +136,10 @@ def write_report(
     description: dict[str, Any],
     plots: dict[str, Path],
 ) -> None:
-    """Write the report.
+    """Write the report as one HTML file, in the folder of the comparison.
 
-    Args:
-        file: HTML file to write, in the folder of the comparison.
-        cells: The cells.
-        tables: As :func:`make_tables` makes them.
-        description: ``machine``, ``command`` and ``settings``, plain data.
-        plots: Caption and PNG file of each plot.
+    Its arguments are those of :func:`write_results`, with the ``machine`` in the description, and each plot's caption
+    and PNG file.
     """
     summary, failed = tables["summary"], tables["cells"][tables["cells"]["status"] != DONE]
     write_page(

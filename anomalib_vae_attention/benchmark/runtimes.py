@@ -54,16 +54,13 @@ def onnx_runtime(_cell: Cell, folder: Path, shape: tuple[int, ...], threads: int
 
 
 def open_openvino(file: Path, shape: tuple[int, ...], threads: int, precision: str = "f32") -> Run:
-    """Open an exported model in OpenVINO.
+    """Open an exported model, an ``.xml`` file, in OpenVINO.
 
     Args:
-        file: The ``.xml`` file.
+        file: The file.
         shape: Batch, height and width of the images.
         threads: Number of threads.
         precision: ``"f32"`` or ``"bf16"``.
-
-    Returns:
-        What runs it.
 
     Raises:
         NotSupportedError: If the processor has no bfloat16.

@@ -24,11 +24,7 @@ TIMES = ["median_ms", "q25_ms", "q75_ms", "calls", "images_per_second", "ratio_t
 
 
 def cells_table(cells: Sequence[Cell], results: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Make a row per cell.
-
-    Args:
-        cells: The cells.
-        results: The result of each, done or not.
+    """Make a row per cell, from its result, done or not.
 
     Returns:
         Category, model, seed, status, numbers of images, measures, costs; error and log of what failed.
@@ -55,10 +51,7 @@ def cells_table(cells: Sequence[Cell], results: Sequence[dict[str, Any]]) -> pd.
 
 
 def latency_table(measured: Sequence[dict[str, Any]]) -> pd.DataFrame:
-    """Make a row per category, runtime, model and way of giving it images.
-
-    Args:
-        measured: What :func:`.comparison.run_latencies` returns.
+    """Make a row per category, runtime, model and way of giving it images, from what ``run_latencies`` returns.
 
     Returns:
         ``measured`` is ``"batch 1"``, ``"batch 16"`` or ``"file"`` (one image, its file read and decoded each time);
@@ -71,24 +64,19 @@ def latency_table(measured: Sequence[dict[str, Any]]) -> pd.DataFrame:
         if "latency" not in job:
             rows.append({**place, "error": job["error"]})
         for model, ways in job.get("latency", {}).items():
-            for way, summary in ways.items():
-                limit = job["latency"].get(BACKBONE, {}).get(way, {}).get("median_ms")
-                row = {**place, "model": model, "measured": way, **summary}
-                if "median_ms" in summary:
-                    images = int(way.removeprefix("batch ")) if way.startswith("batch") else 1
-                    row["images_per_second"] = 1000 * images / summary["median_ms"]
-                    row["ratio_to_backbone"] = summary["median_ms"] / limit if limit else None
-                rows.append(row)
+            rows += [{**place, "model": model, "measured": way, **summary} for way, summary in ways.items()]
     frame = pd.DataFrame(rows, columns=["category", "model", "runtime", "measured", *TIMES, "error"])
-    return frame.astype(dict.fromkeys(TIMES, float))
+    frame = frame.astype(dict.fromkeys(TIMES, float))
+    images = frame["measured"].astype(str).str.removeprefix("batch ").replace("file", "1").astype(float)
+    limits = frame["median_ms"].where(frame["model"] == BACKBONE)
+    limits = limits.groupby([frame["category"], frame["runtime"], frame["measured"]]).transform("max")
+    return frame.assign(
+        images_per_second=1000 * images / frame["median_ms"], ratio_to_backbone=frame["median_ms"] / limits
+    )
 
 
 def summary_table(cells: pd.DataFrame, latencies: pd.DataFrame) -> pd.DataFrame:
-    """Put one line together per category and model.
-
-    Args:
-        cells: Table of the cells.
-        latencies: Table of the latencies.
+    """Put one line together per category and model, from the tables of cells and latencies.
 
     Returns:
         Medians over the seeds that were done, in the order of the cells; the number of ``seeds``; for every runtime
@@ -107,10 +95,7 @@ def summary_table(cells: pd.DataFrame, latencies: pd.DataFrame) -> pd.DataFrame:
 
 
 def comparison_table(summary: pd.DataFrame) -> pd.DataFrame:
-    """Put ours beside the better peer, per category.
-
-    Args:
-        summary: Table of :func:`summary_table`.
+    """Put ours beside the better peer, per category, from :func:`summary_table`.
 
     Returns:
         A row per category and model: the main measures; ``rank_<measure>`` within the category, 1 for the best; and for
@@ -129,10 +114,7 @@ def comparison_table(summary: pd.DataFrame) -> pd.DataFrame:
 
 
 def ranking_table(comparison: pd.DataFrame) -> pd.DataFrame:
-    """Rank the models over all categories.
-
-    Args:
-        comparison: Table of :func:`comparison_table`.
+    """Rank the models over all categories, from :func:`comparison_table`.
 
     Returns:
         A row per model, the best first: number of ``categories``, mean ranks, and of ours the worst margins, the worst

@@ -22,10 +22,9 @@ from .models import find_model_class
 
 
 def write_cache(cache: Path) -> Path:
-    """Write the weights of EfficientNet-Lite0 that are installed with this package into a Hugging Face cache.
+    """Write the installed weights of EfficientNet-Lite0 into a Hugging Face cache, a folder as in ``HF_HUB_CACHE``.
 
-    Args:
-        cache: Folder of the cache, as in ``HF_HUB_CACHE``; other models in it stay.
+    Other models in it stay.
 
     Returns:
         The file of the weights. It is complete before anybody can find it.
@@ -49,9 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Check backbone, layers and models, and write the cache; return 1 if one does not exist, which is printed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of the cache")
-    parser.add_argument(
-        "--backbone", default=PACKAGED_BACKBONE, help="backbone to check; nothing is written for others"
-    )
+    parser.add_argument("--backbone", default=PACKAGED_BACKBONE, help="backbone to check; only the default is written")
     parser.add_argument("--layers", nargs="*", default=[], help="layers that it must have")
     parser.add_argument("--models", nargs="*", default=[], help="models of anomalib that there must be")
     parsed = parser.parse_args(arguments)

@@ -11,10 +11,9 @@ from typing import Any
 
 @contextmanager
 def replacing(file: Path) -> Generator[Path, None, None]:
-    """Give a temporary file to write to, which takes the place of another when all went well.
+    """Give a temporary file to write to, which takes the place of a file when all went well.
 
-    Args:
-        file: The file to write; its folder is made if it is missing.
+    The file's folder is made if it is missing.
 
     Yields:
         The temporary file, in the same folder and with the same ending; it is deleted if an exception is raised.
@@ -40,25 +39,13 @@ def settle(file: Path) -> None:
 
 
 def write_json(file: Path, content: Any) -> None:  # noqa: ANN401
-    """Write a JSON file, whole or not at all.
-
-    Args:
-        file: The file; its folder is made if it is missing.
-        content: What JSON can hold.
-    """
+    """Write what JSON can hold to a file, as :func:`replacing` does."""
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
 def read_json(file: Path) -> Any:  # noqa: ANN401
-    """Read a JSON file.
-
-    Args:
-        file: The file.
-
-    Returns:
-        Its content, or ``None`` if there is none or it is not JSON.
-    """
+    """Return the content of a JSON file, or ``None`` if there is none or it is not JSON."""
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ def _memory_gib() -> float | None:
         return None
 
 
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Return the version of each package, or ``"not installed"``."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
 def available_gib() -> float | None:
     """Return the memory that programs can still have, in GiB; ``None`` where the system does not say (not Linux)."""
     meminfo = Path("/proc/meminfo")
@@ -57,17 +69,11 @@ def describe_machine() -> dict[str, Any]:
         Plain data: ``processor``, ``cores``, ``memory_gib`` (``None`` where the system does not say), ``system``,
         ``python`` and ``versions``.
     """
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            versions[package] = "not installed"
     return {
         "processor": _processor(),
         "cores": cores(),
         "memory_gib": _memory_gib(),
         "system": platform.platform(),
         "python": sys.version.split()[0],
-        "versions": versions,
+        "versions": versions(PACKAGES),
     }

@@ -18,11 +18,7 @@ def list_defects(category: Path) -> list[str]:
 
 
 def locate_category(data_root: Path, name: str) -> Path:
-    """Find a category in MVTec AD's layout.
-
-    Args:
-        data_root: Folder of all data.
-        name: Path of the category below it.
+    """Find a category in MVTec AD's layout by its path below the folder of all data.
 
     Returns:
         Its folder, absolute.

@@ -104,22 +104,17 @@ def list_names(category: str) -> list[Name]:
     return [Name(split, kind, number) for split, kind, count in counts for number in range(count)]
 
 
-def draw_image(category: str, name: Name, *, leave_sound: bool = False) -> DrawnImage:
-    """Draw one image; errors as :func:`choose_drawing`.
+def draw_image(category: str, name: Name) -> DrawnImage:
+    """Draw one image of a category; errors as :func:`choose_drawing`.
 
-    Args:
-        category: Name of the category.
-        name: Which image of it.
-        leave_sound: Draw the very same picture, light and noise but leave the defect out.
-
-    Returns:
-        The image and its mask, which is all 0 where nothing is defective.
+    The part, its defect and the camera draw from random streams of their own: without the defect, the picture, light
+    and noise are the very same.
     """
     how = choose_drawing(category)
     seed = np.random.SeedSequence(list(f"{category}/{name.image_file}".encode()))
     part_rng, defect_rng, camera_rng = (np.random.default_rng(child) for child in seed.spawn(3))
     part = how.draw(part_rng)
-    layers = [] if leave_sound or name.kind == "good" else how.defects[name.kind](part, defect_rng)
+    layers = [] if name.kind == "good" else how.defects[name.kind](part, defect_rng)
     picture, touched = lay(part.picture, layers)
     return DrawnImage(photograph(picture, camera_rng), np.where(touched, 255, 0).astype(np.uint8))
 
@@ -127,12 +122,7 @@ def draw_image(category: str, name: Name, *, leave_sound: bool = False) -> Drawn
 def draw_category(category: str, folder: Path) -> None:
     """Draw all images and masks of a category in the layout of MVTec AD, and last of all the marker file.
 
-    Args:
-        category: Name of the category.
-        folder: Where to; is created, and must not exist.
-
-    Raises:
-        OSError: If a file cannot be written.
+    The folder is made, and must not exist. An ``OSError`` says that a file cannot be written.
     """
     names = list_names(category)
     folder.mkdir()

@@ -45,12 +45,7 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
 
 
 def read_mnist(root: Path, split: str, download: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Read a split of MNIST.
-
-    Args:
-        root: Folder of the IDX files.
-        split: ``"train"`` or ``"test"``.
-        download: Whether torchvision may download them where they are missing.
+    """Read MNIST's ``train`` or ``test`` split from a folder, to which torchvision may ``download`` what is missing.
 
     Returns:
         Images of shape ``(N, 28, 28)``, 0 black, and digits of shape ``(N,)``.

@@ -14,6 +14,8 @@ from anomalib.utils.path import resolve_dataset_root
 from numpy.typing import NDArray
 from PIL import Image
 
+from anomalib_vae_attention.common.argument_checks import require_choice
+
 from .idx import SHAPE, read_mnist
 
 logger = logging.getLogger(__name__)
@@ -30,11 +32,7 @@ LEAST_PIXELS = 12
 
 
 def add_stroke(image: NDArray[np.uint8], random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """Add a straight white stroke to a digit.
-
-    Args:
-        image: Digit of shape ``(28, 28)``, 0 black.
-        random: Source of the stroke's place, direction and length.
+    """Add a straight white stroke, at random, to a digit of shape ``(28, 28)``, 0 black.
 
     Returns:
         The digit with the stroke, and the mask of the pixels that it brightened by a quarter of the range or more, 255
@@ -72,8 +70,8 @@ class OneClassMNIST(Folder):
         abnormal: ``"digits"`` or ``"strokes"``.
         image_root: Folder to write PNG files to.
         download: Whether torchvision may download the IDX files to ``root`` where they are missing.
-        train_batch_size: Images in a batch for training.
-        eval_batch_size: Images in a batch for validation, testing and prediction.
+        train_batch_size: Images per batch of training.
+        eval_batch_size: Images per batch of validation, testing and prediction.
         num_workers: Worker processes of each dataloader.
         val_split_mode: How to make the validation set.
         **kwargs: The other arguments of ``Folder``. Its ``seed`` is that of random splits; strokes never depend on it.
@@ -96,16 +94,11 @@ class OneClassMNIST(Folder):
         val_split_mode: ValSplitMode | str = ValSplitMode.SAME_AS_TEST,
         **kwargs,
     ) -> None:
-        if abnormal not in ABNORMAL:
-            msg = f"abnormal must be one of {list(ABNORMAL)}, but is {abnormal!r}."
-            raise ValueError(msg)
+        require_choice("abnormal", abnormal, ABNORMAL)
         others = [digit for digit in range(10) if digit != normal_digit]
         digits = others if abnormal_digits is None else list(abnormal_digits)
         if normal_digit not in range(10) or not digits or not set(digits) <= set(others):
-            msg = (
-                f"normal_digit={normal_digit} must be a digit, and abnormal_digits={digits} digits other than it, at "
-                "least one."
-            )
+            msg = f"normal_digit={normal_digit} must be a digit, and abnormal_digits={digits} one or more others."
             raise ValueError(msg)
         self.idx_root, self.download = Path(root), download
         self.normal_digit, self.abnormal = normal_digit, abnormal

@@ -23,11 +23,10 @@ def _read_marker(folder: Path) -> dict[str, Any] | None:
 
 
 def is_drawn(folder: Path) -> bool:
-    """Tell whether a folder holds a category as this version of the package draws it.
+    """Tell whether a folder holds a whole category as this version of the package draws it.
 
     Returns:
-        ``True`` if it is complete; ``False`` if it is missing, empty, incomplete or from another version, and may be
-        replaced.
+        ``False`` if it is missing, empty, incomplete or from another version, and may be replaced.
 
     Raises:
         ValueError: If it holds something else, which must be neither used nor replaced.

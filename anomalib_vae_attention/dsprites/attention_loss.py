@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from anomalib_vae_attention.attention import weighted_attention
-from anomalib_vae_attention.image_vae import elbo
+from anomalib_vae_attention.common.argument_checks import require_choice, require_number, require_whole
+from anomalib_vae_attention.image_vae.elbo import kl_by_latent
 
 from .networks import LAYERS, Encoded, Encoder
 
@@ -21,10 +22,7 @@ def overlap(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Measure how far two attention maps overlap: Liu et al. (CVPR 2020), eq. 5.
 
     ``L_AD = 2 sum_ij min(A1_ij, A2_ij) / sum_ij (A1_ij + A2_ij)``: 0 for maps that share no place, 1 for equal ones.
-
-    Args:
-        first: Maps that are not negative, of shape ``(..., h, w)``.
-        second: Maps of the same shape.
+    Maps are not negative, of shape ``(..., h, w)``.
 
     Returns:
         Shape ``(...)``, from 0 to 1; 0 where both maps are 0 everywhere.
@@ -32,11 +30,6 @@ def overlap(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     total = (first + second).sum((-2, -1))
     shared = 2 * torch.minimum(first, second).sum((-2, -1))
     return shared / torch.where(total > 0, total, 1)
-
-
-def kl_by_latent(encoded: Encoded) -> torch.Tensor:
-    """Return each latent's KL divergence of q(z|x) from the standard normal prior, in nats, shape ``(B, d)``."""
-    return elbo.kl_by_latent(encoded.mean, encoded.log_variance)
 
 
 class AttentionDisentanglement(nn.Module):
@@ -77,13 +70,11 @@ class AttentionDisentanglement(nn.Module):
         warmup_steps: int = 0,
     ) -> None:
         super().__init__()
-        if weight < 0 or warmup_steps < 0:
-            msg = f"weight and warmup_steps must not be negative, but are {weight} and {warmup_steps}."
-            raise ValueError(msg)
-        for name, value, known in (("pairs", pairs, PAIRS), ("layer", layer, LAYERS), ("score", score, SCORES)):
-            if value not in known:
-                msg = f"{name}={value!r} is not known; available are {', '.join(known)}."
-                raise ValueError(msg)
+        require_number("weight", weight, least=0)
+        require_choice("pairs", pairs, PAIRS)
+        require_choice("layer", layer, LAYERS)
+        require_choice("score", score, SCORES)
+        require_whole("warmup_steps", warmup_steps, least=0)
         self.weight, self.pairs, self.layer, self.score = weight, pairs, layer, score
         self.normalise, self.both_signs = normalise, both_signs
         self.second_order, self.warmup_steps = second_order, warmup_steps
@@ -99,7 +90,7 @@ class AttentionDisentanglement(nn.Module):
         if self.pairs == "random":
             first, second = torch.randperm(count, generator=generator)[:2].tolist()
             return [(first, second)]
-        divergence = kl_by_latent(encoded).mean(0)
+        divergence = kl_by_latent(encoded.mean, encoded.log_variance).mean(0)
         if self.pairs == "top2":
             first, second = divergence.topk(2).indices.tolist()
             return [(first, second)]
@@ -132,19 +123,9 @@ class AttentionDisentanglement(nn.Module):
         return maps
 
     def forward(
-        self,
-        encoder: Encoder,
-        encoded: Encoded,
-        noise: torch.Tensor,
-        generator: torch.Generator | None = None,
+        self, encoder: Encoder, encoded: Encoded, noise: torch.Tensor, generator: torch.Generator | None = None
     ) -> torch.Tensor:
-        """Compute ``L_AD``, without ``lambda``.
-
-        Args:
-            encoder: What encoded the images.
-            encoded: What it made of them.
-            noise: The noise ``eps`` with which ``z`` was sampled, shape ``(B, d)``.
-            generator: Source of random numbers for ``random`` pairs; PyTorch's own by default.
+        """Compute ``L_AD``, without ``lambda``, of what :meth:`maps` takes; ``generator`` draws ``random`` pairs.
 
         Returns:
             The mean overlap over pairs and images, a scalar from 0 to 1; 0 if there is no pair.

@@ -9,6 +9,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
+from anomalib_vae_attention.common.argument_checks import require_whole
 from anomalib_vae_attention.common.atomic_files import replacing, write_json
 
 from .datamodule import DSpritesDataModule
@@ -21,16 +22,7 @@ class WholeCheckpoints(TorchCheckpointIO):
     """Writes a checkpoint beside its place and renames it: a killed run leaves the previous one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:  # noqa: ANN401
-        """Write a checkpoint.
-
-        Args:
-            checkpoint: What to write.
-            path: Where to.
-            storage_options: Not used; a part of Lightning's interface.
-
-        Raises:
-            OSError: If it cannot be written; the previous file stays.
-        """
+        """Write a checkpoint; an ``OSError`` leaves the previous file."""
         with replacing(Path(path)) as temporary:
             super().save_checkpoint(checkpoint, temporary, storage_options)
 
@@ -51,9 +43,7 @@ class Scores(pl.Callback):
     """
 
     def __init__(self, every_n_steps: int = 5000, seed: int = 0) -> None:
-        if every_n_steps < 1:
-            msg = f"every_n_steps must be at least 1, but is {every_n_steps}."
-            raise ValueError(msg)
+        require_whole("every_n_steps", every_n_steps, least=1)
         self.every_n_steps, self.seed = every_n_steps, seed
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -122,15 +122,9 @@ class _Transposed(torch.autograd.Function):
 
 
 def transposed(signal: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-    """Convolve, transposed.
+    """Return ``F.conv_transpose2d(signal, weight, bias, 2, 1)``, shape ``(B, D, 2h, 2w)``.
 
-    Args:
-        signal: Shape ``(B, C, h, w)``.
-        weight: Shape ``(C, D, 4, 4)``.
-        bias: Shape ``(D,)``.
-
-    Returns:
-        ``F.conv_transpose2d(signal, weight, bias, 2, 1)``, shape ``(B, D, 2h, 2w)``.
+    Signal, weight and bias are of shapes ``(B, C, h, w)``, ``(C, D, 4, 4)`` and ``(D,)``.
     """
     return _Transposed.apply(signal, weight, bias)
 
@@ -141,12 +135,9 @@ def mean_of_transposed(signal: torch.Tensor, weight: torch.Tensor) -> torch.Tens
     Each weight is multiplied by the sum of the signal over the places where it falls inside of the result: all, but for
     the first row and column of places or the last.
 
-    Args:
-        signal: Shape ``(N, C, h, w)``.
-        weight: Shape ``(C, D, 4, 4)``.
-
     Returns:
-        ``F.conv_transpose2d(signal, weight, None, 2, 1).mean((2, 3))``, shape ``(N, D)``.
+        ``F.conv_transpose2d(signal, weight, None, 2, 1).mean((2, 3))``, of shape ``(N, D)`` for a signal
+        ``(N, C, h, w)`` and a weight ``(C, D, 4, 4)``.
     """
     height, width = signal.shape[-2:]
     total = signal.sum(-2, dtype=torch.promote_types(signal.dtype, torch.float32))

@@ -8,6 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
+from anomalib_vae_attention.common.argument_checks import require_whole
+
 from .dataset import DSprites
 from .store import IMAGES
 
@@ -18,13 +20,8 @@ TEST_SEED = 2**31 - 1
 class RandomBatches(Sampler[torch.Tensor]):
     """Indices of batches drawn with replacement: a function of the seed and of how many were drawn before.
 
-    Nothing the size of the data set is made, and a resumed run needs but one number to go on.
-
-    Args:
-        batch_size: Images in a batch.
-        batches: Batches in an epoch.
-        seed: Seed of the draws.
-        drawn: Batches drawn before.
+    Nothing the size of the data set is made, and a resumed run needs but one number to go on. An epoch has ``batches``
+    batches of ``batch_size`` images; ``drawn`` is how many batches were drawn before.
     """
 
     def __init__(self, batch_size: int, batches: int, seed: int, drawn: int = 0) -> None:
@@ -70,15 +67,10 @@ class DSpritesDataModule(pl.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value, least in (
-            ("batch_size", batch_size, 2),
-            ("batches_per_epoch", batches_per_epoch, 1),
-            ("test_batches", test_batches, 1),
-            ("seed", seed, 0),
-        ):
-            if value < least:
-                msg = f"{name} must be at least {least}, but is {value}."
-                raise ValueError(msg)
+        require_whole("batch_size", batch_size, least=2)
+        require_whole("batches_per_epoch", batches_per_epoch, least=1)
+        require_whole("test_batches", test_batches, least=1)
+        require_whole("seed", seed, least=0)
         self.root, self.npz, self.download = root, npz, download
         self.batch_size, self.test_batches = batch_size, test_batches
         self.batches = RandomBatches(batch_size, batches_per_epoch, seed)

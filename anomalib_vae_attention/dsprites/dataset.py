@@ -57,10 +57,7 @@ class DSprites(Dataset):
     factor_sizes = FACTOR_SIZES
 
     def __init__(
-        self,
-        root: Path | str = "./datasets/dSprites",
-        npz: Path | str | None = None,
-        download: bool = False,
+        self, root: Path | str = "./datasets/dSprites", npz: Path | str | None = None, download: bool = False
     ) -> None:
         root = Path(root)
         if npz is None and download:
@@ -91,29 +88,11 @@ class DSprites(Dataset):
         return Batch(pixels, factors_at(indices))
 
     def sample_factors(self, count: int, generator: torch.Generator | None = None) -> torch.Tensor:
-        """Draw every factor uniformly and independently.
-
-        Args:
-            count: Number of draws.
-            generator: Source of random numbers; PyTorch's own by default.
-
-        Returns:
-            Factor indices, shape ``(count, 5)``.
-        """
+        """Draw every factor uniformly and independently, ``count`` times: factor indices of shape ``(count, 5)``."""
         return sample_factors(self.factor_sizes, count, generator)
 
     def images_of(self, factors: torch.Tensor) -> torch.Tensor:
-        """Return the images with given factors.
-
-        Args:
-            factors: Factor indices, shape ``(B, 5)``.
-
-        Returns:
-            Pixels 0 and 1, float32, shape ``(B, 1, 64, 64)``.
-
-        Raises:
-            IndexError: If a factor index is out of range, naming the factor.
-        """
+        """Return the images ``(B, 1, 64, 64)`` of factor indices ``(B, 5)``; errors as :func:`index_of`."""
         return self[index_of(factors)].image
 
 
@@ -123,13 +102,7 @@ def sample_factors(sizes: Sequence[int], count: int, generator: torch.Generator 
 
 
 def index_of(factors: torch.Tensor) -> torch.Tensor:
-    """Return the index in the data set of images with given factors.
-
-    Args:
-        factors: Factor indices, shape ``(..., 5)``.
-
-    Returns:
-        Indices from 0 to 737,279, shape ``(...)``.
+    """Return the index in the data set, from 0 to 737,279, of images with factor indices ``(..., 5)``; shape ``(...)``.
 
     Raises:
         IndexError: If a factor index is out of range, naming the factor.

@@ -21,7 +21,7 @@ SIZE = 64
 """Height and width of an image, in pixels."""
 
 IMAGE_BYTES = SIZE * SIZE // 8
-"""Bytes of an image at one bit a pixel, rows from the top, the leftmost pixel in the highest bit."""
+"""Bytes of an image at one bit per pixel, rows from the top, the leftmost pixel in the highest bit."""
 
 # Just under 9.6: at 9.6 two frames have pixel centres on an edge.
 HALF_SIDE = 9.599
@@ -53,10 +53,7 @@ def _bezier(control: NDArray[np.float64], count: int) -> NDArray[np.float64]:
 
 
 def outline(shape: int) -> NDArray[np.float64]:
-    """Return the outline of a shape at full size and orientation 0, centred on the origin.
-
-    Args:
-        shape: 0 for the square, 1 for the ellipse, 2 for the heart.
+    """Return the outline of a square (0), ellipse (1) or heart (2) at full size and orientation 0, around the origin.
 
     Returns:
         Vertices ``(x, y)`` of a closed polygon in order, in pixels, y downwards; shape ``(V, 2)``.
@@ -79,15 +76,10 @@ def _place(vertices: NDArray[np.float64], scale: int, orientation: int) -> NDArr
 
 
 def draw_grid(shape: int, scale: int, orientation: int) -> NDArray[np.uint8]:
-    """Draw one shape, size and orientation at all places.
+    """Draw one shape, size and orientation, given by their indices, at all places.
 
     A pixel is white if its centre is inside by the even-odd rule. Each row of pixels is one 64-bit word: an edge that
     crosses the row flips all pixels to its right.
-
-    Args:
-        shape: Index of the shape, from 0 to 2.
-        scale: Index of the size, from 0 to 5.
-        orientation: Index of the orientation, from 0 to 39.
 
     Returns:
         The images as bits, shape ``(32, 32, 512)``, the first axis x and the second y.

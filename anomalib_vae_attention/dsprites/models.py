@@ -6,7 +6,10 @@ import lightning.pytorch as pl
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from .attention_loss import AttentionDisentanglement, kl_by_latent
+from anomalib_vae_attention.common.argument_checks import require_number, require_whole
+from anomalib_vae_attention.image_vae.elbo import kl_by_latent
+
+from .attention_loss import AttentionDisentanglement
 from .dataset import Batch
 from .discriminator import Discriminator, permute
 from .networks import Decoder, Encoded, Encoder
@@ -16,7 +19,7 @@ class Terms(NamedTuple):
     """The terms of a loss on one batch.
 
     Attributes:
-        loss: What the VAE's optimiser descends, a scalar, in nats an image.
+        loss: What the VAE's optimiser descends, a scalar, in nats per image.
         noise: The noise with which the latents were sampled, of shape ``(B, d)``.
         latents: The sampled latents, of shape ``(B, d)``.
         logged: Terms by name, scalars without a graph.
@@ -57,9 +60,8 @@ class BetaVAE(pl.LightningModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if latent_dim < 2 or beta < 0:
-            msg = f"latent_dim must be at least 2 and beta not negative, but they are {latent_dim} and {beta}."
-            raise ValueError(msg)
+        require_whole("latent_dim", latent_dim, least=2)
+        require_number("beta", beta, least=0)
         # Channels last: the convolutions' kernels are several times faster than on contiguous channels.
         self.encoder = Encoder(latent_dim).to(memory_format=torch.channels_last)
         self.decoder = Decoder(latent_dim).to(memory_format=torch.channels_last)
@@ -74,13 +76,13 @@ class BetaVAE(pl.LightningModule):
         return self.encoder(images).mean
 
     def terms(self, images: torch.Tensor) -> Terms:
-        """Compute the loss of images of shape ``(B, 1, 64, 64)``, without the total correlation."""
+        """Compute the loss of images of shape ``(B, 1, 64, 64)``: the ELBO's terms and the attention's."""
         encoded: Encoded = self.encoder(images)
         noise = torch.randn(encoded.mean.shape, generator=self.generator).to(images)
         latents = encoded.mean + (0.5 * encoded.log_variance).exp() * noise
         logits = self.decoder(latents)
         reconstruction = F.binary_cross_entropy_with_logits(logits, images, reduction="sum") / len(images)
-        divergence = kl_by_latent(encoded).sum(1).mean()
+        divergence = kl_by_latent(encoded.mean, encoded.log_variance).sum(1).mean()
         loss = reconstruction + self.beta * divergence
         logged = {"reconstruction": reconstruction.detach(), "kl": divergence.detach()}
         if self.attention is not None and self.attention.weight > 0:
@@ -98,24 +100,29 @@ class BetaVAE(pl.LightningModule):
         """Return the optimisers, the VAE's first."""
         return self.make_optimizers()
 
+    def training_terms(self, images: torch.Tensor) -> Terms:
+        """Do :meth:`terms` for a step; a subclass adds what only training needs, and other networks' gradients."""
+        return self.terms(images)
+
     def optimise(self, images: torch.Tensor, optimizers: list[Any]) -> dict[str, torch.Tensor]:
-        """Do one optimiser step on a batch.
+        """Do one step of each optimiser on a batch.
 
         Args:
             images: Shape ``(B, 1, 64, 64)``.
             optimizers: As from :meth:`make_optimizers`.
 
         Returns:
-            The terms of the loss by name.
+            The terms of the losses by name.
 
         Raises:
             FloatingPointError: If the loss is not finite; nothing has been updated then.
         """
-        terms = self.terms(images)
+        terms = self.training_terms(images)
         self._require_finite(terms)
         optimizers[0].zero_grad()
         terms.loss.backward()
-        optimizers[0].step()
+        for optimizer in optimizers:
+            optimizer.step()
         self.steps += 1
         return terms.logged
 
@@ -196,7 +203,7 @@ class FactorVAE(BetaVAE):
         gamma: Weight of the total correlation, not negative.
         learning_rate: Adam's learning rate for the VAE.
         discriminator_learning_rate: Adam's learning rate for the discriminator, whose betas are .5 and .9.
-        attention: Attention disentanglement to add, which makes it AD-FactorVAE; none by default.
+        attention: Attention disentanglement to add; none by default.
         seed: Seed of the noise and the permutations.
 
     Raises:
@@ -213,9 +220,7 @@ class FactorVAE(BetaVAE):
         seed: int = 0,
     ) -> None:
         super().__init__(latent_dim, 1.0, learning_rate, attention, seed)
-        if gamma < 0:
-            msg = f"gamma must not be negative, but is {gamma}."
-            raise ValueError(msg)
+        require_number("gamma", gamma, least=0)
         self.discriminator = Discriminator(latent_dim)
         self.gamma, self.discriminator_learning_rate = gamma, discriminator_learning_rate
 
@@ -226,19 +231,11 @@ class FactorVAE(BetaVAE):
         )
         return [*super().make_optimizers(), own]
 
-    def optimise(self, images: torch.Tensor, optimizers: list[Any]) -> dict[str, torch.Tensor]:
-        """Do one optimiser step of the VAE and one of the discriminator on a batch of at least two images.
-
-        Args:
-            images: Shape ``(B, 1, 64, 64)``.
-            optimizers: As from :meth:`make_optimizers`.
-
-        Returns:
-            The terms of both losses by name.
+    def training_terms(self, images: torch.Tensor) -> Terms:
+        """Add the total correlation, and set the gradients of the discriminator, from at least two images.
 
         Raises:
-            ValueError: If the batch has fewer than two images.
-            FloatingPointError: If the loss is not finite; nothing has been updated then.
+            ValueError: If there are fewer; see :func:`permute`.
         """
         terms = self.terms(images)
         latents = terms.latents.detach()
@@ -247,11 +244,4 @@ class FactorVAE(BetaVAE):
         stand_in = (terms.latents * ratio.gradient).sum()
         logged = {**terms.logged, "total_correlation": ratio.total_correlation, "discriminator": ratio.loss}
         loss = terms.loss + self.gamma * (stand_in - stand_in.detach() + ratio.total_correlation)
-        terms = terms._replace(loss=loss, logged=logged)
-        self._require_finite(terms)
-        optimizers[0].zero_grad()
-        terms.loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-        self.steps += 1
-        return logged
+        return terms._replace(loss=loss, logged=logged)

@@ -78,7 +78,7 @@ class Encoder(nn.Module):
         more, by one backward pass. A ReLU's second derivative is 0 almost everywhere: only its mask takes part.
 
         Args:
-            gradient: Gradients by means and log variances, several an image, shape ``(B, P, 2 d)``.
+            gradient: Gradients by means and log variances, several per image, shape ``(B, P, 2 d)``.
             encoded: What :meth:`forward` made of the images.
             layer: One of :data:`LAYERS`.
 
@@ -99,11 +99,6 @@ class Encoder(nn.Module):
         """Average :meth:`adjoint` over the places of the layer: the ``alpha`` of Liu et al. (CVPR 2020), eq. 1.
 
         The last transposed convolution, which is most of the work, need not be computed for its mean.
-
-        Args:
-            gradient: Gradients by means and log variances, several an image, shape ``(B, P, 2 d)``.
-            encoded: What :meth:`forward` made of the images.
-            layer: One of :data:`LAYERS`.
 
         Returns:
             Means of the gradients by the layer's activations, shape ``(B, P, C)``.

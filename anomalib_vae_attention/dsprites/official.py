@@ -11,11 +11,12 @@ import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from urllib.error import URLError
 from urllib.request import urlopen
 
 import numpy as np
+
+from anomalib_vae_attention.common.atomic_files import replacing
 
 from .drawing import SIZE
 from .store import IMAGES
@@ -28,33 +29,18 @@ URL = f"https://github.com/google-deepmind/dsprites-dataset/raw/master/{FILE_NAM
 BLOB_ID = "d98996d3f8ee1550e06b9d4ed78d0beb478910d5"
 """The file's name in git: SHA-1 of ``blob <size>``, a zero byte, and the contents."""
 
-IMAGES_A_PIECE = 4096
+IMAGES_PER_PIECE = 4096
 
 
 def blob_id(file: Path) -> str:
-    """Compute the git blob id of a file.
-
-    Args:
-        file: Any file.
-
-    Returns:
-        40 hexadecimal digits.
-
-    Raises:
-        OSError: If it cannot be read.
-    """
+    """Compute the git blob id of a file: 40 hexadecimal digits."""
     digest = hashlib.sha1(f"blob {file.stat().st_size}\0".encode(), usedforsecurity=False)
     with file.open("rb") as stream:
-        while piece := stream.read(1 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, lambda: digest).hexdigest()
 
 
 def check(file: Path) -> None:
     """Make sure that a file is the published one.
-
-    Args:
-        file: The npz file.
 
     Raises:
         FileNotFoundError: If there is no such file.
@@ -75,57 +61,40 @@ def check(file: Path) -> None:
 def read_images(file: Path) -> Iterator[bytes]:
     """Read the images of the published file, 4096 at a time, and never its pickled metadata.
 
-    Args:
-        file: The npz file; is checked first.
-
     Yields:
         Images as bits, in the order of the index.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not the published file or its array is not the expected one.
+        ValueError: If the array is not the expected one; other errors as :func:`check`, which comes first.
     """
     check(file)
     with zipfile.ZipFile(file) as archive, archive.open("imgs.npy") as stream:
-        version = np.lib.format.read_magic(stream)
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran_order, dtype = read_header(stream)
+        np.lib.format.read_magic(stream)
+        shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
         if (shape, fortran_order, dtype) != ((IMAGES, SIZE, SIZE), False, np.uint8):
             msg = f"npz={str(file)!r}: imgs has shape {shape} and type {dtype}, not {(IMAGES, SIZE, SIZE)} and uint8"
             raise ValueError(msg)
-        while piece := stream.read(IMAGES_A_PIECE * SIZE * SIZE):
+        while piece := stream.read(IMAGES_PER_PIECE * SIZE * SIZE):
             yield np.packbits(np.frombuffer(piece, np.uint8)).tobytes()
 
 
 def download(folder: Path) -> Path:
-    """Download the published file unless it is there already, and check it.
-
-    Args:
-        folder: Where to; is made if it is missing.
-
-    Returns:
-        The file.
+    """Download the published file to a folder unless it is there already, and return it.
 
     Raises:
         ConnectionError: If the download fails, saying what else to do; nothing is left behind.
-        ValueError: If what is there, or what was sent, is not the published file.
+        ValueError: If what was sent is not the published file.
         OSError: If the file cannot be written.
     """
     file = folder / FILE_NAME
     if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
         logger.info("Downloading %s", URL)
-        with TemporaryDirectory(prefix=".download-", dir=folder) as temporary:
-            part = Path(temporary, FILE_NAME)
+        with replacing(file) as temporary:
             try:
-                with urlopen(URL, timeout=60) as source, part.open("wb") as target:
+                with urlopen(URL, timeout=60) as source, temporary.open("wb") as target:
                     shutil.copyfileobj(source, target)
             except (URLError, TimeoutError) as error:
                 msg = f"{URL} cannot be downloaded ({error}); give the file as npz, or leave download out to draw it"
                 raise ConnectionError(msg) from error
-            check(part)
-            part.replace(file)
+            check(temporary)
     return file

@@ -1,4 +1,4 @@
-"""Keeping dSprites on disk at one bit a pixel, whole or not at all."""
+"""Keeping dSprites on disk at one bit per pixel, whole or not at all."""
 
 import errno
 import hashlib
@@ -7,12 +7,12 @@ import os
 from collections.abc import Iterable, Iterator
 from itertools import product
 from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import BinaryIO
 
 import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
+
+from anomalib_vae_attention.common.atomic_files import replacing
 
 from .drawing import FACTOR_SIZES, IMAGE_BYTES, SIZE, draw_grid
 
@@ -34,14 +34,7 @@ def draw_all() -> Iterator[bytes]:
 
 
 def is_whole(file: Path) -> bool:
-    """Tell whether a file holds all images followed by their BLAKE2b digest.
-
-    Args:
-        file: A file that :func:`write_images` may have written.
-
-    Returns:
-        ``False`` if it is missing, truncated or altered.
-    """
+    """Tell whether a file holds all images followed by their BLAKE2b digest, and is neither truncated nor altered."""
     length = IMAGES * IMAGE_BYTES
     if not file.is_file() or file.stat().st_size != length + DIGEST_BYTES:
         return False
@@ -53,47 +46,30 @@ def is_whole(file: Path) -> bool:
 
 
 def write_images(file: Path, chunks: Iterable[bytes]) -> None:
-    """Write images and their digest to a temporary file beside its place, and then rename it.
-
-    Args:
-        file: Where to; an existing file is replaced.
-        chunks: The images as bits, in the order of the index.
+    """Write images, given as bits in the order of the index, and their digest, whole or not at all.
 
     Raises:
         ValueError: If the chunks don't hold all images.
         OSError: If the file cannot be written; nothing is left behind.
     """
-    with TemporaryDirectory(prefix=f".{file.name}-", dir=file.parent, ignore_cleanup_errors=True) as folder:
-        # A file inside it, because one made as temporary may be read by its owner only.
-        temporary = Path(folder, file.name)
-        with temporary.open("wb") as stream:
-            _write(stream, chunks)
-            os.fsync(stream.fileno())
-        temporary.replace(file)
-
-
-def _write(stream: BinaryIO, chunks: Iterable[bytes]) -> None:
-    """Write images and their digest to an open file."""
+    if file.exists():
+        logger.warning("%s is truncated or was altered; it is written anew.", file)
     digest, length = hashlib.blake2b(), 0
-    for chunk in chunks:
-        stream.write(chunk)
-        digest.update(chunk)
-        length += len(chunk)
-    if length != IMAGES * IMAGE_BYTES:
-        msg = f"{length / IMAGE_BYTES:g} images were to be kept, but dSprites has {IMAGES}"
-        raise ValueError(msg)
-    stream.write(digest.digest())
-    stream.flush()
+    with replacing(file) as temporary, temporary.open("wb") as stream:
+        for chunk in chunks:
+            stream.write(chunk)
+            digest.update(chunk)
+            length += len(chunk)
+        if length != IMAGES * IMAGE_BYTES:
+            msg = f"{length / IMAGE_BYTES:g} images were to be kept, but dSprites has {IMAGES}"
+            raise ValueError(msg)
+        stream.write(digest.digest())
 
 
 def ensure_images(file: Path, make: Iterable[bytes]) -> None:
-    """Write the images unless they are there already.
+    """Write the images unless they are there already; ``make``, which gives them as bits, is not asked then.
 
     Of several processes that come at once, one writes and the others wait. A truncated or altered file is replaced.
-
-    Args:
-        file: Where the images are or are to be; the folder is made if it is missing.
-        make: The images as bits; is not iterated over if they are there.
 
     Raises:
         ValueError: If ``make`` fails to give all images.
@@ -102,7 +78,8 @@ def ensure_images(file: Path, make: Iterable[bytes]) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_name(f".{file.name}.lock")):
-            _write_unless_whole(file, make)
+            if not is_whole(file):
+                write_images(file, make)
     except OSError as error:
         reason = "its folder is a file" if isinstance(error, FileExistsError) else error.strerror or str(error)
         size = f"{IMAGES * IMAGE_BYTES >> 20} MiB"
@@ -111,28 +88,11 @@ def ensure_images(file: Path, make: Iterable[bytes]) -> None:
 
 
 def read_images(file: Path, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Read some images of a file that :func:`ensure_images` has made.
-
-    Args:
-        file: The file.
-        indices: Which images, shape ``(...)``.
-
-    Returns:
-        The images as bits, shape ``(..., 512)``.
-    """
+    """Read the images at given indices ``(...)`` from a file of :func:`ensure_images`, as bits ``(..., 512)``."""
     # Not mapped: the system maps what lies around each image, too, and counts it as the process's memory.
     with file.open("rb", buffering=0) as stream:
         parts = [os.pread(stream.fileno(), IMAGE_BYTES, IMAGE_BYTES * index) for index in indices.ravel().tolist()]
     return np.frombuffer(bytearray(b"".join(parts)), np.uint8).reshape(*indices.shape, IMAGE_BYTES)
-
-
-def _write_unless_whole(file: Path, make: Iterable[bytes]) -> None:
-    """Do the work of :func:`ensure_images` under its lock."""
-    if is_whole(file):
-        return
-    if file.exists():
-        logger.warning("%s is truncated or was altered; it is written anew.", file)
-    write_images(file, make)
 
 
 def unpack(bits: NDArray[np.uint8]) -> NDArray[np.uint8]:

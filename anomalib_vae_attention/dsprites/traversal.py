@@ -8,6 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812
 
+from anomalib_vae_attention.common.argument_checks import require_choice
+
 from .attention_loss import AttentionDisentanglement
 from .dataset import DSprites
 from .drawing import SIZE
@@ -21,11 +23,7 @@ REACH = 2.0
 
 @torch.no_grad()
 def latent_traversals(model: BetaVAE, image: torch.Tensor) -> torch.Tensor:
-    """Decode the latents of an image with one of them moved.
-
-    Args:
-        model: The model.
-        image: Shape ``(1, 64, 64)``.
+    """Decode the latents of an image ``(1, 64, 64)`` with one of them moved.
 
     Returns:
         Probabilities of white, shape ``(d, 9, 64, 64)``: each latent from -2 to 2 while the others stay.
@@ -39,18 +37,11 @@ def latent_traversals(model: BetaVAE, image: torch.Tensor) -> torch.Tensor:
 
 @torch.no_grad()
 def traversal_attention(model: BetaVAE, traversals: torch.Tensor, layer: str) -> torch.Tensor:
-    """Compute where each latent looks along its own traversal (Liu et al., eq. 1 and 2).
-
-    Args:
-        model: The model.
-        traversals: Images ``(d, 9, 64, 64)``.
-        layer: Layer of the maps, ``conv1`` to ``conv4``.
+    """Compute where each latent looks along its own traversal, ``(d, 9, 64, 64)`` (Liu et al., eq. 1 and 2).
 
     Returns:
-        Maps of the posterior mean of each row's latent, shape ``(d, 9, 64, 64)``; each row's maximum is 1.
-
-    Raises:
-        ValueError: If there is no such layer.
+        Maps at a layer, ``conv1`` to ``conv4``, of the posterior mean of each row's latent, shape ``(d, 9, 64, 64)``;
+        each row's maximum is 1.
     """
     attention = AttentionDisentanglement(layer=layer, score="mean")  # type: ignore[arg-type]
     rows = []
@@ -71,24 +62,15 @@ def tile(images: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def draw_pictures(model: BetaVAE, data: DSprites, folder: Path, layer: str) -> list[Path]:
-    """Write latent traversals and per-latent attention maps, starting from an image of each shape.
+    """Write latent traversals and per-latent attention maps, starting from an image of each shape, as PNG files.
 
-    Args:
-        model: The model.
-        data: The data set.
-        folder: Where to; is made if it is missing.
-        layer: Layer of the maps, ``conv1`` to ``conv4``.
-
-    Returns:
-        The PNG files.
+    The folder is made if it is missing; the layer of the maps is ``conv1`` to ``conv4``.
 
     Raises:
         ValueError: If there is no such layer.
         OSError: If a file cannot be written.
     """
-    if layer not in LAYERS:
-        msg = f"--layer {layer} is not known; available are {', '.join(LAYERS)}"
-        raise ValueError(msg)
+    require_choice("--layer", layer, LAYERS)
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     colours = mpl.colormaps["inferno"]

@@ -20,14 +20,11 @@ class LabelledImage(NamedTuple):
 
 
 def read_datamodule(config: Path, overrides: Sequence[str] = ()) -> AnomalibDataModule:
-    """Make the datamodule of a config of ``anomalib train``, and set it up for testing.
+    """Make the datamodule of a config of ``anomalib train``, without augmentations, and set it up for testing.
 
     Args:
         config: YAML file with a section ``data``.
         overrides: ``KEY=VALUE`` each, such as ``data.init_args.category=cable``.
-
-    Returns:
-        The datamodule; augmentations are left out.
 
     Raises:
         ValueError: If the file has no such section, or an override is none.
@@ -55,7 +52,7 @@ def find_images(source: Path, overrides: Sequence[str] = (), limit: int = 20) ->
     Args:
         source: A folder: of MVTec AD's layout, whose test images are taken, or of images, also in subfolders. Or a
             config, whose test images are taken.
-        overrides: Overrides of the config.
+        overrides: Overrides of the config; see :func:`read_datamodule`.
         limit: Most images of each label, evenly spaced.
 
     Raises:

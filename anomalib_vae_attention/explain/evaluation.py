@@ -49,18 +49,9 @@ def observe(module: VaeAttention, datamodule: AnomalibDataModule, layers: Sequen
 
 @torch.no_grad()
 def collect(
-    module: VaeAttention,
-    datamodule: AnomalibDataModule,
-    attentions: Sequence[str],
-    layers: Sequence[str],
+    module: VaeAttention, datamodule: AnomalibDataModule, attentions: Sequence[str], layers: Sequence[str]
 ) -> dict[tuple[str, str], list[ImageBatch]]:
-    """Compute the maps and scores of all test images.
-
-    Args:
-        module: A trained model with an image VAE.
-        datamodule: Data, set up.
-        attentions: Some of :data:`ATTENTIONS`.
-        layers: Layers of the encoder.
+    """Compute the maps and scores of all test images, with some of the :data:`ATTENTIONS` and layers of the encoder.
 
     Returns:
         By attention and layer, the batches with maps ``(B, H, W)``, scores ``(B,)`` and truth, without the images.

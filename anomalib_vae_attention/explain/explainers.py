@@ -92,13 +92,9 @@ def count_latents(module: VaeAttention) -> int:
 
 @torch.no_grad()
 def explain_image(module: VaeAttention, image: torch.Tensor, latents: str) -> Picture:
-    """Explain an image.
+    """Explain an image of shape ``(1, 3, H, W)``, from 0 to 1 and of any size, by a model in evaluation mode.
 
-    Args:
-        module: A trained model, in evaluation mode.
-        image: Shape ``(1, 3, H, W)``, from 0 to 1, of any size.
-        latents: ``top8``, ``all`` or numbers such as ``3,7``; errors as :func:`parse_latents`.
-
+    Which latents are shown, and what is an error, is said by :func:`parse_latents`.
     """
     processed = cast("Any", module.pre_processor)(image) if module.pre_processor else image
     size = (processed.shape[-2], processed.shape[-1])

@@ -15,16 +15,10 @@ FIELDS = {"image": ("pred_score", "gt_label"), "pixel": ("anomaly_map", "gt_mask
 
 
 def to_unit_range(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
-    """Map the scores of all images linearly to [0, 1].
+    """Map the scores or maps of all batches linearly to [0, 1]; all are 0 if they are all alike.
 
     anomalib's metrics put scores beyond [0, 1] through a sigmoid, which makes one value of all large ones; its
     post-processor clamps, which makes ties. Both would cost PatchCore and PaDiM, whose scores are distances.
-
-    Args:
-        values: Scores or maps of every batch, of any shapes.
-
-    Returns:
-        The same, less their least, over the greatest; 0 if they are all alike.
     """
     # In double precision, so that no two scores become one.
     least = min(float(value.min()) for value in values)
@@ -33,14 +27,11 @@ def to_unit_range(values: Sequence[torch.Tensor]) -> list[torch.Tensor]:
 
 
 def score(batches: Sequence[ImageBatch], measures: Iterable[str] = MEASURES) -> dict[str, float]:
-    """Score predictions on the test images.
-
-    Args:
-        batches: Predictions and truth of all test images, raw.
-        measures: Some of :data:`MEASURES`.
+    """Score predictions and truth of all test images, raw.
 
     Returns:
-        Each measure, in [0, 1]; without those whose prediction or truth is missing, or that have nothing to find.
+        Some of :data:`MEASURES`, in [0, 1]; without those whose prediction or truth is missing, or that have nothing to
+        find.
     """
     results = {}
     for level, (prediction, truth) in FIELDS.items():

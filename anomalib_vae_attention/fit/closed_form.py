@@ -53,7 +53,15 @@ class ClosedFormFit(FitProcedure):
             module._ddp_params_and_buffers_to_ignore = ignored  # noqa: SLF001
 
     def start(self, module: AnomalibModule) -> None:
-        """Start collecting features."""
+        """Start collecting features.
+
+        Raises:
+            ValueError: If there is to be more than one epoch, which anomalib's engine sees to.
+        """
+        epochs = module.trainer.max_epochs
+        if epochs != 1:
+            msg = f"vae='feature' is fitted in one epoch: use anomalib's Engine or max_epochs=1, not {epochs}."
+            raise ValueError(msg)
         self._moments = FeatureMoments()
         self._cache = FeatureCache(self.cache_features)
         self._own = OwnImages(module.trainer.train_dataloader)

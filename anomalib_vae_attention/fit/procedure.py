@@ -48,11 +48,7 @@ class FitProcedure:
 
 
 def read_again(module: AnomalibModule, loader: Iterable[Any]) -> Iterator[Any]:
-    """Read training images outside the trainer's loop.
-
-    Args:
-        module: The model, whose pre-processor the images pass.
-        loader: Loader of the images.
+    """Read training images outside the trainer's loop, through the model's pre-processor.
 
     Yields:
         Batches on the model's device, as a training step gets them.

@@ -27,11 +27,7 @@ def random_states() -> list[dict[str, Any]]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Set the global generators of this process.
-
-    Args:
-        state: One process's part of what :func:`random_states` returns.
-    """
+    """Set the global generators of this process from its part of what :func:`random_states` returns."""
     torch.set_rng_state(state["torch"].cpu())
     if len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all([each.cpu() for each in state["cuda"]])

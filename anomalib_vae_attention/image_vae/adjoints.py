@@ -75,14 +75,12 @@ def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
 
 
 @adjoint.register
-def _(layer: Add, gradient: torch.Tensor, *_context: object) -> Tensors:
-    del layer
+def _(_layer: Add, gradient: torch.Tensor, *_context: object) -> Tensors:
     return gradient, gradient
 
 
 @adjoint.register
-def _(layer: Offset, gradient: torch.Tensor, *_context: object) -> Tensors:
-    del layer
+def _(_layer: Offset, gradient: torch.Tensor, *_context: object) -> Tensors:
     return (gradient,)
 
 
@@ -104,9 +102,8 @@ def _(layer: nn.Conv2d, gradient: torch.Tensor, inputs: Tensors, output: torch.T
 
 
 @adjoint.register
-def _(layer: nn.ConvTranspose2d, gradient: torch.Tensor, inputs: Tensors, output: torch.Tensor) -> Tensors:
+def _(layer: nn.ConvTranspose2d, gradient: torch.Tensor, inputs: Tensors, _output: torch.Tensor) -> Tensors:
     """A transposed convolution's adjoint is the convolution."""
-    del output
     padding = cast("tuple[int, int]", layer.padding)
     back = F.conv2d(_flat(gradient), layer.weight, None, layer.stride, padding, layer.dilation, layer.groups)
     height, width = inputs[0].shape[2:]
@@ -117,16 +114,14 @@ def _(layer: nn.ConvTranspose2d, gradient: torch.Tensor, inputs: Tensors, output
 @adjoint.register
 def _(layer: nn.BatchNorm2d, gradient: torch.Tensor, *_context: object) -> Tensors:
     """With its running statistics, batch normalisation is a factor per channel."""
-    variance = cast("torch.Tensor", layer.running_var)
-    scale = (variance + layer.eps).rsqrt()
+    scale = (cast("torch.Tensor", layer.running_var) + layer.eps).rsqrt()
     if layer.affine:
         scale = scale * layer.weight
     return (gradient * scale[:, None, None],)
 
 
 @adjoint.register
-def _(layer: nn.ReLU, gradient: torch.Tensor, inputs: Tensors, output: torch.Tensor) -> Tensors:
-    del layer, inputs
+def _(_layer: nn.ReLU, gradient: torch.Tensor, _inputs: Tensors, output: torch.Tensor) -> Tensors:
     return (gradient * (output > 0)[:, None],)
 
 
@@ -160,9 +155,8 @@ def _(layer: nn.MaxPool2d, gradient: torch.Tensor, inputs: Tensors, output: torc
 
 
 @adjoint.register
-def _(layer: nn.AdaptiveAvgPool2d, gradient: torch.Tensor, inputs: Tensors, output: torch.Tensor) -> Tensors:
+def _(_layer: nn.AdaptiveAvgPool2d, gradient: torch.Tensor, inputs: Tensors, output: torch.Tensor) -> Tensors:
     """The mean over the whole image: the same share everywhere."""
-    del layer
     if output.shape[2:] != (1, 1):
         msg = "The adjoint of nn.AdaptiveAvgPool2d is known for an output of 1x1 only."
         raise TypeError(msg)
@@ -174,10 +168,7 @@ def _(layer: nn.AdaptiveAvgPool2d, gradient: torch.Tensor, inputs: Tensors, outp
 def _(layer: nn.Upsample, gradient: torch.Tensor, inputs: Tensors, output: torch.Tensor) -> Tensors:
     """Gradients of a pixel's copies add up (nearest neighbour, whole factors)."""
     factors = [output.shape[axis] // inputs[0].shape[axis] for axis in (2, 3)]
-    if layer.mode != "nearest" or output.shape[2:] != (
-        inputs[0].shape[2] * factors[0],
-        inputs[0].shape[3] * factors[1],
-    ):
+    if layer.mode != "nearest" or any(output.shape[axis] % inputs[0].shape[axis] for axis in (2, 3)):
         msg = "The adjoint of nn.Upsample is known for the mode 'nearest' and whole factors only."
         raise TypeError(msg)
     back = F.avg_pool2d(_flat(gradient), factors) * (factors[0] * factors[1])
@@ -191,6 +182,5 @@ def _(layer: nn.Linear, gradient: torch.Tensor, *_context: object) -> Tensors:
 
 @adjoint.register(nn.Flatten)
 @adjoint.register(nn.Unflatten)
-def _(layer: nn.Module, gradient: torch.Tensor, inputs: Tensors, output: torch.Tensor) -> Tensors:
-    del layer, output
+def _(_layer: nn.Module, gradient: torch.Tensor, inputs: Tensors, _output: torch.Tensor) -> Tensors:
     return (gradient.reshape(-1, gradient.shape[1], *inputs[0].shape[1:]),)

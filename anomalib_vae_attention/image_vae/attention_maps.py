@@ -24,7 +24,6 @@ from .vae import LatentPosterior
 Found = tuple[Sequence[torch.Tensor], torch.Tensor | None]
 """A map of each layer, of shape ``(B, h, w)``, and image scores of shape ``(B,)``; none takes the map's maximum."""
 
-
 Explained = tuple[torch.Tensor, torch.Tensor]
 """Maps of shape ``(B, H, W)`` and image scores of shape ``(B,)``, each greater where more anomalous."""
 

@@ -16,18 +16,13 @@ KERNEL, STRIDE, PADDING = 4, 2, 1
 
 
 def sizes_of(size: Sequence[int], depth: int) -> list[tuple[int, int]]:
-    """Return the height and width of the image and of each convolution's output.
-
-    Args:
-        size: Height and width of the image in pixels.
-        depth: Number of convolutions.
+    """Return the height and width of an image, in pixels, and of the output of each of ``depth`` convolutions.
 
     Raises:
         ValueError: If the image is too small to be halved that often.
     """
-    height, width = size
-    if min(size) < 2**depth:
-        least = 2**depth
+    (height, width), least = size, 2**depth
+    if min(size) < least:
         msg = f"input_size: vae='conv' with {depth} widths takes {least}x{least} pixels or more, not {tuple(size)}."
         raise ValueError(msg)
     return [(height >> halvings, width >> halvings) for halvings in range(depth + 1)]
@@ -82,8 +77,7 @@ class ConvDecoder(Network):
         layers.append(("unflatten", nn.Unflatten(1, (widths[-1], *sizes[0]))))
         self.convolutions = nn.ModuleList()
         for number, ((before, after), (small, large)) in enumerate(
-            zip(pairwise([*widths[::-1], channels]), pairwise(sizes), strict=True),
-            start=1,
+            zip(pairwise([*widths[::-1], channels]), pairwise(sizes), strict=True), start=1
         ):
             # Halving an odd size loses a pixel.
             odd = (large[0] - 2 * small[0], large[1] - 2 * small[1])

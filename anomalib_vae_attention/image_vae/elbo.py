@@ -17,14 +17,9 @@ MOMENTUM = 0.05
 
 
 def kl_by_latent(mean: torch.Tensor, log_variance: torch.Tensor) -> torch.Tensor:
-    """Return each latent's KL divergence of q(z|x) from the standard normal prior.
+    """Return each latent's KL divergence of q(z|x) from the standard normal prior, in nats, not negative.
 
-    Args:
-        mean: Posterior means, of shape ``(B, d)``.
-        log_variance: Logarithms of the posterior variances, of shape ``(B, d)``.
-
-    Returns:
-        Divergences in nats, of shape ``(B, d)``, not negative.
+    Means, logarithms of the variances and divergences are of shape ``(B, d)``.
     """
     return 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
 

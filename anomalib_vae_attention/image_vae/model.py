@@ -9,7 +9,7 @@ from torch import nn
 
 from anomalib_vae_attention.common.argument_checks import require_choice, require_whole
 from anomalib_vae_attention.reference import MAX_EXEMPLARS, LeftOut, make_reference
-from anomalib_vae_attention.scoring import require_scorable, to_unit_interval
+from anomalib_vae_attention.scoring import fail_safe, only_scorable, require_scorable, to_unit_interval
 from anomalib_vae_attention.vae import Posterior
 
 from .attention_maps import ATTENTIONS, Explained, MapAverage, NormalImages, explain, join, latent_maps
@@ -106,8 +106,7 @@ class ImageVaeModel(nn.Module):
 
     def find_layers(self, names: Sequence[str] | str) -> list[str]:
         """Return the encoder's own names of layers; see :meth:`Network.find`."""
-        names = [names] if isinstance(names, str) else list(names)
-        return [self.vae.encoder.find(name) for name in names]
+        return [self.vae.encoder.find(name) for name in ([names] if isinstance(names, str) else names)]
 
     def _map_shapes(self, layers: Sequence[str]) -> dict[str, tuple[int, ...]]:
         return self.vae.encoder.map_shapes((self.channels, *self.input_size), layers)
@@ -132,34 +131,31 @@ class ImageVaeModel(nn.Module):
         """Compute the ELBO's terms in training mode, and scores and anomaly maps in evaluation mode.
 
         Args:
-            image: Images of shape ``(B, 3 or 1, H, W)``, pixels from 0 to 1, finite.
+            image: Images of shape ``(B, 3 or 1, H, W)``, pixels from 0 to 1.
 
         Returns:
             In training mode the terms of each image (see :meth:`ImageVAE.elbo_terms`), latents sampled; else
-            ``pred_score`` of shape ``(B,)`` and ``anomaly_map`` of shape ``(B, 1, H, W)``, strictly between 0 and 1.
+            ``pred_score`` of shape ``(B,)`` and ``anomaly_map`` of shape ``(B, 1, H, W)``, strictly between 0 and 1,
+            and 1 for images that cannot be judged (see :func:`.fail_safe`).
 
         Raises:
             RuntimeError: If the model has not been fitted, or its checkpoint does not know the attention.
-            ValueError: If the images are not finite, or not of the network's size.
+            ValueError: If the images are not of the network's size.
         """
         image = self.prepare_image(image)
         if self.training:
             noise = torch.randn(len(image), self.latent_dim, device=image.device)
             return self.vae.elbo_terms(image.contiguous(memory_format=torch.channels_last), noise)
+        image, whole = only_scorable(image)
         require_scorable(image, self.is_fitted)
         scale = self.scales.of(self.attention)
         maps, scores = self.explain(image)
-        return InferenceBatch(
-            pred_score=to_unit_interval((scores - scale.score_mean) / scale.score_std),
-            anomaly_map=to_unit_interval(maps / scale.map_mean)[:, None],
-        )
+        score = to_unit_interval((scores - scale.score_mean) / scale.score_std)
+        return fail_safe(whole, score, to_unit_interval(maps / scale.map_mean)[:, None])
 
     @torch.no_grad()
     def explain(
-        self,
-        image: torch.Tensor,
-        attention: str | None = None,
-        layers: Sequence[str] | None = None,
+        self, image: torch.Tensor, attention: str | None = None, layers: Sequence[str] | None = None
     ) -> Explained:
         """Compute anomaly maps and image scores in their own units.
 
@@ -167,9 +163,6 @@ class ImageVaeModel(nn.Module):
             image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
             attention: One of :data:`ATTENTIONS`; the model's own by default.
             layers: Names of the encoder's layers; the model's own by default.
-
-        Returns:
-            Maps of shape ``(B, H, W)`` and scores of shape ``(B,)``, each greater where more anomalous.
 
         Raises:
             ValueError: If there is no such attention or layer.
@@ -182,27 +175,15 @@ class ImageVaeModel(nn.Module):
 
     @torch.no_grad()
     def explain_all(
-        self,
-        image: torch.Tensor,
-        layers: Sequence[str],
-        attentions: Sequence[str] | None = None,
+        self, image: torch.Tensor, layers: Sequence[str], attentions: Sequence[str] = tuple(ATTENTIONS)
     ) -> dict[tuple[str, str], Explained]:
-        """Do :meth:`explain` for each attention and layer, the gradients shared by all.
-
-        Args:
-            image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
-            layers: Names of the encoder's layers.
-            attentions: Some of :data:`ATTENTIONS`; all by default.
+        """Do :meth:`explain` for each of some layers and attentions, by default all, which share the gradients.
 
         Returns:
             Maps ``(B, H, W)`` and scores ``(B,)`` by attention and layer; the layer's name is empty for attentions
             that use none.
-
-        Raises:
-            ValueError: If there is no such attention or layer.
         """
         names = dict(zip(layers, self.find_layers(layers), strict=True))
-        attentions = list(ATTENTIONS) if attentions is None else attentions
         for attention in attentions:
             require_choice("attention", attention, list(ATTENTIONS))
         found: dict[tuple[str, str], list[Explained]] = {}
@@ -223,13 +204,10 @@ class ImageVaeModel(nn.Module):
 
     @torch.no_grad()
     def latent_maps(self, image: torch.Tensor) -> torch.Tensor:
-        """Say what each latent looks at: ``M^i`` of eq. 1-2, averaged over layers after resizing.
-
-        Args:
-            image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
+        """Say what each latent looks at in images as for :meth:`explain`.
 
         Returns:
-            A map per latent, of shape ``(B, d, H, W)``, not negative.
+            ``M^i`` of eq. 1-2, averaged over layers after resizing: a map per latent, ``(B, d, H, W)``, not negative.
         """
         parts = self._encode(image, self.attention_layers, ["latent"])
         return torch.cat([self.average(latent_maps(seen)) for seen in parts])

@@ -51,13 +51,7 @@ class Network(nn.Module):
         self.map_layers: list[str] = []
 
     def find(self, name: str) -> str:
-        """Find a layer by its own name, or by that of the module it ends: ``layer2`` for ``layer2.1.relu2``.
-
-        Args:
-            name: Name of a layer, or the part of one before a dot.
-
-        Returns:
-            The layer's own name.
+        """Return a layer's own name, given that or the module which it ends: ``layer2`` for ``layer2.1.relu2``.
 
         Raises:
             ValueError: If there is no such layer; the message lists the layers.
@@ -73,15 +67,12 @@ class Network(nn.Module):
         return self.trace(image, kept=())[self.steps[-1].name]
 
     def trace(self, image: torch.Tensor, kept: Sequence[str] | None = None) -> Trace:
-        """Compute all activations.
+        """Return the activations of what the network is given, of shape ``(B, ...)``, by name.
 
         Args:
-            image: What the network is given, of shape ``(B, ...)``.
+            image: What the network is given.
             kept: Names of the activations to return beside the last; all by default. What gradients are to go back to
                 must be in it, and so must everything after it.
-
-        Returns:
-            Activations by name.
         """
         last_use = {name: index for index, step in enumerate(self.steps) for name in step.inputs}
         trace = {INPUT: image}
@@ -125,9 +116,8 @@ class Network(nn.Module):
                 continue
             by_output = gradients[step.name] if step.name in wanted else gradients.pop(step.name)
             sources = tuple(trace[source] for source in step.inputs if source in needed)
-            for source, part in zip(
-                step.inputs, adjoint(step.layer, by_output, sources, trace[step.name]), strict=True
-            ):
+            by_inputs = adjoint(step.layer, by_output, sources, trace[step.name])
+            for source, part in zip(step.inputs, by_inputs, strict=True):
                 if source in needed:
                     gradients[source] = gradients[source] + part if source in gradients else part
         return {name: gradients[name] for name in wanted}

@@ -30,18 +30,48 @@ def check_size(size: Sequence[int]) -> None:
         raise ValueError(msg)
 
 
-def _block_steps(name: str, block: BasicBlock, start: str) -> list[Step]:
-    """Return the steps of a residual block."""
-    before = ("conv1", block.conv1), ("bn1", block.bn1), ("relu1", nn.ReLU())
-    layers = *before, ("conv2", block.conv2), ("bn2", block.bn2)
-    steps = chain([(f"{name}.{layer}", module) for layer, module in layers], start)
-    shortcut = start
-    if block.downsample is not None:
-        beside = cast("nn.Sequential", block.downsample)
-        steps += chain([(f"{name}.downsample.{index}", layer) for index, layer in enumerate(beside)], start)
-        shortcut = steps[-1].name
-    steps.append(Step(f"{name}.add", Add(), (f"{name}.bn2", shortcut)))
-    return [*steps, Step(f"{name}.relu2", nn.ReLU(), (f"{name}.add",))]
+Layers = Sequence[tuple[str, nn.Module]]
+
+
+class _DecoderBlock(nn.Module):
+    """The layers of a residual block of the decoder; where it has fewer channels after it, it doubles the size."""
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(before, before, 3, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(before)
+        self.conv2 = nn.Conv2d(before, after, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(after)
+        changed = before != after
+        self.upsample = nn.Upsample(scale_factor=2) if changed else None
+        self.shortcut = nn.Conv2d(before, after, 1, bias=False) if changed else None
+        self.shortcut_bn = nn.BatchNorm2d(after) if changed else None
+
+    def steps(self, name: str, start: str) -> list[Step]:
+        """Return the steps of the block; the shortcut's 1x1 convolution is before the enlargement: it is the same."""
+        if self.upsample is None or self.shortcut is None or self.shortcut_bn is None:
+            return _residual_steps(name, start, self)
+        beside = [("shortcut", self.shortcut), ("shortcut_bn", self.shortcut_bn), ("shortcut_up", self.upsample)]
+        return _residual_steps(name, start, self, [("upsample", self.upsample)], beside)
+
+
+def _residual_steps(
+    name: str, start: str, block: BasicBlock | _DecoderBlock, inner: Layers = (), beside: Layers = ()
+) -> list[Step]:
+    """Return the steps of a residual block.
+
+    Args:
+        name: Name of the block.
+        start: Name of what it is given.
+        block: The block, with the layers that both kinds have.
+        inner: Layers between the two halves of its main path.
+        beside: Layers of its shortcut.
+    """
+    before: Layers = [("conv1", block.conv1), ("bn1", block.bn1), ("relu1", nn.ReLU())]
+    main = [*before, *inner, ("conv2", block.conv2), ("bn2", block.bn2)]
+    path, shortcut = (chain([(f"{name}.{layer}", module) for layer, module in part], start) for part in (main, beside))
+    summed = Step(f"{name}.add", Add(), (path[-1].name, shortcut[-1].name if shortcut else start))
+    return [*path, *shortcut, summed, Step(f"{name}.relu2", nn.ReLU(), (summed.name,))]
 
 
 class ResNetEncoder(Network):
@@ -67,7 +97,8 @@ class ResNetEncoder(Network):
         steps = chain((name, getattr(source, name)) for name in ("conv1", "bn1", "relu", "maxpool"))
         for stage in ("layer1", "layer2", "layer3", "layer4"):
             for index, block in enumerate(getattr(source, stage)):
-                steps += _block_steps(f"{stage}.{index}", block, steps[-1].name)
+                beside = [(f"downsample.{number}", layer) for number, layer in enumerate(block.downsample or ())]
+                steps += _residual_steps(f"{stage}.{index}", steps[-1].name, block, beside=beside)
         self.map_layers = [step.name for step in steps]
         end = [("avgpool", source.avgpool), ("flatten", nn.Flatten()), ("fc", source.fc)]
         self.steps = steps + chain(end, steps[-1].name)
@@ -85,38 +116,6 @@ class ResNetEncoder(Network):
             )
             raise ValueError(msg)
         return super().forward(image)
-
-
-class _DecoderBlock(nn.Module):
-    """The layers of a residual block of the decoder; where it has fewer channels after it, it doubles the size."""
-
-    def __init__(self, before: int, after: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(before, before, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(before)
-        self.conv2 = nn.Conv2d(before, after, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(after)
-        changed = before != after
-        self.upsample = nn.Upsample(scale_factor=2) if changed else None
-        self.shortcut = nn.Conv2d(before, after, 1, bias=False) if changed else None
-        self.shortcut_bn = nn.BatchNorm2d(after) if changed else None
-
-    def steps(self, name: str, start: str) -> list[Step]:
-        """Return the steps of the block; the shortcut's 1x1 convolution is before the enlargement: it is the same."""
-        layers = ("conv1", self.conv1), ("bn1", self.bn1), ("relu1", nn.ReLU())
-        steps = chain([(f"{name}.{layer}", module) for layer, module in layers], start)
-        shortcut = start
-        if self.upsample is not None and self.shortcut is not None and self.shortcut_bn is not None:
-            steps.append(Step(f"{name}.upsample", self.upsample, (steps[-1].name,)))
-            beside = ("shortcut", self.shortcut), ("shortcut_bn", self.shortcut_bn), ("shortcut_up", self.upsample)
-            steps += chain([(f"{name}.{layer}", module) for layer, module in beside], start)
-            shortcut = steps[-1].name
-            main = f"{name}.upsample"
-        else:
-            main = steps[-1].name
-        steps += chain([(f"{name}.conv2", self.conv2), (f"{name}.bn2", self.bn2)], main)
-        steps.append(Step(f"{name}.add", Add(), (f"{name}.bn2", shortcut)))
-        return [*steps, Step(f"{name}.relu2", nn.ReLU(), (f"{name}.add",))]
 
 
 class ResNetDecoder(Network):
@@ -138,11 +137,7 @@ class ResNetDecoder(Network):
         widths = WIDTHS[::-1]
         self.fc = nn.Linear(latent_dim, widths[0] * cells[0] * cells[1])
         self.conv = nn.ConvTranspose2d(WIDTHS[0], channels, 7, 2, 3, output_padding=1)
-        steps = chain([
-            ("fc", self.fc),
-            ("relu", nn.ReLU()),
-            ("unflatten", nn.Unflatten(1, (widths[0], *cells))),
-        ])
+        steps = chain([("fc", self.fc), ("relu", nn.ReLU()), ("unflatten", nn.Unflatten(1, (widths[0], *cells)))])
         stages = nn.ModuleDict()
         for number, width in enumerate(widths):
             after = widths[number + 1] if number + 1 < len(widths) else width

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from anomalib_vae_attention.common.argument_checks import require_choice
+from anomalib_vae_attention.common.argument_checks import require_choice, require_whole, require_wholes
 
 from .conv import ConvDecoder, ConvEncoder, sizes_of
 from .elbo import LIKELIHOODS, Bernoulli, Gaussian, kl_by_latent, kl_gradient
@@ -96,13 +96,10 @@ class ImageVAE(nn.Module):
         return {"reconstruction": reconstruction, "kl": kl_by_latent(*posterior).sum(1)}
 
     def elbo_gradient(self, image: torch.Tensor) -> torch.Tensor:
-        """Return the gradient of the negative ELBO by the image, latents at their means, without autograd.
-
-        Args:
-            image: Images of shape ``(B, C, H, W)``, pixels from 0 to 1.
+        """Return the gradient of the negative ELBO by images, latents at their means, without autograd.
 
         Returns:
-            Gradient in nats per unit of brightness, of shape ``(B, C, H, W)``.
+            Gradient in nats per unit of brightness, of the shape ``(B, C, H, W)`` of the images.
         """
         encoded = self.encoder.trace(image)
         mean, log_variance = self.split(encoded[self.encoder.steps[-1].name])
@@ -127,16 +124,12 @@ def make_image_vae(
     Raises:
         ValueError: If an argument is out of range; the message names it.
     """
-    if latent_dim < 1 or hidden_dim < 1 or not widths or min(widths) < 1:
-        msg = f"latent_dim={latent_dim}, hidden_dim={hidden_dim} and each of widths={list(widths)} must be 1 or more."
-        raise ValueError(msg)
+    require_whole("latent_dim", latent_dim, least=1)
+    require_whole("hidden_dim", hidden_dim, least=1)
+    require_wholes("widths", widths, least=1)
+    require_wholes("input_size", input_size, least=1, count=2)
+    require_choice("channels", channels, [1, 3])
     require_choice("likelihood", likelihood, list(LIKELIHOODS))
-    if channels not in {1, 3}:
-        msg = f"channels must be 1 or 3, but is {channels}."
-        raise ValueError(msg)
-    if len(input_size) != 2:
-        msg = f"input_size must be a height and a width, but is {tuple(input_size)}."
-        raise ValueError(msg)
     encoder: Network
     decoder: Network
     if name == "resnet18":

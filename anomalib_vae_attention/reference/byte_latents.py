@@ -1,8 +1,11 @@
 """The latents of the images that a normal reference is built from, while it is."""
 
+import logging
 from collections.abc import Iterator
 
 import torch
+
+logger = logging.getLogger(__name__)
 
 GREATEST = torch.iinfo(torch.int8).max
 """Most steps that a latent is from 0."""
@@ -22,7 +25,8 @@ class KeptLatents:
     def __init__(self) -> None:
         self._steps: list[torch.Tensor] = []
         self._step: list[torch.Tensor] = []
-        self._count = 0
+        self._count = self._seen = 0
+        self._random = torch.Generator().manual_seed(0)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -58,6 +62,25 @@ class KeptLatents:
             self._step.append(torch.empty(BLOCK, len(mean), 1, 1))
         self._count += 1
         self[len(self) - 1] = mean
+
+    def sample(self, mean: torch.Tensor, most: int) -> None:
+        """Add the latents of an image ``(d, h, w)``, but keep a fair random sample of at most so many images.
+
+        Vitter, "Random Sampling with a Reservoir" (1985), seeded. To be called for every image, with the same ``most``.
+        """
+        self._seen += 1
+        if len(self) < most:
+            self.append(mean)
+            return
+        if self._seen == most + 1:
+            logger.warning(
+                "More than max_exemplars=%d normal images: a random sample of that size is kept. "
+                "reference='gaussian' learns from all of them in constant memory.",
+                most,
+            )
+        place = int(torch.randint(self._seen, (1,), generator=self._random))
+        if place < most:
+            self[place] = mean
 
     def align(self, centre: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """Whiten the latents, relative to their mean at each cell, in steps that are the same for all images.

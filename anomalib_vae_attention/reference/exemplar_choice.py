@@ -37,12 +37,14 @@ class Common(NamedTuple):
     """Exemplars that all cells share.
 
     Attributes:
-        latent: Whitened exemplars, of shape ``(d, K)``.
+        latent: Whitened exemplars relative to ``centre``, of shape ``(d, K)``.
+        centre: Mean of the whitened latents that they were chosen among, of shape ``(d,)``.
         image: Number of the image that each is of, of shape ``(K,)``.
         cell: Number of the cell that each is of, rows of the grid before columns, of shape ``(K,)``.
     """
 
     latent: torch.Tensor
+    centre: torch.Tensor
     image: torch.Tensor
     cell: torch.Tensor
 
@@ -154,12 +156,16 @@ def choose_common(means: KeptLatents, scale: torch.Tensor, count: int, pool: int
     sample = torch.randperm(len(means) * cells, generator=torch.Generator().manual_seed(0))[:pool].sort().values
     image, cell = sample // cells, sample % cells
     if cells == 1:
-        return Common(torch.zeros(latent_dim, 0, device=scale.device), image[:0], cell[:0])
+        empty = torch.zeros(latent_dim, 0, device=scale.device)
+        return Common(empty, torch.zeros_like(scale), image[:0], cell[:0])
     counts = torch.bincount(image, minlength=len(means)).tolist()
     latent = torch.empty(len(sample), latent_dim)
     for ours, mean, some in zip(latent.split(counts), means, cell.split(counts), strict=True):
         ours.copy_(mean.flatten(1).T[some])
     latent = latent.to(scale.device) * scale
+    centre = latent.mean(0)
+    # Small numbers, so that a search that expands the square loses no digits.
+    latent -= centre
     norm = latent.square().sum(1)
 
     def distance_to(last: torch.Tensor) -> torch.Tensor:
@@ -168,4 +174,4 @@ def choose_common(means: KeptLatents, scale: torch.Tensor, count: int, pool: int
 
     chosen = _farthest_first(norm[None], min(count, len(latent)), distance_to)[0]
     taken = chosen.cpu()
-    return Common(latent[chosen].T.contiguous(), image[taken], cell[taken])
+    return Common(latent[chosen].T.contiguous(), centre, image[taken], cell[taken])

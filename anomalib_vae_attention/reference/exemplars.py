@@ -1,6 +1,7 @@
 """The exemplars: the posteriors of the normal images themselves."""
 
-import logging
+import math
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -10,8 +11,7 @@ from anomalib_vae_attention.vae import Posterior
 from .base import LeftOut, Match, NormalReference, require_images
 from .byte_latents import KeptLatents
 from .exemplar_choice import choose_common, choose_own
-
-logger = logging.getLogger(__name__)
+from .place_prior import PRIOR_STEP, PlaceCounts
 
 MAX_EXEMPLARS = 2000
 """Most images to choose from, if nothing else is asked for."""
@@ -27,9 +27,9 @@ CALIBRATION_BATCH = 32
 """Normal images that are left out and matched at a time."""
 SEARCH_BYTES = 2**22
 """Memory of one part of a search, exemplars and distances in single precision: what a processor's cache holds."""
-COMMON = 1024
+COMMON = 2048
 """Exemplars that all cells share."""
-POOL = 40_000
+POOL = 60_000
 """Latents among which the shared exemplars are chosen."""
 
 
@@ -55,10 +55,15 @@ class Exemplars(NormalReference):
     ``exp(-e_n / T)``; ``e(p)`` is the energy between the two. The match depends smoothly on the image: where two
     exemplars are equally near, a runtime's last digit does not choose the map.
 
-    The exemplars are those of the images at that very cell, less those that others stand for, kept with a byte a
+    The exemplars are those of the images at that very cell, less those that others stand for, kept with a byte per
     latent: what is normal at one place need not be so at another. Few images show little of what is normal at a cell,
     less so if parts turn or do not always lie alike. So all cells share :data:`COMMON` more, of any cell of any image,
     chosen to be unlike each other.
+
+    The weights are those of a mixture, as in the aggregate posterior of a VampPrior (Tomczak and Welling, AISTATS
+    2018), conditioned on the place. Half of it are the cell's own exemplars, all alike. The other half are the shared
+    ones, each by its prior there: how often it is the nearest to normal images at the cell and its neighbours. A part
+    that is normal elsewhere only does not explain what is seen here.
 
     Args:
         max_exemplars: Most images to choose from. Of more, a random sample of that size is taken (reservoir sampling,
@@ -69,6 +74,8 @@ class Exemplars(NormalReference):
     step: torch.Tensor
     half_norm: torch.Tensor
     common: torch.Tensor
+    common_centre: torch.Tensor
+    prior: torch.Tensor
     centre: torch.Tensor
     scale: torch.Tensor
     temperature: torch.Tensor
@@ -77,7 +84,8 @@ class Exemplars(NormalReference):
         super().__init__()
         self.max_exemplars = max_exemplars
         self.register_buffer("bank", torch.zeros(0, dtype=torch.int8))
-        for name in ("step", "half_norm", "common", "centre", "scale"):
+        self.register_buffer("prior", torch.zeros(0, dtype=torch.uint8))
+        for name in ("step", "half_norm", "common", "common_centre", "centre", "scale"):
             self.register_buffer(name, torch.zeros(0))
         self.register_buffer("temperature", torch.tensor(LEAST_TEMPERATURE))
         self.start()
@@ -85,30 +93,16 @@ class Exemplars(NormalReference):
     def start(self) -> None:
         """Forget everything and get ready to collect."""
         self._kept = KeptLatents()
-        self._seen = 0
         self._variance = torch.zeros(0)
         # Image of each exemplar of a cell; image and cell of each shared one.
         self._image = torch.zeros(0, 0, dtype=torch.int64)
         self._origin = torch.zeros(2, 0, dtype=torch.int64)
-        self._random = torch.Generator().manual_seed(0)
 
     def update(self, posterior: Posterior) -> None:
         """Keep the posteriors of a batch of normal images, each with the probability that keeps the sample fair."""
         self._variance = posterior.variance
         for mean in posterior.mean.detach().cpu():
-            self._seen += 1
-            if len(self._kept) < self.max_exemplars:
-                self._kept.append(mean)
-                continue
-            if self._seen == self.max_exemplars + 1:
-                logger.warning(
-                    "More than max_exemplars=%d normal images: a random sample of that size is kept. "
-                    "reference='gaussian' learns from all of them in constant memory.",
-                    self.max_exemplars,
-                )
-            place = int(torch.randint(self._seen, (1,), generator=self._random))
-            if place < self.max_exemplars:
-                self._kept[place] = mean
+            self._kept.sample(mean, self.max_exemplars)
 
     def finish(self) -> LeftOut:
         """Build the banks; see :meth:`NormalReference.finish`."""
@@ -120,28 +114,45 @@ class Exemplars(NormalReference):
             total += mean.double()
         self.centre = (total / len(self._kept)).float().to(device)
         common = choose_common(self._kept, self.scale, COMMON, POOL)
-        self.common, self._origin = common.latent, torch.stack([common.image, common.cell]).to(device)
+        self.common, self.common_centre = common.latent, common.centre
+        self._origin = torch.stack([common.image, common.cell]).to(device)
         self.step = self._kept.align(self.centre, self.scale)
         self.bank, self._image = choose_own(self._kept, self.step)
         self.half_norm = 0.5 * torch.stack([(cell * self.step[:, None]).square().sum(0) for cell in self.bank])[:, None]
         chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
-        nearest = self._leave_out(chosen).nearest
+        self.temperature.fill_(LEAST_TEMPERATURE)
+        self.prior = self._count_nearest(chosen)
+        nearest = torch.cat([self._search_own(query, some).nearest for query, _, some in self._left_out(chosen)], 1)
+        if len(self._kept) == 1:
+            # It has no other image to be near to at its own cell.
+            nearest = self._search_left_out(chosen).nearest
         self.temperature.copy_((RELATIVE_TEMPERATURE * nearest.mean()).clamp_min(LEAST_TEMPERATURE))
-        left_out = self._leave_out(chosen)
+        left_out = self._search_left_out(chosen)
         self.start()
         return left_out
 
-    def _leave_out(self, chosen: torch.Tensor) -> LeftOut:
+    def _search_left_out(self, chosen: torch.Tensor) -> LeftOut:
         """Match some of the images, each with all others."""
-        energies, nearest = [], []
+        found = [self._search(mean, some) for _, mean, some in self._left_out(chosen)]
+        energy, _, nearest = (torch.cat(parts) for parts in zip(*found, strict=True))
+        # A single image of a single cell has nothing left to be compared with.
+        return LeftOut(energy, nearest.where(nearest < HIDDEN, 0.0))
+
+    def _left_out(self, chosen: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """Yield queries ``(h w, B, d)``, means ``(B, d, h, w)`` and numbers ``(B,)`` of some images, few at a time."""
         for some in chosen.split(CALIBRATION_BATCH):
             whitened = torch.stack([self._kept[index] for index in some.tolist()]).to(self.bank.device)
-            means = whitened / self.scale[:, None, None] + self.centre
-            energy, _, least = self._search(means, some.to(self.bank.device))
-            energies.append(energy)
-            # A single image of a single cell has nothing left to be compared with.
-            nearest.append(torch.where(least < HIDDEN, least, 0.0))
-        return LeftOut(torch.cat(energies), torch.cat(nearest))
+            mean = whitened / self.scale[:, None, None] + self.centre
+            yield self._by_cell(mean - self.centre), mean, some.to(self.bank.device)
+
+    def _count_nearest(self, chosen: torch.Tensor) -> torch.Tensor:
+        """Return the shared exemplars' prior (:meth:`PlaceCounts.prior`), from some images, each's own left out."""
+        counts = PlaceCounts(self.grid_size, self.common, self._origin[0])
+        if len(self._kept) > 1:
+            for _, mean, some in self._left_out(chosen):
+                for query, number in zip(self._by_cell(mean).unbind(1), some, strict=True):
+                    counts.add(query - self.common_centre, number)
+        return counts.prior()
 
     @property
     def grid_size(self) -> tuple[int, ...]:
@@ -157,6 +168,8 @@ class Exemplars(NormalReference):
             "step": (latent_dim,),
             "half_norm": (cells, 1, count),
             "common": (latent_dim, self.common.shape[-1]),
+            "common_centre": (latent_dim,),
+            "prior": (cells, self.common.shape[-1]),
             "centre": (latent_dim, height, width),
             "scale": (latent_dim,),
             "temperature": (),
@@ -185,7 +198,7 @@ class Exemplars(NormalReference):
         departure, log_weight, nearest = self._search_own(query, leave_out)
         if self.common.shape[1]:
             common = self._search_common(self._by_cell(mean), leave_out)
-            share = (common.log_weight - log_weight).sigmoid()[..., None]
+            share = (common.log_weight - log_weight + math.log(self.bank.shape[2])).sigmoid()[..., None]
             departure = departure + share * (common.departure - departure)
             nearest = torch.minimum(nearest, common.nearest)
         # Matches are held fixed in the gradient.
@@ -218,6 +231,7 @@ class Exemplars(NormalReference):
     def _search_common(self, query: torch.Tensor, leave_out: torch.Tensor | None) -> Found:
         """Search the exemplars that all cells share for queries ``(h w, B, d)``."""
         cells, batch, latent_dim = query.shape
+        query = query - self.common_centre
         bank, half_norm = self.common[None], 0.5 * self.common.square().sum(0)
         hidden = None
         if leave_out is not None:
@@ -230,7 +244,8 @@ class Exemplars(NormalReference):
             # One product for all cells of a part, as the exemplars are the same.
             rows = query[some].reshape(1, -1, latent_dim)
             unseen = None if hidden is None else hidden[some].reshape(1, rows.shape[1], -1)
-            parts = self._attend(rows, bank, half_norm, torch.ones_like(self.scale), unseen)
+            prior = (-PRIOR_STEP * self.prior[some].to(rows.dtype)).repeat_interleave(batch, 0)[None]
+            parts = self._attend(rows, bank, half_norm, torch.ones_like(self.scale), unseen, prior)
             found.append(Found(*(part.reshape(-1, batch, *part.shape[2:]) for part in parts)))
         return _joined(found)
 
@@ -241,19 +256,22 @@ class Exemplars(NormalReference):
         half_norm: torch.Tensor,
         step: torch.Tensor,
         hidden: torch.Tensor | None,
+        log_prior: torch.Tensor | None = None,
     ) -> Found:
         """Weigh the exemplars ``(c, d, K)``, in steps, for queries ``(c, B, d)``, less those that are hidden."""
         logit = torch.baddbmm(half_norm * (-2 / self.temperature), query * (step * (2 / self.temperature)), bank)
         if hidden is not None:
             logit = logit - HIDDEN * hidden
-        weight, greatest = logit.softmax(2), logit.amax(2)
-        norm = query.square().sum(2)
+        nearest = logit.amax(2)
+        if log_prior is not None:
+            logit = logit + log_prior
+        weight, norm = logit.softmax(2), query.square().sum(2)
         # The greatest weight is exp(greatest) over the sum.
-        log_sum = greatest - weight.amax(2).log()
+        log_sum = logit.amax(2) - weight.amax(2).log()
         return Found(
             departure=query - torch.bmm(weight, bank.mT) * step,
             log_weight=log_sum - norm / self.temperature,
-            nearest=(norm - self.temperature * greatest).clamp_min(0),
+            nearest=(norm - self.temperature * nearest).clamp_min(0),
         )
 
 

@@ -36,11 +36,9 @@ def images_needed(rate: float) -> int:
 
 
 def image_threshold(scores: torch.Tensor, rate: float) -> float:
-    """Return the threshold that at most a share of new normal images exceeds.
+    """Return the threshold that at most a share ``rate`` of new normal images exceeds.
 
-    Args:
-        scores: Scores of the calibration images, of shape ``(n,)``, ``n`` at least 1.
-        rate: Requested false-positive rate, in ``(0, 1)``.
+    The calibration images' scores are of shape ``(n,)``, ``n`` at least 1.
     """
     above = math.floor(len(scores) * share_above(len(scores), rate))
     return float(scores.sort(descending=True).values[above])
@@ -53,7 +51,7 @@ def pixel_levels(anomaly_map: torch.Tensor) -> torch.Tensor:
 
 
 def pixel_threshold(levels: torch.Tensor, count: int, rate: float) -> float:
-    """Return the threshold that at most a share of the pixels of new normal images exceeds.
+    """Return the threshold that at most a share ``rate`` of the pixels of new normal images exceeds.
 
     Args:
         levels: Number of the calibration images' pixels at each level (see :func:`pixel_levels`).

@@ -7,10 +7,12 @@ import torch
 from anomalib.data.utils import ValSplitMode
 from anomalib.post_processing import PostProcessor
 from lightning import LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
 
-from anomalib_vae_attention.anomalib_support.distributed import OwnImages, gather
+from anomalib_vae_attention.anomalib_support.distributed import OwnImages
 
-from .conformal import image_threshold, images_needed, pixel_levels, pixel_threshold
+from .calibration import Calibration
+from .conformal import images_needed
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +71,8 @@ class NormalQuantile(PostProcessor):
         if not 0 <= held_out < 1:
             msg = f"held_out must be at least 0 and less than 1, but is {held_out}."
             raise ValueError(msg)
+        self.calibration: str | None = None
+        """Scores and map levels of the normal images that the thresholds are from; see :class:`.Calibration`."""
         self.start()
 
     @property
@@ -78,6 +82,7 @@ class NormalQuantile(PostProcessor):
             "false_positive_rate",
             "pixel_false_positive_rate",
             "held_out",
+            "calibration",
         )
 
     @staticmethod
@@ -85,46 +90,53 @@ class NormalQuantile(PostProcessor):
         """Say whether a checkpoint's configuration of the post-processor is one of this class."""
         return "false_positive_rate" in config
 
+    def describe(self) -> str:
+        """Say in words how the thresholds were found."""
+        return (
+            f"NormalQuantile: false-positive rates of {self.false_positive_rate:g} (images) and "
+            f"{self.pixel_false_positive_rate:g} (pixels), from {self._count()} normal images"
+        )
+
+    def _count(self) -> int | str:
+        return "unknown" if self.calibration is None else len(Calibration.from_text(self.calibration))
+
     def start(self) -> None:
         """Forget the normal images seen."""
-        self._scores: list[float] = []
-        self._pixels = torch.zeros(0, dtype=torch.int64)
+        self._seen = Calibration()
 
     def update(self, pred_score: torch.Tensor, anomaly_map: torch.Tensor) -> None:
-        """Add normal images.
-
-        Args:
-            pred_score: Raw scores of shape ``(B,)``, in ``[0, 1]``.
-            anomaly_map: Raw anomaly maps of shape ``(B, ..., H, W)``, in ``[0, 1]``, all of one size.
-
-        Raises:
-            ValueError: If a score or a pixel is not in ``[0, 1]``.
-        """
-        for values in (pred_score, anomaly_map):
-            if not bool(((values >= 0) & (values <= 1)).all()):
-                msg = "NormalQuantile needs scores and anomaly maps in [0, 1], as those of vae_attention."
-                raise ValueError(msg)
-        self._scores += pred_score.flatten().tolist()
-        levels = pixel_levels(anomaly_map)
-        self._pixels = self._pixels + levels if len(self._pixels) else levels
+        """Add normal images; see :meth:`.Calibration.update`."""
+        self._seen.update(pred_score, anomaly_map)
 
     def compute(self) -> None:
-        """Set the thresholds from the normal images of all processes, and forget these.
+        """Set the thresholds from the normal images of all processes, and keep what these were for other rates.
 
         Raises:
             ValueError: If there are none.
         """
-        gathered = gather((self._scores, self._pixels))
+        seen = self._seen.gathered()
         self.start()
-        scores = torch.tensor([score for part, _ in gathered for score in part])
-        count = len(scores)
-        if count == 0:
+        if not len(seen):
             where = "were held out of the training set" if self.held_out else "are in the validation set"
             msg = f"NormalQuantile needs normal images to set its thresholds from, but none {where}."
             raise ValueError(msg)
-        self._set("image", image_threshold(scores, self.false_positive_rate))
-        levels = torch.stack([part for _, part in gathered if len(part)]).sum(0)
-        self._set("pixel", pixel_threshold(levels, count, self.pixel_false_positive_rate))
+        self.calibration = seen.to_text()
+        self.recompute()
+
+    def recompute(self) -> None:
+        """Set the thresholds for the present rates from the normal images that the last ones were taken from.
+
+        Raises:
+            ValueError: If there are none.
+        """
+        if self.calibration is None:
+            msg = "There are no calibration scores of normal images: fit again, or calibrate on good images."
+            raise ValueError(msg)
+        calibration = Calibration.from_text(self.calibration)
+        count = len(calibration)
+        rates = self.false_positive_rate, self.pixel_false_positive_rate
+        for level, threshold in zip(("image", "pixel"), calibration.thresholds(*rates), strict=True):
+            self._set(level, threshold)
         logger.info(
             "Thresholds for false-positive rates of %g (images) and %g (pixels) from %d normal images: %.5f and %.5f "
             "of the raw scores, 0.5 of those reported.",
@@ -184,6 +196,11 @@ class NormalQuantile(PostProcessor):
         """Set the thresholds from the validation set, unless training images are held out instead."""
         del pl_module
         if self.held_out:
+            if trainer.state.fn == TrainerFn.VALIDATING:
+                logger.warning(
+                    "Thresholds stay as they were, from images held out at the fit. NormalQuantile(held_out=0) takes "
+                    "them from the validation set, `vae-attention calibrate` from any good images.",
+                )
             return
         datamodule: Any = getattr(trainer, "datamodule", None)
         if getattr(datamodule, "val_split_mode", None) == ValSplitMode.SAME_AS_TEST:

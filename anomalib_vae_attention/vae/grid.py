@@ -1,7 +1,7 @@
 """The grid on which the feature VAE sees an image: backbone layers, pooled, resized, stacked and standardised."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import cast
 
 import torch
@@ -11,8 +11,9 @@ from anomalib_vae_attention.resampling import Resampling, SizedResamplings, pool
 
 GRID_STRIDE = 8
 """Pixels of the input image per cell of the grid, along each side."""
-POOL_SIZE = 3
-"""Width of the averaging window in a layer's own cells, odd."""
+POOL_SIZES = (1, 3)
+"""Widths of the averaging windows in a layer's own cells, odd, the finest first. A width of 1 keeps fine texture and
+small parts; one of 3 stands the small shifts of parts that do not lie still. docs/ablation.md has both alone."""
 MIN_DEVIATION = 1e-6
 """Least standard deviation of a channel, so that nothing divides by that of a constant one."""
 LAYER_BALANCE = 0.5
@@ -31,22 +32,29 @@ class _Resamplings(SizedResamplings):
         super().__init__(grid_size, list(sizes))
         self.grid_size = grid_size
 
-        def pool_and_resize(side: int, cells: int) -> torch.Tensor:
-            return resize_matrix(side, cells) @ pool_matrix(side, POOL_SIZE)
+        def pooled(width: int) -> Iterator[Resampling]:
+            def pool_and_resize(side: int, cells: int) -> torch.Tensor:
+                return resize_matrix(side, cells) @ pool_matrix(side, width)
 
-        self.to_grid = nn.ModuleList(Resampling(pool_and_resize, size, grid_size) for size in sizes)
+            return (Resampling(pool_and_resize, size, grid_size) for size in sizes)
+
+        self.to_grid = nn.ModuleList(itertools.chain.from_iterable(map(pooled, POOL_SIZES)))
         self.from_grid = nn.ModuleList(Resampling(resize_matrix, grid_size, size) for size in sizes)
 
 
 class FeatureGrid(nn.Module):
     """The fixed linear map from the backbone's layers to one grid of standardised features, with its adjoint.
 
-    Each layer ``A_l`` is averaged over 3x3 windows, resized to the grid and stacked with the others; then each channel
-    is standardised by its mean and standard deviation over normal images, and each layer weighted by its number
-    of channels ``C_l`` to the power of ``-LAYER_BALANCE / 2``, lest layers with many channels drown the others.
+    Each layer ``A_l`` is averaged over windows of each of the :data:`POOL_SIZES`, resized to the grid and stacked with
+    the others. Then each channel is standardised by its mean and standard deviation over normal images. Each layer is
+    weighted by its number of channels ``C_l`` to the power of ``-LAYER_BALANCE / 2``, lest layers with many channels
+    drown the others.
 
     Args:
         channels: Number of channels of each layer.
+
+    Attributes:
+        channels: Number of channels of each part of the stack: every layer at the first width, then at the next.
     """
 
     mean: torch.Tensor
@@ -54,11 +62,12 @@ class FeatureGrid(nn.Module):
 
     def __init__(self, channels: Sequence[int]) -> None:
         super().__init__()
-        self.channels = list(channels)
-        ends = list(itertools.accumulate(channels, initial=0))
+        self._layers = len(channels)
+        self.channels = list(channels) * len(POOL_SIZES)
+        ends = list(itertools.accumulate(self.channels, initial=0))
         self._parts = [slice(start, end) for start, end in itertools.pairwise(ends)]
-        self.register_buffer("mean", torch.zeros(sum(channels)))
-        self.register_buffer("std", torch.ones(sum(channels)))
+        self.register_buffer("mean", torch.zeros(ends[-1]))
+        self.register_buffer("std", torch.ones(ends[-1]))
         self._resamplings = _Resamplings((0, 0), [])
 
     @property
@@ -89,10 +98,10 @@ class FeatureGrid(nn.Module):
             layers: Activations ``A_l`` of shape ``(B, C_l, h_l, w_l)``.
 
         Returns:
-            Raw grid features of shape ``(B, C, h, w)`` with ``C = sum_l C_l``.
+            Raw grid features of shape ``(B, C, h, w)``, ``C`` the number of channels of all parts together.
         """
-        resized = [to_grid(layer) for to_grid, layer in zip(self._resamplings.to_grid, layers, strict=True)]
-        return torch.cat(resized, dim=1)
+        to_grid = self._resamplings.to_grid
+        return torch.cat([resample(layer) for resample, layer in zip(to_grid, itertools.cycle(layers))], dim=1)
 
     def standardise(self, raw: torch.Tensor) -> torch.Tensor:
         """Standardise raw grid features of shape ``(B, C, h, w)`` by the statistics of normal images."""
@@ -126,26 +135,27 @@ class FeatureGrid(nn.Module):
         """Carry a gradient on the features back to the layers (vector-Jacobian product of ``forward``).
 
         Args:
-            gradients: Gradient on each layer's standardised features, of shape ``(B, C_l, h, w)``.
+            gradients: Gradient on the standardised features of each part, of shape ``(B, C_l, h, w)``.
 
         Returns:
             Gradient on each layer, of shape ``(B, C_l, h_l, w_l)``.
         """
-        return [
+        parts = [
             cast("Resampling", to_grid).adjoint(gradient / self.std[part, None, None])
             for to_grid, gradient, part in zip(self._resamplings.to_grid, gradients, self._parts, strict=True)
         ]
+        return [torch.stack(parts[layer :: self._layers]).sum(0) for layer in range(self._layers)]
 
     def layers_of(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Undo the standardisation and resize each layer's channels to that layer's own resolution.
 
         Args:
-            features: Standardised features by layer, of shape ``(B, C_l, h, w)``.
+            features: Standardised features by part, of shape ``(B, C_l, h, w)``. Those of the finest width are taken.
 
         Returns:
-            Activations ``A_hat_l`` of shape ``(B, C_l, h_l, w_l)``; fine detail, lost in pooling, is not restored.
+            Activations ``A_hat_l`` of shape ``(B, C_l, h_l, w_l)``. Detail finer than the grid is not restored.
         """
         return [
             from_grid(feature * self.std[part, None, None] + self.mean[part, None, None])
-            for from_grid, feature, part in zip(self._resamplings.from_grid, features, self._parts, strict=True)
+            for from_grid, feature, part in zip(self._resamplings.from_grid, features, self._parts, strict=False)
         ]

@@ -2,8 +2,7 @@
 
 How many normal images, and how many of their pixels, do thresholds of :class:`NormalQuantile` call anomalous? In every
 split a random share of the training images is new to the model, another is held out for the thresholds, and the rest
-is learnt; the category's own good test images are counted apart. For comparison, image thresholds are also taken from
-the images that were learnt, each left out of the reference only, as the model's calibration scores them.
+is learnt; the category's own good test images are counted apart.
 """
 
 import argparse
@@ -11,7 +10,7 @@ import logging
 import random
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -24,12 +23,7 @@ from scipy.stats import beta
 from anomalib_vae_attention import NormalQuantile, VaeAttention
 from anomalib_vae_attention.common.atomic_files import replacing, write_json
 from anomalib_vae_attention.common.machine import describe_machine
-from anomalib_vae_attention.reference import LeftOut
-from anomalib_vae_attention.scoring import to_unit_interval
 from anomalib_vae_attention.thresholds.conformal import image_threshold, images_needed, pixel_levels, pixel_threshold
-
-if TYPE_CHECKING:
-    from anomalib_vae_attention.torch_model import VaeAttentionModel
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +37,6 @@ class Calibrated(NamedTuple):
     Attributes:
         held_out: Image scores of the held-out images, of shape ``(n,)``.
         levels: Their pixels' levels (see :func:`.conformal.pixel_levels`).
-        left_out: Image scores of images learnt, each left out of the reference, of shape ``(m,)``.
         scores: For each part of :data:`GOOD`, image scores of its images.
         maps: For each part of :data:`GOOD`, the pixels' levels of each of its images.
         files: For each part of :data:`GOOD`, the images' names.
@@ -51,7 +44,6 @@ class Calibrated(NamedTuple):
 
     held_out: torch.Tensor
     levels: torch.Tensor
-    left_out: torch.Tensor
     scores: dict[str, torch.Tensor]
     maps: dict[str, list[torch.Tensor]]
     files: dict[str, list[str]]
@@ -62,25 +54,8 @@ class Recorded(NormalQuantile):
 
     def compute(self) -> None:
         """Set the thresholds, and keep the scores and the pixels' levels."""
-        self.held_out_scores, self.held_out_levels = torch.tensor(self._scores), self._pixels
+        self.held_out_scores, self.held_out_levels = torch.tensor(self._seen.scores), self._seen.levels
         super().compute()
-
-
-class RecordedModel(VaeAttention):
-    """Keeps the scores of images that were left out of the reference only."""
-
-    def setup(self, stage: str) -> None:
-        """Look at the calibration of the model's scales."""
-        super().setup(stage)
-        model = cast("VaeAttentionModel", self.model)
-        calibrate = model.calibrate
-
-        def recording(normal: LeftOut) -> None:
-            calibrate(normal)
-            self.left_out = to_unit_interval(model._judge(normal.nearest))  # noqa: SLF001 - a measurement, not a use
-
-        if stage == "fit":
-            vars(model)["calibrate"] = recording
 
 
 def fit_split(files: dict[str, list[Path]], held_out: float, seed: int) -> Calibrated:
@@ -96,7 +71,7 @@ def fit_split(files: dict[str, list[Path]], held_out: float, seed: int) -> Calib
     """
     seed_everything(seed)
     post_processor = Recorded(held_out=held_out)
-    model = RecordedModel(post_processor=post_processor, visualizer=False)
+    model = VaeAttention(post_processor=post_processor, visualizer=False)
     with tempfile.TemporaryDirectory() as scratch:
         root = Path(scratch)
         for part, members in files.items():
@@ -127,7 +102,6 @@ def fit_split(files: dict[str, list[Path]], held_out: float, seed: int) -> Calib
     return Calibrated(
         post_processor.held_out_scores,
         post_processor.held_out_levels,
-        model.left_out,
         {part: scores for part, (scores, _) in scored.items()},
         {part: maps for part, (_, maps) in scored.items()},
         {part: sorted(file.name for file in files[part]) for part in GOOD},
@@ -172,7 +146,7 @@ def tabulate(splits: list[Calibrated], rates: list[float]) -> pd.DataFrame:
         rates: Requested rates.
 
     Returns:
-        A row per level (image, pixel), source of the threshold, part of :data:`GOOD` and rate: number of images that
+        A row per level (image, pixel), part of :data:`GOOD` and rate: number of images that
         the threshold is from, whether a rate takes no more than that, achieved rate on average over splits, its least
         and greatest, number of different images, and an interval of 95 % for as many.
     """
@@ -180,24 +154,23 @@ def tabulate(splits: list[Calibrated], rates: list[float]) -> pd.DataFrame:
     for part in GOOD:
         different = len({name for split in splits for name in split.files[part]})
         for rate in rates:
-            achieved: dict[tuple[str, str], list[float]] = {}
+            achieved: dict[str, list[float]] = {"image": [], "pixel": []}
             for split in splits:
-                for source, scores in (("held out", split.held_out), ("left out", split.left_out)):
-                    above = split.scores[part] > image_threshold(scores, rate)
-                    achieved.setdefault(("image", source), []).append(float(above.float().mean()))
+                above = split.scores[part] > image_threshold(split.held_out, rate)
+                achieved["image"].append(float(above.float().mean()))
                 threshold = pixel_threshold(split.levels, len(split.held_out), rate)
                 shares = [exceeding(levels, threshold) for levels in split.maps[part]]
-                achieved.setdefault(("pixel", "held out"), []).append(sum(shares) / len(shares))
-            for (level, source), found in achieved.items():
-                scores = splits[0].held_out if source == "held out" else splits[0].left_out
+                achieved["pixel"].append(sum(shares) / len(shares))
+            count = len(splits[0].held_out)
+            for level, found in achieved.items():
                 mean = sum(found) / len(found)
                 low, high = interval(mean, different)
                 rows.append({
                     "level": level,
-                    "threshold from": f"{len(scores)} {source}",
+                    "threshold from": f"{count} held out",
                     "tested on": f"{different} {part}",
                     "requested": rate,
-                    "enough images": len(scores) >= images_needed(rate),
+                    "enough images": count >= images_needed(rate),
                     "achieved": mean,
                     "low": low,
                     "high": high,

@@ -20,12 +20,13 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
-from anomalib_vae_attention.dsprites.attention_loss import PAIRS, AttentionDisentanglement, kl_by_latent
+from anomalib_vae_attention.dsprites.attention_loss import PAIRS, AttentionDisentanglement
 from anomalib_vae_attention.dsprites.callbacks import load_weights
 from anomalib_vae_attention.dsprites.command import make_cli
 from anomalib_vae_attention.dsprites.discriminator import permute
 from anomalib_vae_attention.dsprites.models import BetaVAE, FactorVAE
 from anomalib_vae_attention.dsprites.networks import LAYERS
+from anomalib_vae_attention.image_vae.elbo import kl_by_latent
 
 
 def losses(model: BetaVAE, images: torch.Tensor, seed: int) -> Iterator[tuple[str, torch.Tensor]]:
@@ -78,7 +79,7 @@ def empty_maps(model: BetaVAE, images: torch.Tensor) -> pd.DataFrame:
     """
     encoded = model.encoder(images)
     latents = list(range(encoded.mean.shape[1]))
-    table = pd.DataFrame({"KL": kl_by_latent(encoded).mean(0).numpy()})
+    table = pd.DataFrame({"KL": kl_by_latent(encoded.mean, encoded.log_variance).mean(0).numpy()})
     noise = torch.randn_like(encoded.mean)
     for layer in LAYERS:
         loss = AttentionDisentanglement(layer=layer)  # type: ignore[arg-type]

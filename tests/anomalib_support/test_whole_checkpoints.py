@@ -1,13 +1,11 @@
-"""Checkpoints and exports are whole or not there, and damaged ones are not loaded."""
+"""Checkpoints are whole or not there, and damaged ones are not loaded."""
 
 import contextlib
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from anomalib.models.components import AnomalibModule
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from support import clear_error, folder, make_engine, small_model, write_images
 
@@ -24,12 +22,13 @@ def half(_source: str, target: str) -> None:
 def test_a_checkpoint_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An interruption while a checkpoint is moved from the folder for temporary files leaves the one before."""
     file = tmp_path / "model.ckpt"
-    WholeCheckpointIO().save_checkpoint({"epoch": 1}, file)
+    content = {"epoch": 1, "hyper_parameters": {"latent_dim": 2, "reference": "gaussian"}}
+    WholeCheckpointIO().save_checkpoint(content, file)
     monkeypatch.setattr(shutil, "move", half)
     with pytest.raises(KeyboardInterrupt):
-        WholeCheckpointIO().save_checkpoint({"epoch": 2}, file)
+        WholeCheckpointIO().save_checkpoint({**content, "epoch": 2}, file)
     monkeypatch.undo()
-    assert WholeCheckpointIO().load_checkpoint(file) == {"epoch": 1}
+    assert WholeCheckpointIO().load_checkpoint(file) == content
     assert list(tmp_path.iterdir()) == [file]
 
 
@@ -57,79 +56,6 @@ def test_a_damaged_checkpoint_is_not_used(small_data: EmbeddedAD, tmp_path: Path
     require_undamaged("s3://bucket/model.ckpt")
     with pytest.raises(FileNotFoundError):
         require_undamaged(tmp_path / "missing.ckpt")
-
-
-@pytest.mark.parametrize(
-    ("name", "main", "other"),
-    [
-        ("to_torch", "model.pt", "more.bin"),
-        ("to_onnx", "model.onnx", "model.onnx.data"),
-        ("to_openvino", "model.xml", "model.bin"),
-    ],
-)
-def test_an_export_is_replaced_whole(
-    name: str,
-    main: str,
-    other: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """A second export replaces the first when it is complete; one that fails in the middle leaves it as it was."""
-    model = small_model(pre_trained=False)
-
-    def exporting(text: str, error: type[BaseException] | None = None) -> Callable[..., Path]:
-        def export(_model: object, root: Path, file_name: str = "model") -> Path:
-            weights = Path(root) / "weights"
-            weights.mkdir()
-            (weights / other).write_text(text)
-            if error:
-                raise error
-            file = weights / main.replace("model", file_name)
-            file.write_text(text)
-            return file
-
-        return export
-
-    for text in ("first", "second"):
-        monkeypatch.setattr(AnomalibModule, name, exporting(text))
-        assert getattr(model, name)(tmp_path).read_text() == text
-    monkeypatch.setattr(AnomalibModule, name, exporting("half", KeyboardInterrupt))
-    with pytest.raises(KeyboardInterrupt):
-        getattr(model, name)(tmp_path)
-    assert {file.name: file.read_text() for file in (tmp_path / "weights").iterdir()} == {
-        main: "second",
-        other: "second",
-    }
-    assert [path.name for path in tmp_path.iterdir()] == ["weights"]
-
-
-@pytest.mark.parametrize("moves", [0, 1])
-def test_no_export_of_two_models(moves: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An interruption while files are moved to their place leaves no new weights beside the old graph."""
-    model, move = small_model(pre_trained=False), Path.replace
-
-    def exporting(text: str) -> Callable[..., Path]:
-        def export(_model: object, root: Path) -> Path:
-            for name in ("model.xml", "model.bin"):
-                (Path(root) / name).write_text(text)
-            return Path(root) / "model.xml"
-
-        return export
-
-    def killed(file: Path, target: Path) -> None:
-        if len(moved) == moves:
-            raise KeyboardInterrupt
-        moved.append(target)
-        move(file, target)
-
-    moved: list[Path] = []
-    monkeypatch.setattr(AnomalibModule, "to_openvino", exporting("first"))
-    model.to_openvino(tmp_path)
-    monkeypatch.setattr(AnomalibModule, "to_openvino", exporting("second"))
-    monkeypatch.setattr(Path, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        model.to_openvino(tmp_path)
-    assert {file.name for file in tmp_path.iterdir()} == {"model.bin"}
 
 
 @pytest.mark.parametrize("bit", [0, 7])

@@ -23,7 +23,7 @@ def arguments(root: Path, output: Path, *more: str) -> list[str]:
     [
         (["--models", "stfpmx"], "models: 'stfpmx' is not available"),
         (["--models", "padim@blocks.9"], "blocks.9"),
-        (["--image_size", "0"], "image_size must be 1 or more"),
+        (["--image_size", "0"], "image_size must be at least 1"),
         (["--categories", "nut"], "Available in .*: parts/washer"),
     ],
 )

@@ -60,11 +60,15 @@ def test_good_images_are_plausible_pictures(category: str) -> None:
 
 @pytest.mark.parametrize(("category", "kind"), DEFECTS)
 @pytest.mark.parametrize("number", [0, 3, 6])
-def test_mask_covers_exactly_what_the_defect_changed(category: str, kind: str, number: int) -> None:
+def test_mask_covers_exactly_what_the_defect_changed(
+    category: str, kind: str, number: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against the same picture without the defect nothing differs outside the mask, and nearly all inside."""
     name = Name("test", kind, number)
     image, mask = draw_image(category, name)
-    sound = draw_image(category, name, leave_sound=True)
+    how = CATEGORIES[category]
+    monkeypatch.setitem(CATEGORIES, category, how._replace(defects={kind: lambda *_: []}))
+    sound = draw_image(category, name)
     change = np.abs(image.astype(int) - sound.image.astype(int)).max(axis=-1)
     assert not sound.mask.any()
     assert set(np.unique(mask)) == {0, 255}

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from anomalib_vae_attention import cli
-from anomalib_vae_attention.dsprites import allocator, callbacks, campaign, command, speed, traversal
+from anomalib_vae_attention.dsprites import allocator, callbacks, campaign, command, traversal
 from anomalib_vae_attention.dsprites.attention_loss import AttentionDisentanglement
 from anomalib_vae_attention.dsprites.models import FactorVAE
 
@@ -272,20 +272,13 @@ def test_traversals_move_one_latent() -> None:
     assert maps.shape == traversals.shape
     assert maps.min() >= 0
     assert maps.max() <= 1
-    with pytest.raises(ValueError, match="--layer fc is not known"):
+    with pytest.raises(ValueError, match=r"--layer must be one of .*, but is 'fc'"):
         traversal.draw_pictures(model, None, Path(), "fc")
 
 
 def test_tiles_are_laid_in_rows() -> None:
     images = np.arange(6.0)[:, None, None].repeat(64, 1).repeat(64, 2).reshape(2, 3, 64, 64)
     assert traversal.tile(images)[[33, 99]][:, [33, 99, 165]].tolist() == [[0, 1, 2], [3, 4, 5]]
-
-
-def test_every_kind_of_step_of_the_benchmark_runs() -> None:
-    seconds = speed.measure(batch_size=2, rounds=1, steps=1)
-    assert set(seconds) == set(speed.STEPS)
-    assert "aten::convolution" in speed.profile("plain PyTorch", batch_size=2, steps=1)
-    assert all(len(values) == 1 for values in seconds.values())
 
 
 def test_nothing_of_anomalib_is_imported() -> None:

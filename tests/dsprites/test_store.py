@@ -118,7 +118,7 @@ def test_published_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     file = tmp_path / official.FILE_NAME
     make_npz(file, store.unpack(BITS))
     monkeypatch.setattr(official, "BLOB_ID", official.blob_id(file))
-    monkeypatch.setattr(official, "IMAGES_A_PIECE", 4)
+    monkeypatch.setattr(official, "IMAGES_PER_PIECE", 4)
     assert b"".join(official.read_images(file)) == BITS.tobytes()
 
 

@@ -67,7 +67,7 @@ STATE = st.sampled_from([
     "model.grid.mean",
     "model.vae.encoder.weight",
     "model.energy_scale",
-    "model.score_mean",
+    "model.border_weight",
     "model.is_fitted",
     "post_processor._image_threshold",
 ])

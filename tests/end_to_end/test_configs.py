@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 import pytest
 import yaml
-from support import run_anomalib, run_command
+from anomalib.data import Folder
+from support import make_engine, run_anomalib, run_command
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
 from anomalib_vae_attention.arguments import ARGUMENTS, LATENT_DIM
+from anomalib_vae_attention.explain.explainers import load_model
 
 CONFIGS = {
     file.stem: file
@@ -192,6 +194,23 @@ def test_folder_without_masks_is_scored_by_image(runs: dict[str, Future[Run]]) -
     assert set(trained.metrics) == {"image_AUROC", "image_F1Score"}
     assert trained.metrics["image_AUROC"] > 0.9
     assert len(trained.files("images/**/*.png")) == 22
+
+
+@pytest.mark.parametrize("name", ["quickstart", "folder", "folder without masks"])
+def test_checkpoints_work_under_the_defaults(
+    name: str, runs: dict[str, Future[Run]], my_parts: Path, tmp_path: Path
+) -> None:
+    """Prediction, test, export and explanation take a config's checkpoint, whatever metrics it was trained with."""
+    checkpoint, root = runs[name].result().checkpoint, my_parts / "datasets" / "my_parts"
+    model, engine = VaeAttention(visualizer=False), make_engine(tmp_path)
+    batches = engine.predict(model=model, ckpt_path=checkpoint, data_path=root / "defective")
+    assert sum(len(batch.pred_score) for batch in batches) == 32
+    data = Folder(name="parts", root=root, normal_dir="good", abnormal_dir="defective", num_workers=0)
+    (result,) = make_engine(tmp_path).test(
+        model=VaeAttention(visualizer=False), datamodule=data, ckpt_path=checkpoint, verbose=False
+    )
+    assert result["image_AUROC"] > 0.9
+    assert load_model(checkpoint).to_torch(tmp_path).is_file()
 
 
 def test_predict_makes_a_heat_map_of_each_image_of_a_folder(runs: dict[str, Future[Run]]) -> None:

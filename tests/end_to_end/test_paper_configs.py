@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from support import run_anomalib
+from support import make_engine, run_anomalib
 
+from anomalib_vae_attention import VaeAttention
+from anomalib_vae_attention.explain.explainers import load_model
 from anomalib_vae_attention.image_vae.model import ImageVaeModel
 
 CONFIGS = {file.stem: file for file in (Path(__file__).parents[2] / "configs" / "paper").glob("*.yaml")}
@@ -18,7 +20,7 @@ SETTINGS = {
 }
 
 
-def write_noise(folder: Path, count: int, size: tuple[int, int], suffix: str = "png", name: str = "{:03d}") -> None:
+def write_noise(folder: Path, count: int, size: tuple[int, ...], suffix: str = "png", name: str = "{:03d}") -> None:
     """Write images of noise."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
@@ -89,4 +91,12 @@ def test_a_config_runs_as_it_stands(name: str, tmp_path: Path) -> None:
     output = run_anomalib(tmp_path, "train", "--config", CONFIGS[name], *overrides)
     assert "image_AUROC" in output
     assert ("pixel_AUROC" in output) is (name in {"mvtec", "ucsd_ped1"})
+    checkpoint = next(tmp_path.rglob("*.ckpt"))
     assert {file.name for file in tmp_path.rglob("*.ckpt")} == {"model.ckpt"}
+    # Under anomalib's own metrics, not those of the config.
+    loaded = load_model(checkpoint)
+    assert loaded.to_torch(tmp_path / "exported").is_file()
+    write_noise(tmp_path / "images", 1, (64, 64, 3))
+    model = VaeAttention(**loaded.hparams, visualizer=False)
+    (batch,) = make_engine(tmp_path).predict(model=model, ckpt_path=checkpoint, data_path=tmp_path / "images")
+    assert batch.pred_score.isfinite().all()

@@ -11,6 +11,7 @@ from anomalib_vae_attention.reference import (
 )
 from anomalib_vae_attention.reference import exemplars as exemplars_module
 from anomalib_vae_attention.reference.exemplar_choice import choose_common
+from anomalib_vae_attention.reference.place_prior import PRIOR_FLOOR, PRIOR_STEP
 from anomalib_vae_attention.vae import Posterior
 
 
@@ -19,11 +20,13 @@ def mix(
     others: list[torch.Tensor],
     variance: torch.Tensor,
     temperature: float,
+    prior: torch.Tensor | float = 1.0,
 ) -> tuple[float, torch.Tensor, float]:
     """Mix exemplars for one latent, in float64; return energy, mixture and the energy to the nearest."""
     here, scale, stacked = here.double(), 1 / (2 * variance.double()), torch.stack(others).double()
     energies = ((here - stacked).square() * scale).sum(1)
-    mixed = (-energies / temperature).softmax(0) @ stacked
+    weight = prior * (-(energies - energies.min()) / temperature).exp()
+    mixed = weight / weight.sum() @ stacked
     return float(((here - mixed).square() * scale).sum()), mixed, float(energies.min())
 
 
@@ -36,7 +39,12 @@ def stored(normal: Exemplars) -> torch.Tensor:
 
 def shared(normal: Exemplars) -> torch.Tensor:
     """Return the exemplars that all cells share, of shape ``(K, d)``."""
-    return normal.common.T.double() / normal.scale
+    return (normal.common.T.double() + normal.common_centre) / normal.scale
+
+
+def prior_of(normal: Exemplars) -> torch.Tensor:
+    """Return the prior of the shared exemplars at each cell, of shape ``(h, w, K)``."""
+    return (-PRIOR_STEP * normal.prior.double()).exp().view(*normal.grid_size, -1)
 
 
 def match_all(
@@ -45,6 +53,7 @@ def match_all(
     common: torch.Tensor,
     variance: torch.Tensor,
     temperature: float,
+    prior: torch.Tensor,
 ) -> Match:
     """Match every cell by looking at its exemplars ``(N, h, w, d)`` and at the shared ones ``(K, d)``."""
     batch, _, height, width = query.shape
@@ -52,7 +61,9 @@ def match_all(
     latent = torch.zeros_like(query)
     for image, row, column in np.ndindex(batch, height, width):
         others = [*exemplars[:, row, column], *common]
-        mixed = mix(query[image, :, row, column], others, variance, temperature)
+        own = torch.full((len(exemplars),), 1 / len(exemplars), dtype=torch.float64)
+        weights = torch.cat([own, prior[row, column]])
+        mixed = mix(query[image, :, row, column], others, variance, temperature, weights)
         energy[image, row, column], latent[image, :, row, column], nearest[image, row, column] = mixed
     return Match(energy, query - latent, latent, nearest)
 
@@ -78,17 +89,17 @@ def test_match_is_the_weighted_mean_of_the_exemplars(images: int, size: tuple[in
     normal = Exemplars()
     collect(normal, latents, variance)
     match = normal.match(Posterior(query, variance))
-    expected = match_all(query, stored(normal), shared(normal), variance, float(normal.temperature))
+    expected = match_all(query, stored(normal), shared(normal), variance, float(normal.temperature), prior_of(normal))
     torch.testing.assert_close(match.energy.double(), expected.energy, rtol=1e-4, atol=1e-2)
     torch.testing.assert_close(match.nearest.double(), expected.nearest, rtol=1e-4, atol=2e-2)
     torch.testing.assert_close(match.latent, expected.latent, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("images", "size", "count"), [(1, (1, 1), 0), (300, (1, 1), 0), (3, (5, 3), 45), (9, (30, 5), 1024)]
+    ("images", "size", "count"), [(1, (1, 1), 0), (300, (1, 1), 0), (3, (5, 3), 45), (16, (30, 5), 2048)]
 )
 def test_number_of_shared_exemplars(images: int, size: tuple[int, int], count: int) -> None:
-    """There are 1,024, or as many as there are latents; where there is one place only, none."""
+    """There are 2,048, or as many as there are latents; where there is one place only, none."""
     normal = Exemplars()
     collect(normal, torch.randn(images, 2, *size), torch.full((2,), 0.5))
     assert normal.common.shape == (2, count)
@@ -102,10 +113,11 @@ def test_shared_exemplars_are_unlike_each_other() -> None:
     latents = torch.stack(list(kept))
     rare = latents[:30, :, 3, 7]
     common = choose_common(kept, torch.ones(4), 40, 100_000)
-    assert {tuple(latent) for latent in rare.tolist()} <= {tuple(latent) for latent in common.latent.T.tolist()}
     picked = latents.flatten(2)[common.image, :, common.cell]
-    assert torch.equal(picked, common.latent.T)
-    assert len(common.latent.T.unique(dim=0)) == 40
+    assert {tuple(latent) for latent in rare.tolist()} <= {tuple(latent) for latent in picked.tolist()}
+    torch.testing.assert_close(picked, common.latent.T + common.centre)
+    torch.testing.assert_close(common.centre, latents.mean((0, 2, 3)))
+    assert len(picked.unique(dim=0)) == 40
 
 
 def test_shared_exemplars_are_each_the_farthest_from_those_before() -> None:
@@ -114,10 +126,10 @@ def test_shared_exemplars_are_each_the_farthest_from_those_before() -> None:
     latents = torch.stack(list(kept))
     common = choose_common(kept, scale, 30, 100_000)
     everything = (latents.permute(0, 2, 3, 1).reshape(-1, 3) * scale).double()
-    chosen = [int(everything.square().sum(1).argmax())]
+    chosen = [int((everything - everything.mean(0)).square().sum(1).argmax())]
     for _ in range(29):
         chosen.append(int(torch.cdist(everything, everything[chosen]).amin(1).argmax()))
-    torch.testing.assert_close(common.latent.T.double(), everything[chosen])
+    torch.testing.assert_close((common.latent.T + common.centre).double(), everything[chosen])
 
 
 def test_parts_that_turn_are_known_by_the_shared_exemplars() -> None:
@@ -135,8 +147,54 @@ def test_parts_that_turn_are_known_by_the_shared_exemplars() -> None:
     known = normal.match(Posterior(new, variance)).nearest
     assert known.max() < 5
     assert normal.match(Posterior(foreign, variance)).nearest.min() > 50
-    normal.common = normal.common[:, :0]
+    normal.common, normal.prior = normal.common[:, :0], normal.prior[:, :0]
     assert normal.match(Posterior(new, variance)).nearest.max() > 50
+
+
+def test_what_is_normal_elsewhere_only_does_not_explain_a_misplaced_part() -> None:
+    """Where half of the cells show one thing and half another, the other thing is a defect that keeps its energy."""
+    things, variance = 10 * torch.randn(2, 8), torch.full((8,), 0.5)
+    place = (torch.arange(10) < 5).long().expand(4, 10)
+
+    def images(count: int) -> torch.Tensor:
+        return (things[place] + 0.1 * torch.randn(count, 4, 10, 8)).permute(0, 3, 1, 2)
+
+    normal = Exemplars()
+    collect(normal, images(12), variance)
+    misplaced = images(3)
+    misplaced[:, :, 1, 1] = things[0][None]
+    match = normal.match(Posterior(misplaced, variance))
+    full = float((things[0] - things[1]).square().sum())
+    assert match.nearest[:, 1, 1].max() < 5, "it is normal somewhere"
+    # exp(-energy / T) against a prior of at most PRIOR_FLOOR: the wrong thing wins only where it is very unlike.
+    own = -full / float(normal.temperature)
+    floor = np.log(PRIOR_FLOOR)
+    assert (match.energy[:, 1, 1].min() > full / 2) == (own > floor)
+    prior = prior_of(normal)
+    belongs = ((shared(normal) - things[1]).square().sum(1) < (shared(normal) - things[0]).square().sum(1)).double()
+    assert float(prior[1, 1] @ belongs) > 0.95
+    assert float(prior[1, 8] @ belongs) < 0.05
+
+
+def test_prior_counts_the_nearest_of_other_images() -> None:
+    """The prior is the share of normal images, within a cell, that are nearest to each, counted in NumPy."""
+    latents, variance = torch.randn(5, 3, 4, 6), torch.full((3,), 0.5)
+    normal = Exemplars()
+    collect(normal, latents, variance)
+    # All latents are shared here; which image each is of follows from its values.
+    everything = torch.stack(list(keep(latents))).permute(0, 2, 3, 1).double()
+    image_of = torch.cdist(shared(normal), everything.reshape(-1, 3)).argmin(1) // 24
+    queries = stored(normal)
+    counts = np.zeros((4, 6, len(image_of)))
+    for image, row, column in np.ndindex(5, 4, 6):
+        distance = (shared(normal) - queries[image, row, column]).square().sum(1)
+        distance[image_of == image] = torch.inf
+        counts[row, column, int(distance.argmin())] += 1
+    around = np.stack([
+        np.stack([counts[max(0, r - 1) : r + 2, max(0, c - 1) : c + 2].sum((0, 1)) for c in range(6)]) for r in range(4)
+    ])
+    expected = around / around.sum(-1, keepdims=True) + PRIOR_FLOOR / len(image_of)
+    np.testing.assert_allclose(prior_of(normal).numpy(), expected, rtol=PRIOR_STEP / 2 + 1e-6)
 
 
 def test_each_image_of_a_batch_on_its_own() -> None:
@@ -203,12 +261,23 @@ def test_calibration_leaves_the_image_out() -> None:
     query = exemplars.permute(0, 3, 1, 2).float()
     for index in range(4):
         rest = [other for other in range(4) if other != index]
-        common = everything[rest].flatten(0, 2)
-        expected = match_all(query[index][None], exemplars[rest], common, variance, float(normal.temperature))
+        temperature, prior = float(normal.temperature), prior_of(normal)
+        of_image = torch.cdist(shared(normal), everything.flatten(0, 2)).argmin(1) // 12
+        keeps = of_image != index
+        common = shared(normal)[keeps]
+        # Where it stands for all images, an exemplar of a cell weighs one over their number.
+        expected = match_all(
+            query[index][None], exemplars[rest], common, variance, temperature, 4 / 3 * prior[..., keeps]
+        )
         torch.testing.assert_close(left_out.energy[index].double(), expected.energy[0], rtol=1e-4, atol=1e-2)
         torch.testing.assert_close(left_out.nearest[index].double(), expected.nearest[0], rtol=1e-4, atol=2e-2)
     assert left_out.energy.shape == left_out.nearest.shape == (4, 3, 4)
-    assert float(normal.temperature) == pytest.approx(0.5 * float(left_out.nearest.mean()))
+    own = torch.stack([
+        (query[index] - query[[other for other in range(4) if other != index]]).square().permute(0, 2, 3, 1)
+        @ (0.5 / variance)
+        for index in range(4)
+    ])
+    assert float(normal.temperature) == pytest.approx(0.5 * float(own.amin(1).mean()), rel=1e-4)
 
 
 def test_calibration_of_one_image() -> None:
@@ -248,7 +317,7 @@ def test_calibration_takes_images_evenly(monkeypatch: pytest.MonkeyPatch) -> Non
     )
     left_out = collect(normal, torch.randn(count, 2, 2, 2), torch.full((2,), 0.5))
     assert left_out.energy.shape == (exemplars_module.CALIBRATION_IMAGES, 2, 2)
-    assert taken == 2 * torch.linspace(0, count - 1, exemplars_module.CALIBRATION_IMAGES).round().int().tolist()
+    assert taken == torch.linspace(0, count - 1, exemplars_module.CALIBRATION_IMAGES).round().int().tolist()
 
 
 def test_memory_of_exemplars_is_bounded() -> None:
@@ -260,7 +329,7 @@ def test_memory_of_exemplars_is_bounded() -> None:
     assert normal.bank.shape == (6, 8, 16)
     assert normal.bank.nbytes == 16 * 8 * 2 * 3
     assert len(left_out.energy) == 16
-    normal.common = normal.common[:, :0]
+    normal.common, normal.prior = normal.common[:, :0], normal.prior[:, :0]
     kept = normal.match(Posterior(latents, variance)).nearest.amax((1, 2)) < 1
     assert int(kept.sum()) == 16
     assert kept[16:].sum() > 5, "a sample of all images, not the first ones"

@@ -1,5 +1,7 @@
 """The feature grid: its forward map against torch, its adjoint against autograd, its statistics by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention.vae import FeatureGrid
-from anomalib_vae_attention.vae.grid import LAYER_BALANCE
+from anomalib_vae_attention.vae.grid import LAYER_BALANCE, POOL_SIZES
 
 side = st.integers(1, 19)
 layer_size = st.tuples(side, side)
@@ -32,16 +34,19 @@ def test_adjoint_is_the_gradient(image_size: tuple[int, int], first: tuple[int, 
     features = grid(layers)
     weight = torch.randn_like(features)
     expected = torch.autograd.grad(features, layers, weight)
-    for ours, theirs in zip(grid.adjoint(weight.split([3, 2], 1)), expected, strict=True):
+    for ours, theirs in zip(grid.adjoint(weight.split(grid.channels, 1)), expected, strict=True):
         assert (ours - theirs).norm() <= 1e-5 * theirs.norm()
 
 
 def test_forward_is_pooling_resizing_and_stacking() -> None:
-    """The features are what torch's own pooling and resizing give, standardised, in the order of the layers."""
+    """The features are what torch's own pooling and resizing give, standardised: widths, and in each the layers."""
     sizes = [(21, 15), (5, 9)]
     grid = make_grid((83, 61), sizes, [3, 2])
     layers = [torch.randn(2, channels, *size) for channels, size in zip([3, 2], sizes, strict=True)]
-    pooled = [F.avg_pool2d(layer, 3, 1, 1, count_include_pad=False) for layer in layers]
+    pooled = [
+        F.avg_pool2d(layer, width, 1, width // 2, count_include_pad=False)
+        for width, layer in itertools.product(POOL_SIZES, layers)
+    ]
     raw = torch.cat([F.interpolate(layer, (10, 7), mode="bilinear", antialias=True) for layer in pooled], 1)
     torch.testing.assert_close(grid.stack(layers), raw, rtol=1e-5, atol=1e-5)
     expected = (raw - grid.mean.view(1, -1, 1, 1)) / grid.std.view(1, -1, 1, 1)
@@ -52,29 +57,33 @@ def test_fit_standardises_and_balances_layers() -> None:
     """Fitted channels have zero mean, and a layer's share of the variance grows as the root of its channels."""
     channels = [4, 16]
     grid = FeatureGrid(channels)
-    rows = torch.randn(5000, 20, dtype=torch.float64) @ torch.randn(20, 20, dtype=torch.float64) + 3
+    count = sum(grid.channels)
+    rows = torch.randn(5000, count, dtype=torch.float64) @ torch.randn(count, count, dtype=torch.float64) + 3
     mean = rows.mean(0)
     covariance = torch.from_numpy(np.cov(rows.T.numpy(), bias=True))
     fitted = grid.fit(mean, covariance)
     standardised = grid.standardise(rows.float()[:, :, None, None]).double().flatten(1)
-    torch.testing.assert_close(standardised.mean(0), torch.zeros(20, dtype=torch.float64), rtol=0, atol=1e-5)
+    torch.testing.assert_close(standardised.mean(0), torch.zeros(count, dtype=torch.float64), rtol=0, atol=1e-5)
     measured = torch.from_numpy(np.cov(standardised.T.numpy(), bias=True))
     torch.testing.assert_close(fitted, measured, rtol=1e-4, atol=1e-4)
     variance = fitted.diagonal()
-    for first in (variance[:4], variance[4:]):
-        torch.testing.assert_close(first, first[:1].expand_as(first))
-    ratio = variance[4:].sum() / variance[:4].sum()
+    parts = variance.split(grid.channels)
+    for part in parts:
+        torch.testing.assert_close(part, part[:1].expand_as(part))
+    torch.testing.assert_close(parts[0], parts[2], msg="a layer weighs the same at every width")
+    ratio = parts[1].sum() / parts[0].sum()
     assert float(ratio) == pytest.approx((16 / 4) ** (1 - LAYER_BALANCE))
 
 
 def test_a_constant_channel_stays_finite() -> None:
     """A channel that never changes on normal images does not divide by zero."""
     grid = FeatureGrid([2, 1])
-    covariance = torch.diag(torch.tensor([1.0, 0.0, -1e-20], dtype=torch.float64))
-    fitted = grid.fit(torch.ones(3, dtype=torch.float64), covariance)
+    covariance = torch.diag(torch.tensor([1.0, 0.0, -1e-20], dtype=torch.float64).repeat(len(POOL_SIZES)))
+    count = len(covariance)
+    fitted = grid.fit(torch.ones(count, dtype=torch.float64), covariance)
     assert fitted.isfinite().all()
-    assert grid.standardise(torch.full((1, 3, 2, 2), 1.0)).eq(0).all()
-    assert grid.standardise(torch.full((1, 3, 2, 2), 2.0)).isfinite().all()
+    assert grid.standardise(torch.full((1, count, 2, 2), 1.0)).eq(0).all()
+    assert grid.standardise(torch.full((1, count, 2, 2), 2.0)).isfinite().all()
 
 
 def test_layers_of_undoes_the_standardisation() -> None:
@@ -83,7 +92,7 @@ def test_layers_of_undoes_the_standardisation() -> None:
     grid = make_grid((48, 64), sizes, [3, 2])
     values = [torch.randn(2, channels, 1, 1) for channels in (3, 2)]
     layers = [value.expand(-1, -1, *size) for value, size in zip(values, sizes, strict=True)]
-    for back, layer in zip(grid.layers_of(grid(layers).split([3, 2], 1)), layers, strict=True):
+    for back, layer in zip(grid.layers_of(grid(layers).split(grid.channels, 1)), layers, strict=True):
         torch.testing.assert_close(back, layer, rtol=1e-5, atol=1e-5)
 
 
@@ -91,9 +100,9 @@ def test_other_sizes_build_other_matrices() -> None:
     """Layers of another size are resized to the grid of that size; the statistics stay."""
     grid = make_grid((64, 64), [(16, 16)], [3])
     mean = grid.mean.clone()
-    assert grid([torch.randn(1, 3, 16, 16)]).shape == (1, 3, 8, 8)
+    assert grid([torch.randn(1, 3, 16, 16)]).shape == (1, 6, 8, 8)
     grid.prepare((96, 64), [(24, 16)])
-    assert grid([torch.randn(1, 3, 24, 16)]).shape == (1, 3, 12, 8)
+    assert grid([torch.randn(1, 3, 24, 16)]).shape == (1, 6, 12, 8)
     assert torch.equal(grid.mean, mean)
 
 
@@ -102,4 +111,4 @@ def test_another_image_size_with_the_same_layer_sizes() -> None:
     grid = make_grid((63, 63), [(16, 16)], [3])
     grid.prepare((64, 64), [(16, 16)])
     assert grid.grid_size == (8, 8)
-    assert grid([torch.randn(1, 3, 16, 16)]).shape == (1, 3, 8, 8)
+    assert grid([torch.randn(1, 3, 16, 16)]).shape == (1, 6, 8, 8)

@@ -1,4 +1,7 @@
-"""Disentanglement metrics: pure functions of an encoder and a data set with known factors, deterministic by seed."""
+"""Disentanglement metrics: pure functions of an encoder and a data set with known factors, deterministic by seed.
+
+Each takes the data set, the encoder, numbers of images or points, and the seed of all its draws.
+"""
 
 from .beta_vae import beta_vae_score
 from .dci import disentanglement_completeness_informativeness
@@ -22,11 +25,6 @@ __all__ = [
 
 def quick_metrics(data: FactorData, encode: Encode, seed: int = 0) -> dict[str, float]:
     """Compute the metrics to follow during training: FactorVAE score, MIG, DCI by lasso.
-
-    Args:
-        data: The data set.
-        encode: The encoder.
-        seed: Seed of all draws.
 
     Returns:
         Scores by name, from 0 to 1, those of DCI marked ``_lasso``, and ``active_latents``.

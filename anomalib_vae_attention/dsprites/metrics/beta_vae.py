@@ -10,27 +10,14 @@ VARIANCE_SAMPLES = 10_000
 
 
 def beta_vae_score(
-    data: FactorData,
-    encode: Encode,
-    pairs: int = 64,
-    train: int = 500,
-    test: int = 250,
-    seed: int = 0,
+    data: FactorData, encode: Encode, pairs: int = 64, train: int = 500, test: int = 250, seed: int = 0
 ) -> dict[str, float]:
     """Compute the beta-VAE score of an encoder.
 
     Higgins et al. ("beta-VAE", ICLR 2017, section 3): draw pairs of images that share the value of one factor; the mean
     absolute difference of their codes over ``pairs`` pairs is one point, to be classified by the factor shared. The
-    linear classifier is a logistic regression on standardised differences. Collapsed latents don't take part.
-    Locatello et al. (ICML 2019) use 10,000 points to train and 5,000 to test, which the arguments allow.
-
-    Args:
-        data: The data set.
-        encode: The encoder.
-        pairs: Pairs of images for a point.
-        train: Points to train the classifier on.
-        test: Points to test it on.
-        seed: Seed of all draws.
+    linear classifier is a logistic regression on standardised differences, of ``train`` points to learn from and
+    ``test`` more. Collapsed latents don't take part. Locatello et al. (ICML 2019) use 10,000 and 5,000 points.
 
     Returns:
         ``beta_vae_score``, the test accuracy from 0 to 1 (chance is 1 / K); if all latents are collapsed, 1 / K.

@@ -22,7 +22,7 @@ def disentanglement_completeness_informativeness(
     """Compute disentanglement, completeness and informativeness (DCI) of an encoder.
 
     Eastwood and Williams ("A framework for the quantitative evaluation of disentangled representations", ICLR 2018,
-    section 2).
+    section 2). The ``learner`` predicts the factors, from ``train`` images to learn from and ``test`` more:
 
     - ``boosting``: scikit-learn's gradient-boosted trees, each factor a class, as in Locatello et al. (ICML 2019), who
       train on 10,000 and test on 5,000 images; the defaults here are a fifth of that, because 40 orientations times
@@ -30,14 +30,6 @@ def disentanglement_completeness_informativeness(
     - ``lasso``: linear regression with an L1 penalty of 0.02, one of Eastwood and Williams's own; factors are numbers,
       standardised like the codes. Informativeness is the squared correlation of prediction and factor on the test
       images. A second's work, but blind to what is not linear.
-
-    Args:
-        data: The data set.
-        encode: The encoder.
-        learner: What predicts the factors.
-        train: Images to train on.
-        test: Images to test on.
-        seed: Seed of all draws and of the learner.
 
     Returns:
         ``dci_disentanglement``, ``dci_completeness`` and ``dci_informativeness``, each from 0 to 1; all 0 if every
@@ -50,10 +42,7 @@ def disentanglement_completeness_informativeness(
 
 
 def dci_of(
-    seen: Sample,
-    unseen: Sample,
-    learner: Literal["boosting", "lasso"] = "boosting",
-    seed: int = 0,
+    seen: Sample, unseen: Sample, learner: Literal["boosting", "lasso"] = "boosting", seed: int = 0
 ) -> dict[str, float]:
     """Compute the scores from codes and factors to train and to test on; collapsed latents have no importance."""
     active = active_latents(seen.codes)

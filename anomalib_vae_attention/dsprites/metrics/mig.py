@@ -16,12 +16,6 @@ def mutual_information_gap(data: FactorData, encode: Encode, samples: int = 10_0
     Chen et al. ("Isolating sources of disentanglement in VAEs", NeurIPS 2018, eq. 6), with the estimator of Locatello
     et al. (ICML 2019): the means of the codes, cut into 20 bins of equal width from least to greatest.
 
-    Args:
-        data: The data set.
-        encode: The encoder.
-        samples: Number of images.
-        seed: Seed of all draws.
-
     Returns:
         ``mig`` from 0 to 1, the mean over the factors.
     """

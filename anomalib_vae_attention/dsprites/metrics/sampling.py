@@ -47,15 +47,7 @@ class Sample(NamedTuple):
 
 @torch.no_grad()
 def encode_factors(data: FactorData, encode: Encode, factors: torch.Tensor) -> NDArray[np.float64]:
-    """Encode the images of some factors, 256 at a time.
-
-    Args:
-        data: The data set.
-        encode: The encoder.
-        factors: Factor indices, shape ``(N, K)``.
-
-    Returns:
-        Codes of shape ``(N, d)``.
+    """Encode the images of factor indices ``(N, K)``, 256 at a time, to codes of shape ``(N, d)``.
 
     Raises:
         ValueError: If a code is not finite.
@@ -75,17 +67,7 @@ def encode_factors(data: FactorData, encode: Encode, factors: torch.Tensor) -> N
 
 
 def draw_sample(data: FactorData, encode: Encode, count: int, generator: torch.Generator) -> Sample:
-    """Draw images uniformly from all factors and encode them.
-
-    Args:
-        data: The data set.
-        encode: The encoder.
-        count: Number of images.
-        generator: Source of random numbers.
-
-    Returns:
-        The codes and factors of ``count`` images.
-    """
+    """Draw ``count`` images uniformly from all factors and encode them."""
     factors = data.sample_factors(count, generator)
     return Sample(encode_factors(data, encode, factors), factors.numpy())
 

@@ -1,0 +1,264 @@
+"""Exports of a model: whole or not there, in one file where that can be, and telling what they are."""
+
+import json
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from anomalib.data import InferenceBatch
+from anomalib.deploy import CompressionType
+from anomalib.models.components import AnomalibModule
+from anomalib.post_processing import PostProcessor
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from anomalib_vae_attention.common.atomic_files import settle
+from anomalib_vae_attention.common.machine import versions
+from anomalib_vae_attention.scoring import call_defective
+
+from .provenance import MADE_WITH
+
+OPSET = 18
+"""anomalib asks for 14, and torch's exporter, which begins at 18, fails to convert to it."""
+ONE_FILE_LIMIT = 1_900_000_000
+"""Bytes of weights up to which an ONNX export is one file: its format ends at 2 GiB."""
+SECTION = "vae_attention"
+"""Where OpenVINO's IR has the metadata, in its ``rt_info``."""
+RAW_THRESHOLDS = ("image_threshold", "pixel_threshold", "image_min", "image_max", "pixel_min", "pixel_max")
+"""Attributes of anomalib's post-processors, in the units of the torch model's scores and maps."""
+ANOMALIB_THRESHOLDS = "anomalib's post-processor: the best F1 on the validation set; null where that had no labels"
+SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {"image": ((), (1,)), "pixel": ((1, 1, 1, 1), (1, 1, 1))}
+"""Shapes of the terms of :class:`Judgement`: all differ, or exporters would merge those of equal value."""
+TERMS = ("slope", "offset")
+RANGE = ("min", "max", "threshold")
+LEAST_HALVED = 256
+"""Fewest elements of a constant that FP16 halves: shapes and thresholds stay exact."""
+
+
+def raw_thresholds(post_processor: Any) -> dict[str, float | None]:  # noqa: ANN401
+    """Return the thresholds and ranges of a post-processor, ``None`` where one is not set."""
+    raw = {name: float(getattr(post_processor, name)) for name in RAW_THRESHOLDS if hasattr(post_processor, name)}
+    return {name: None if math.isnan(value) else value for name, value in raw.items()}
+
+
+def describe(model: Any) -> dict[str, str]:  # noqa: ANN401 - a mixin's self
+    """Tell what somebody must know who has an export and nothing else.
+
+    Args:
+        model: The model of anomalib that is exported.
+
+    Returns:
+        Text by name: versions, the input, each output, thresholds and what they are from, training images, precision.
+    """
+    training = getattr(model, "provenance", {}).get("training_set", {})
+    post: Any = model.post_processor
+    above = {level: 1 - getattr(post, f"{level}_sensitivity", 0.5) for level in ("image", "pixel")}
+    prepared = "already resized and normalised: there is no pre-processor in the model"
+    if model.pre_processor:
+        prepared = "values from 0 to 1 (bytes divided by 255): resizing and normalisation are part of the model"
+    return {
+        "model": type(model).__name__,
+        "arguments": json.dumps(dict(model.hparams), default=str),
+        **{f"version_{package}": version for package, version in versions(MADE_WITH).items()},
+        "input": f"float32, shape (batch, 3, height, width), channels in the order red, green, blue, {prepared}",
+        "output_pred_score": "float32, shape (batch): anomaly score from 0 to 1",
+        "output_pred_label": f"bool, shape (batch): whether the score is above {above['image']:g}: anomalous",
+        "output_anomaly_map": "float32, shape (batch, 1, height, width) after resizing: anomaly of each pixel, 0 to 1",
+        "output_pred_mask": f"bool, like anomaly_map: whether it is above {above['pixel']:g}: anomalous",
+        "raw_thresholds": json.dumps(raw_thresholds(post)),
+        "calibration": getattr(post, "calibration", None) or "",
+        "thresholds_from": post.describe() if hasattr(post, "describe") else ANOMALIB_THRESHOLDS,
+        "training_images": str(training.get("images", "unknown")),
+        "training_sha256_of_names_and_sizes": str(training.get("sha256") or "unknown"),
+        "precision": "float32; OpenVINO computes in bfloat16 by default on processors that have it: compile the model "
+        'with {"INFERENCE_PRECISION_HINT": "f32"}',
+    }
+
+
+def line(least: float, greatest: float, threshold: float) -> tuple[float, float]:
+    """Return slope and offset of anomalib's normalisation, which maps the threshold to 0.5."""
+    slope = 1 / (greatest - least)
+    return slope, 0.5 - slope * threshold
+
+
+class Judgement(nn.Module):
+    """What anomalib's post-processor does, from thresholds that stay to be found, and changed, in an exported graph.
+
+    Args:
+        post_processor: The post-processor, with thresholds.
+    """
+
+    def __init__(self, post_processor: PostProcessor) -> None:
+        super().__init__()
+        self.limits: dict[str, float] = {}
+        for level, shapes in SHAPES.items():
+            least, greatest, threshold = (float(getattr(post_processor, f"{level}_{name}")) for name in RANGE)
+            for name, value, shape in zip(TERMS, line(least, greatest, threshold), shapes, strict=True):
+                self.register_buffer(f"{level}_{name}", torch.full(shape, value))
+            self.limits[level] = float(getattr(post_processor, f"normalized_{level}_threshold"))
+
+    @staticmethod
+    def suits(post_processor: object) -> bool:
+        """Say whether a post-processor is one of anomalib's that normalises, and has thresholds and a range."""
+        if not isinstance(post_processor, PostProcessor):
+            return False
+        for level in SHAPES:
+            least, greatest, threshold = (float(getattr(post_processor, f"{level}_{name}")) for name in RANGE)
+            # Comparisons with what is not a number are false.
+            if not (greatest > least and abs(threshold) < math.inf):
+                return False
+        return bool(post_processor.enable_normalization and post_processor.enable_thresholding)
+
+    def forward(self, raw: InferenceBatch) -> InferenceBatch:
+        """Normalise scores and maps, and compare them with the thresholds; see anomalib's ``PostProcessor.forward``."""
+        score, anomaly_map = (
+            (
+                cast("torch.Tensor", values) * self.get_buffer(f"{level}_slope") + self.get_buffer(f"{level}_offset")
+            ).clamp(0, 1)
+            for level, values in zip(SHAPES, (raw.pred_score, raw.anomaly_map), strict=True)
+        )
+        return InferenceBatch(score, score > self.limits["image"], anomaly_map, anomaly_map > self.limits["pixel"])
+
+
+class Exports(LightningModule):
+    """An anomalib model whose exports replace earlier ones when they are complete, and tell what they are.
+
+    To be inherited from before :class:`AnomalibModule`, whose methods do the work.
+
+    Attributes:
+        description: What :func:`describe` returned at the last export to PyTorch, which pickles it with the model.
+    """
+
+    description: dict[str, str]
+    model: Any
+    pre_processor: Any
+    post_processor: Any
+    judgement: Judgement | None
+
+    def forward(self, batch: torch.Tensor, *args, **kwargs) -> InferenceBatch:
+        """Judge images, in exports as here; see :meth:`anomalib.models.components.AnomalibModule.forward`.
+
+        What cannot be judged is defective, whatever the post-processor: see :func:`.fail_safe`.
+        """
+        del args, kwargs
+        raw = self.model(self.pre_processor(batch) if self.pre_processor else batch)
+        judge = (torch.compiler.is_compiling() and getattr(self, "judgement", None)) or self.post_processor
+        return call_defective(raw.pred_score >= 1, judge(raw) if judge else raw)
+
+    def to_torch(self, export_root: Path | str, *args, **kwargs) -> Path:
+        """Export to PyTorch; see :meth:`anomalib.models.components.base.ExportMixin.to_torch`."""
+        self.description = describe(self)
+        return _export(AnomalibModule.to_torch, _leave, self, Path(export_root), *args, **kwargs)
+
+    def to_onnx(self, export_root: Path | str, *args, **kwargs) -> Path:  # type: ignore[override]
+        """Export to ONNX; see :meth:`anomalib.models.components.base.ExportMixin.to_onnx`.
+
+        It is one file, of operator set 18, unless other arguments for torch's exporter say otherwise or there are more
+        than :data:`ONE_FILE_LIMIT` bytes. Its ``metadata_props`` are those of :func:`describe`.
+        """
+        size = sum(tensor.nbytes for tensor in self.state_dict().values())
+        defaults = {"opset_version": OPSET, "external_data": size > ONE_FILE_LIMIT, "verbose": False}
+
+        def finish(file: Path) -> None:
+            describe_onnx(file, describe(self))
+
+        self.judgement = Judgement(self.post_processor) if Judgement.suits(self.post_processor) else None
+        try:
+            return _export(AnomalibModule.to_onnx, finish, self, Path(export_root), *args, **{**defaults, **kwargs})
+        finally:
+            # It is of this export; checkpoints have the post-processor.
+            self.judgement = None
+
+    def to_openvino(self, export_root: Path | str, *args, **kwargs) -> Path:
+        """Export to OpenVINO; see :meth:`anomalib.models.components.base.ExportMixin.to_openvino`.
+
+        The ``rt_info`` of the model has :func:`describe` under :data:`SECTION`. With ``CompressionType.FP16`` the
+        constants are halved (see :func:`finish_openvino`).
+        """
+
+        def finish(file: Path) -> None:
+            finish_openvino(
+                file, describe(self), halved=CompressionType.FP16 in [*args, kwargs.get("compression_type")]
+            )
+
+        return _export(AnomalibModule.to_openvino, finish, self, Path(export_root), *args, **kwargs)
+
+
+def describe_onnx(file: Path, description: dict[str, str]) -> None:
+    """Write metadata into an ONNX file, in place of those of the same names."""
+    import onnx
+
+    model = onnx.load(file, load_external_data=False)
+    kept = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, {**kept, **description})
+    onnx.save(model, file)
+
+
+def finish_openvino(file: Path, description: dict[str, str], *, halved: bool = False) -> None:
+    """Write metadata into a model of OpenVINO, and halve its constants if asked.
+
+    OpenVINO's own halving (``compress_to_fp16``) leaves a model as it is that has constants of a byte, as exemplars
+    are. Constants stay in single precision that are small, or have values beyond those of half precision.
+
+    Args:
+        file: The ``.xml`` file, with its weights beside it.
+        description: The metadata.
+        halved: Whether to write constants in half precision; computation is in the precision of the runtime.
+    """
+    import openvino
+    from openvino import opset13 as operators
+
+    model = openvino.Core().read_model(file)
+    for name, text in description.items():
+        model.set_rt_info(text, [SECTION, name])
+    for node in model.get_ops() if halved else ():
+        if node.get_type_name() != "Constant" or node.get_element_type() != openvino.Type.f32:
+            continue
+        values = node.get_data()
+        if values.size < LEAST_HALVED or np.abs(values).max() > np.finfo(np.float16).max:
+            continue
+        # The runtime folds the conversion when it compiles the model.
+        half = operators.convert(operators.constant(values.astype(np.float16)), "f32")
+        for reader in node.output(0).get_target_inputs():
+            reader.replace_source_output(half.output(0))
+    # The weights are mapped into memory, so that they cannot be written over.
+    with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
+        written = Path(scratch) / file.name
+        openvino.save_model(model, written, compress_to_fp16=False)
+        del model
+        for part in (written.with_suffix(".bin"), written):
+            part.replace(file.parent / part.name)
+
+
+def _leave(file: Path) -> None:
+    """Change nothing of an export."""
+
+
+def _export(
+    export: Callable[..., Path],
+    finish: Callable[[Path], None],
+    model: nn.Module,
+    root: Path,
+    *args,
+    **kwargs,
+) -> Path:
+    """Export to a folder beside the place and finish it, then move all files, last the one that names the others."""
+    root.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".export-", dir=root) as scratch:
+        main = export(model, Path(scratch), *args, **kwargs)
+        finish(main)
+        files = [file for file in Path(scratch).rglob("*") if file.is_file()]
+        for file in files:
+            settle(file)
+        if len(files) > 1:
+            # Better none than the new weights beside the old graph.
+            (root / main.relative_to(scratch)).unlink(missing_ok=True)
+        for file in sorted(files, key=lambda file: file == main):
+            target = root / file.relative_to(scratch)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(target)
+        return root / main.relative_to(scratch)

@@ -1,0 +1,149 @@
+"""The command ``vae-attention calibrate``: thresholds for another false-positive rate, or from other good images."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from anomalib.data.utils import read_image
+from anomalib.data.utils.image import get_image_filenames
+
+from anomalib_vae_attention.anomalib_support.exports import RANGE, SHAPES, line, raw_thresholds
+from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.lightning_model import VaeAttention
+from anomalib_vae_attention.thresholds.normal_quantile import NormalQuantile
+from anomalib_vae_attention.thresholds.restored import CONFIG_KEY, PREFIX
+
+from .exported import open_export
+
+EPILOG = """
+Without GOOD_IMAGES the thresholds are taken from the scores of the normal images that the last ones were taken from,
+which the model carries. With them they are taken from new images: of good parts that were not trained on.
+
+examples:
+  vae-attention calibrate model.ckpt --false_positive_rate 0.02
+  vae-attention calibrate weights/onnx/model.onnx good_parts --false_positive_rate 0.05
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="vae-attention calibrate",
+        description="Set the thresholds of a checkpoint (.ckpt) or an export (.onnx, .xml) for a false-positive rate.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", type=Path, help="checkpoint or export of vae_attention")
+    parser.add_argument("good_images", type=Path, nargs="?", help="folder of images of good parts")
+    parser.add_argument("--false_positive_rate", type=float, required=True, help="of images, such as 0.01 for 1 %%")
+    parser.add_argument("--pixel_false_positive_rate", type=float, help="of pixels (as of images)")
+    parser.add_argument("--output", type=Path, help="file to write (the model itself)")
+    return parser
+
+
+def read_images(folder: Path) -> Iterator[tuple[Path, torch.Tensor]]:
+    """Read the images of a folder, each of shape ``(1, 3, H, W)``, floats from 0 to 1."""
+    for file in get_image_filenames(folder):
+        yield Path(file), torch.as_tensor(read_image(file, as_tensor=True))[None]
+
+
+def collect(thresholds: NormalQuantile, folder: Path, run: Callable[[torch.Tensor], Any]) -> None:
+    """Set thresholds from good images.
+
+    Args:
+        thresholds: What sets them.
+        folder: Folder of the images.
+        run: Takes images to raw scores and maps.
+
+    Raises:
+        ValueError: If an image cannot be scored, naming it.
+    """
+    thresholds.start()
+    for file, image in read_images(folder):
+        try:
+            score, anomaly_map = run(image)
+            if not float(torch.as_tensor(score).max()) < 1:
+                msg = "it cannot be judged"
+                raise ValueError(msg)  # noqa: TRY301 - one message for all that may go wrong
+            thresholds.update(torch.as_tensor(score), torch.as_tensor(anomaly_map))
+        except (RuntimeError, ValueError) as error:
+            msg = f"{file} cannot be scored by this model: {error}"
+            raise ValueError(msg) from error
+    thresholds.compute()
+
+
+def calibrate_checkpoint(file: Path, folder: Path | None, thresholds: NormalQuantile, target: Path) -> None:
+    """Write a checkpoint with other thresholds; all else stays as it is."""
+    # The thresholds are taken from the checkpoint's scores where it has some.
+    model = VaeAttention.load_from_checkpoint(file, post_processor=thresholds, map_location="cpu").eval()
+    if folder is not None:
+        with torch.inference_mode():
+            collect(thresholds, folder, lambda image: _raw(model, image))
+    elif thresholds.calibration is None:
+        thresholds.recompute()
+    checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+    own = {f"{PREFIX}{name}": value for name, value in thresholds.state_dict().items()}
+    state = {name: value for name, value in checkpoint["state_dict"].items() if not name.startswith(PREFIX)}
+    checkpoint["state_dict"] = {**state, **own}
+    checkpoint[CONFIG_KEY] = thresholds.checkpoint_config()
+    checkpoint["anomalib_components_enabled"] = {
+        **checkpoint.get("anomalib_components_enabled", {}),
+        "post_processor": True,
+    }
+    with replacing(target) as temporary:
+        torch.save(checkpoint, temporary)
+
+
+def _raw(model: VaeAttention, image: torch.Tensor) -> tuple[Any, Any]:
+    prediction = model.model(model.pre_processor(image) if model.pre_processor else image)
+    return prediction.pred_score, prediction.anomaly_map
+
+
+def calibrate_export(file: Path, folder: Path | None, thresholds: NormalQuantile, target: Path) -> None:
+    """Write an export with other thresholds; all else stays as it is."""
+    export = open_export(file)
+    if folder is None:
+        thresholds.calibration = export.description.get("calibration") or None
+        thresholds.recompute()
+    else:
+        export.write(dict.fromkeys(SHAPES, (1.0, 0.0)))
+        run = export.open()
+        collect(thresholds, folder, lambda image: run(image.numpy().astype(np.float32)))
+    ranges = {level: [float(getattr(thresholds, f"{level}_{name}")) for name in RANGE] for level in SHAPES}
+    export.write({level: line(*values) for level, values in ranges.items()})
+    told = {
+        "raw_thresholds": json.dumps(raw_thresholds(thresholds)),
+        "thresholds_from": thresholds.describe(),
+        "calibration": thresholds.calibration or "",
+    }
+    export.save(target, {**export.description, **told})
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command.
+
+    Args:
+        arguments: Those of the command line by default.
+
+    Returns:
+        Exit code: 1 where something is wrong, which is printed.
+    """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("anomalib_vae_attention").setLevel(logging.INFO)
+    given = make_parser().parse_args(arguments)
+    target = given.output or given.model
+    try:
+        thresholds = NormalQuantile(given.false_positive_rate, given.pixel_false_positive_rate)
+        work = calibrate_checkpoint if given.model.suffix == ".ckpt" else calibrate_export
+        work(given.model, given.good_images, thresholds, target)
+    except (OSError, ValueError) as error:
+        print(f"vae-attention calibrate: {error}", file=sys.stderr)
+        return 1
+    print(f"{target}: {thresholds.describe()}")
+    return 0
