@@ -35,10 +35,10 @@ class Explanation(NamedTuple):
         activations: The backbone's layers ``A_l``, each of shape ``(B, C_l, h_l, w_l)``.
         counterfactual: The layers as a normal part would have shown them, ``A_hat_l``, of the same shapes.
         attention: Attention map of each layer, of shape ``(B, h_l, w_l)``, in units of energy.
-        anomaly_map: Energy and attention together over the energy of normal images, of shape ``(B, H, W)``; at the
-            border weighed down where normal images have more of it there (see :meth:`VaeAttentionModel.calibrate`).
+        anomaly_map: Energy and attention together over the energy of normal images, of shape ``(B, H, W)``.
         score: Image score of shape ``(B,)``, in the same units: the mean of the highest share of the anomaly map before
-            its blur (see :func:`highest_mean`).
+            its blur (see :func:`highest_mean`). The border counts less where normal images have more energy there (see
+            :meth:`VaeAttentionModel.calibrate`).
     """
 
     match: Match
@@ -192,11 +192,10 @@ class VaeAttentionModel(nn.Module):
         counterfactual = self.grid.layers_of(self.vae.decode(match.latent))
         gradients = self.grid.adjoint(self.vae.adjoint(match.gradient))
         attention = energy_attention(activations, counterfactual, gradients)
+        fine_map = self._at_finest_layer(attention, match.energy) / (2 * self.energy_scale)
         weight = self._fixed.refine_energy(self._weight_of_cells(match.energy.shape[-2:]))
-        fine_map = self._at_finest_layer(attention, match.energy) * (weight / (2 * self.energy_scale))
-        return Explanation(
-            match, activations, counterfactual, attention, self._fixed.upsample(fine_map), highest_mean(fine_map)
-        )
+        anomaly_map, score = self._fixed.upsample(fine_map), highest_mean(weight * fine_map)
+        return Explanation(match, activations, counterfactual, attention, anomaly_map, score)
 
     def at_image_size(self, attention: Sequence[torch.Tensor], energy: torch.Tensor | None = None) -> torch.Tensor:
         """Add maps up at the size of the images.
@@ -237,7 +236,7 @@ class VaeAttentionModel(nn.Module):
             raise ValueError(msg)
 
     def calibrate(self, normal: LeftOut) -> None:
-        """Set scale and border of maps from energies of normal images that were left out of the reference.
+        """Set the scale of maps and the border's weight in scores, from normal images left out of the reference.
 
         Where normal images have more energy in a ring of cells at the border than inside, the ring is weighed down to
         the same mean. It is never weighed up: a calm background would become a noisy one.

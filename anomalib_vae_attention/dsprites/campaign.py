@@ -12,14 +12,13 @@ where it was stopped when the command is given again. Arguments that are not the
 import argparse
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from anomalib_vae_attention.common.atomic_files import replacing
 
-from . import command
 from .arms import Arm, Schedule, arguments_of, read_manifest
 from .callbacks import SCORES_FILE, TEST_FILE
 from .comparison import METRICS, compare
@@ -32,7 +31,14 @@ def finished_steps(run: Path) -> int:
     return int(json.loads(file.read_text(encoding="utf-8"))["step"]) if file.is_file() else 0
 
 
-def run_all(arms: Sequence[Arm], seeds: Sequence[int], steps: int, output: Path, more: list[str]) -> list[Path]:
+def run_all(
+    arms: Sequence[Arm],
+    seeds: Sequence[int],
+    steps: int,
+    output: Path,
+    more: list[str],
+    run_command: Callable[[list[str]], int],
+) -> list[Path]:
     """Fit and test what has not been done yet, seed by seed, so that early results compare all models.
 
     Args:
@@ -41,6 +47,7 @@ def run_all(arms: Sequence[Arm], seeds: Sequence[int], steps: int, output: Path,
         steps: Optimiser steps of each run.
         output: Folder of all runs; each has a folder named after its arm and seed.
         more: Further arguments for every run.
+        run_command: Runs ``vae-attention dsprites`` with some arguments, and returns its exit code.
 
     Returns:
         The folders of the runs that are done.
@@ -50,7 +57,7 @@ def run_all(arms: Sequence[Arm], seeds: Sequence[int], steps: int, output: Path,
         for arm in arms:
             run = output / f"{arm.name}-{seed}"
             shared = [*arguments_of(arm, seed, run, more), "--trainer.max_steps", str(steps), "--ckpt_path", "last"]
-            if finished_steps(run) < steps and any(command.main([job, *shared]) for job in ("fit", "test")):
+            if finished_steps(run) < steps and any(run_command([job, *shared]) for job in ("fit", "test")):
                 print(f"{run} failed; the others go on.", file=sys.stderr)
                 continue
             done.append(run)
@@ -109,11 +116,12 @@ def print_tables(folder: Path, pairs: Sequence[tuple[str, str]]) -> None:
         print(compared.to_string(index=False, float_format="%.3f"))
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str], run_command: Callable[[list[str]], int]) -> int:
     """Run the campaign.
 
     Args:
-        arguments: Those of the command line by default.
+        arguments: Those after ``campaign``.
+        run_command: As for :func:`run_all`.
 
     Returns:
         Exit code: 1 if a run failed.
@@ -145,11 +153,7 @@ def main(arguments: list[str] | None = None) -> int:
         done = run_side_by_side(manifest.arms, chosen.seeds, schedule, chosen.output, more, chosen.minutes)
         collect(chosen.output)
     else:
-        done = run_all(manifest.arms, chosen.seeds, chosen.max_steps, chosen.output, more)
+        done = run_all(manifest.arms, chosen.seeds, chosen.max_steps, chosen.output, more, run_command)
     if done:
         print_tables(chosen.output, manifest.compare)
     return int(len(done) < len(manifest.arms) * len(chosen.seeds))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

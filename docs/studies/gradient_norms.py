@@ -22,8 +22,8 @@ from tqdm import tqdm
 
 from anomalib_vae_attention.dsprites.attention_loss import PAIRS, AttentionDisentanglement
 from anomalib_vae_attention.dsprites.callbacks import load_weights
-from anomalib_vae_attention.dsprites.command import make_cli
 from anomalib_vae_attention.dsprites.discriminator import permute
+from anomalib_vae_attention.dsprites.lightning_cli import make_cli
 from anomalib_vae_attention.dsprites.models import BetaVAE, FactorVAE
 from anomalib_vae_attention.dsprites.networks import LAYERS
 from anomalib_vae_attention.image_vae.elbo import kl_by_latent

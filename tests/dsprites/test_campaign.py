@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
-from anomalib_vae_attention.dsprites import campaign, command
+from anomalib_vae_attention.dsprites import campaign, command, lightning_cli
 from anomalib_vae_attention.dsprites.arms import Arm, Schedule, arguments_of, read_manifest
 from anomalib_vae_attention.dsprites.callbacks import load_weights, read_scores
 from anomalib_vae_attention.dsprites.comparison import compare
@@ -27,7 +27,7 @@ def test_manifest_of_the_documentation() -> None:
     assert manifest.arms[-1] == Arm("beta_vae", CONFIGS / "beta_vae.yaml")
     assert ("ad_apart_1e-4", "factor_vae_1e-4") in manifest.compare
     for arm in manifest.arms:
-        cli = command.make_cli(arguments_of(arm, 3, Path("somewhere"), []), run=False)
+        cli = lightning_cli.make_cli(arguments_of(arm, 3, Path("somewhere"), []), run=False)
         assert cli.trainer.default_root_dir == "somewhere"
         assert cli.datamodule.batches.seed == 3
         if arm.name != "beta_vae":

@@ -13,7 +13,7 @@ import yaml
 from PIL import Image
 
 from anomalib_vae_attention import cli
-from anomalib_vae_attention.dsprites import allocator, callbacks, campaign, command, traversal
+from anomalib_vae_attention.dsprites import allocator, callbacks, campaign, command, lightning_cli, traversal
 from anomalib_vae_attention.dsprites.attention_loss import AttentionDisentanglement
 from anomalib_vae_attention.dsprites.models import FactorVAE
 
@@ -134,7 +134,7 @@ def test_campaign(folder: Path, sprites_root: Path, capsys: pytest.CaptureFixtur
     """A model with every seed; what is done is not done again."""
     arguments = [str(CONFIGS["vae"]), "--seeds", "0", "1", "--max_steps", "2"]
     arguments += ["--output", "campaign", *small(sprites_root)]
-    assert campaign.main(arguments) == 0
+    assert command.main(["campaign", *arguments]) == 0
     courses = callbacks.read_scores(folder / "campaign" / "scores.csv")
     assert [(row["config"], row["seed"], row["step"]) for row in courses] == [
         ("vae", str(seed), str(step)) for seed in (0, 1) for step in (1, 2)
@@ -146,7 +146,7 @@ def test_campaign(folder: Path, sprites_root: Path, capsys: pytest.CaptureFixtur
         with Image.open(folder / "campaign" / name) as picture:
             assert np.asarray(picture).std() > 0
     (folder / "campaign" / "vae-0" / "checkpoints" / "last.ckpt").unlink()
-    assert campaign.main(arguments) == 0
+    assert command.main(["campaign", *arguments]) == 0
     assert not (folder / "campaign" / "vae-0" / "checkpoints" / "last.ckpt").exists()
 
 
@@ -169,7 +169,7 @@ def test_runs_of_a_campaign_that_are_not_done_are_in_the_table(tmp_path: Path) -
 def test_every_config_is_parsed_with_the_paper_s_settings(sprites_root: Path) -> None:
     assert set(CONFIGS) == {"vae", "beta_vae", "factor_vae", "ad_factor_vae", "ad_factor_vae_apart", "short"}
     for name, file in CONFIGS.items():
-        cli_of_config = command.make_cli(["--config", str(file), "--data.root", str(sprites_root)], run=False)
+        cli_of_config = lightning_cli.make_cli(["--config", str(file), "--data.root", str(sprites_root)], run=False)
         model, data = cli_of_config.model, cli_of_config.datamodule
         assert model.latent_dim == 10
         assert data.batch_size == 64
@@ -207,7 +207,7 @@ def test_hint_at_bf16(
     monkeypatch.setattr(command, "rank_zero_info", said.append)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instructions: True}, raising=False)
     arguments = ["--config", str(CONFIGS["vae"]), *small(sprites_root), "--trainer.default_root_dir", str(folder)]
-    cli_of_config = command.make_cli([*arguments, "--trainer.precision", precision], run=False)
+    cli_of_config = lightning_cli.make_cli([*arguments, "--trainer.precision", precision], run=False)
     cli_of_config.before_fit()
     assert len(said) == hints
     assert all("--trainer.precision bf16-mixed" in line for line in said)
