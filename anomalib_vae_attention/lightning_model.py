@@ -99,7 +99,7 @@ class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Provenance, E
     Example:
         >>> from anomalib_vae_attention import VaeAttention
         >>> VaeAttention(pre_trained=False).hparams["latent_dim"]
-        64
+        96
         >>> VaeAttention(kl_weight=2.0)
         Traceback (most recent call last):
             ...
@@ -212,7 +212,17 @@ class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Provenance, E
         self.fit_procedure.save(self, checkpoint)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on from a checkpoint, and say so where its thresholds belong to another attention than this model's."""
+        """Go on from a checkpoint, and say so where its thresholds belong to another attention than this model's.
+
+        Raises:
+            ValueError: If it is of the feature VAE as it was before images were scored by their maps.
+        """
+        if isinstance(self.model, VaeAttentionModel) and "model.score_mean" in checkpoint["state_dict"]:
+            msg = (
+                "The checkpoint is of the feature VAE of an earlier version, with other features and image scores than "
+                "this one's: fit again (CHANGELOG.md)."
+            )
+            raise ValueError(msg)
         super().on_load_checkpoint(checkpoint)
         if self._trainer is not None and self._trainer.state.fn == TrainerFn.FITTING:
             self.fit_procedure.resume(checkpoint)
