@@ -44,7 +44,7 @@ def plot_courses(table: pd.DataFrame, file: Path) -> None:
 
 
 def plot_runs(runs: list[Path], folder: Path) -> Path:
-    """Plot reconstruction against the FactorVAE score of tested runs, a colour a model (as Liu et al., fig. 8).
+    """Plot reconstruction against the FactorVAE score of tested runs, a colour per model (as Liu et al., fig. 8).
 
     Args:
         runs: Folders of runs with ``test.json``.
