@@ -16,7 +16,7 @@ module               extension
                      ``NormalQuantile``
 ==================== ==================================================================================
 
-Everything that relies on internals of anomalib, and of jsonargparse behind its command line, is in this file. What a
+What this file relies on of anomalib's internals, and of jsonargparse's, is listed in :data:`.INTERNALS`. What a
 later release renames is reported in a warning and left out; everything else goes on working, and the dotted path
 ``anomalib_vae_attention.VaeAttention`` needs none of it on the command line. A fault in here must not
 make ``import torch`` fail, which is why only the standard library is imported at the top.

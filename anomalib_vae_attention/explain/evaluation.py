@@ -1,6 +1,7 @@
 """The command ``vae-attention evaluate``: how good each attention and layer of trained image VAEs is."""
 
 import argparse
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from .explainers import load_model
 from .scores import score
 
 COLUMNS = ("image_AUROC", "pixel_AUROC", "best_IoU")
+OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 EPILOG = """
 All test images count, the good ones included. Best IoU is the greatest intersection over union of true and predicted
 pixels, pooled over all images, over all thresholds: it is chosen on the test images, as in the paper. Nothing else is.
@@ -123,6 +125,13 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def parse(arguments: list[str]) -> argparse.Namespace:
+    """Parse the command's arguments; overrides may stand anywhere, where a list such as --layers would take them."""
+    overrides = [word for word in arguments if OVERRIDE.match(word)]
+    rest = [word for word in arguments if not OVERRIDE.match(word)]
+    return make_parser().parse_intermixed_args([*overrides, *rest])
+
+
 def run(arguments: argparse.Namespace) -> pd.DataFrame:
     """Measure all checkpoints and write the table of all figures."""
     datamodule = read_datamodule(arguments.config, arguments.overrides)
@@ -142,7 +151,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
 
 def main(arguments: list[str]) -> int:
     """Run the command; return its exit code, 1 after an error in arguments or data."""
-    parsed = make_parser().parse_intermixed_args(arguments)
+    parsed = parse(arguments)
     try:
         table = run(parsed)
     except (OSError, ValueError) as error:

@@ -159,6 +159,14 @@ class Exemplars(NormalReference):
         """Height and width of the grid that the reference was collected on."""
         return tuple(self.centre.shape[1:])
 
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """Load exemplars of before the prior, too, where no cells share any: those of image VAEs."""
+        common = state_dict.get(prefix + "common")
+        if common is not None and not common.numel() and f"{prefix}prior" not in state_dict:
+            state_dict[f"{prefix}prior"] = torch.zeros(1, 0, dtype=torch.uint8)
+            state_dict[f"{prefix}common_centre"] = torch.zeros(len(common))
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes that the buffers should have; see :meth:`NormalReference.shapes`."""
         latent_dim, height, width = self.centre.shape

@@ -15,7 +15,7 @@ from support import make_engine, scores
 from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention, cli
-from anomalib_vae_attention.explain.evaluation import measure
+from anomalib_vae_attention.explain.evaluation import measure, parse
 from anomalib_vae_attention.image_vae.attention_maps import ATTENTIONS
 
 
@@ -111,3 +111,10 @@ def test_a_config_without_data(tmp_path: Path, capsys: pytest.CaptureFixture[str
     arguments = ["evaluate", "--config", str(tmp_path / "config.yaml"), "--ckpt_path", "x.ckpt"]
     assert cli.main(arguments) == 1
     assert "has no section data" in capsys.readouterr().err
+
+
+def test_overrides_may_stand_after_a_list() -> None:
+    """An override after --layers is no layer, and one after --ckpt_path no checkpoint."""
+    parsed = parse(["--config", "a.yaml", "--layers", "conv1", "conv2", "data.x=1", "--ckpt_path", "a.ckpt", "y=2"])
+    assert (parsed.layers, parsed.ckpt_path) == (["conv1", "conv2"], [Path("a.ckpt")])
+    assert parsed.overrides == ["data.x=1", "y=2"]

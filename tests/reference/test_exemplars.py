@@ -351,3 +351,15 @@ def test_the_sample_is_fair() -> None:
     # The mean of 500 of 2000 numbers has a standard deviation of 22.4.
     assert kept.mean() == pytest.approx(count / 2, abs=4 * 22.4)
     normal.finish()
+
+
+def test_exemplars_of_before_the_prior_load_where_no_cells_share_any() -> None:
+    """A state dict of an image VAE from before the prior of shared exemplars gives the same matches."""
+    variance = torch.full((4,), 0.5)
+    normal, loaded = Exemplars(), Exemplars()
+    collect(normal, torch.randn(9, 4, 1, 1), variance)
+    state = {name: value for name, value in normal.state_dict().items() if name not in {"prior", "common_centre"}}
+    loaded.load_state_dict(state)
+    query = Posterior(torch.randn(5, 4, 1, 1), variance)
+    for ours, theirs in zip(loaded.match(query), normal.match(query), strict=True):
+        assert torch.equal(ours, theirs)
