@@ -10,7 +10,7 @@ import contextlib
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,10 +19,11 @@ import pandas as pd
 from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 from anomalib.engine import Engine
 from lightning import seed_everything
+from sklearn.metrics import roc_auc_score
 
-from anomalib_vae_attention import VaeAttention
+from anomalib_vae_attention import NormalQuantile, VaeAttention
 from anomalib_vae_attention.benchmark.data import category_datamodule, read_image
-from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
+from anomalib_vae_attention.common.mvtec_layout import TEST, TEST_GOOD, list_images
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -57,38 +58,49 @@ def inferencer_predictor(inferencer: TorchInferencer | OpenVINOInferencer) -> Ca
     return predict
 
 
-def compare(expected: Iterable[Prediction], found: Iterable[Prediction]) -> dict[str, float]:
+def compare(expected: Iterable[Prediction], found: Iterable[Prediction], defective: Sequence[bool]) -> dict[str, float]:
     """Compare the predictions of two runtimes, image by image.
 
     Args:
         expected: Predictions of the one.
         found: Predictions of the other, of the same images.
+        defective: Whether each image shows a defect.
 
     Returns:
-        Greatest difference of scores and of maps, numbers of images whose label and whose mask differ, the number of
-        mask pixels that do, and how far at most the map is from the threshold (.5, by anomalib's normalisation) there.
+        Greatest difference of scores and of maps, numbers of images, and of good ones, whose label differs, number of
+        images whose mask does, the number of mask pixels that do, how far at most the map is from the threshold (.5, by
+        anomalib's normalisation) there, and by how much the image AUROC is greater.
     """
-    rows, margins = [], [0.0]
-    for ours, theirs in zip(expected, found, strict=True):
-        flat = [{name: prediction[name].reshape(-1).astype(float) for name in NAMES} for prediction in (ours, theirs)]
+    rows, margins, scores = [], [0.0], []
+    for one, other in zip(expected, found, strict=True):
+        flat = [{name: prediction[name].reshape(-1).astype(float) for name in NAMES} for prediction in (one, other)]
+        scores.append([float(side["pred_score"][0]) for side in flat])
         rows.append({name: np.abs(flat[0][name] - flat[1][name]) for name in NAMES})
         margins.extend(np.abs(flat[0]["anomaly_map"] - 0.5)[rows[-1]["pred_mask"] > 0])
     masks = np.array([row["pred_mask"].sum() for row in rows])
+    ours, theirs = (float(roc_auc_score(defective, side)) for side in zip(*scores, strict=True))
     return {
         "score_difference": float(max(row["pred_score"].max() for row in rows)),
         "map_difference": float(max(row["anomaly_map"].max() for row in rows)),
         "labels_differ": float(sum(row["pred_label"].any() for row in rows)),
+        "good_labels_differ": float(
+            sum(row["pred_label"].any() for row, bad in zip(rows, defective, strict=True) if not bad)
+        ),
         "masks_differ": float((masks > 0).sum()),
         "mask_pixels_differ": float(masks.sum()),
         "distance_from_threshold": float(max(margins)),
+        "image_AUROC_gain": -float(
+            np.subtract(*(roc_auc_score(defective, side) for side in zip(*scores, strict=True)))
+        ),
     }
 
 
-def measure(category: Path, folder: Path) -> pd.DataFrame:
+def measure(category: Path, folder: Path, rate: float | None = None) -> pd.DataFrame:
     """Fit, export and compare.
 
     Args:
         category: Folder of a category in MVTec AD's layout.
+        rate: False-positive rate of ``normal_quantile``; anomalib's thresholds by default.
         folder: Where to put checkpoints and exports.
 
     Returns:
@@ -98,9 +110,13 @@ def measure(category: Path, folder: Path) -> pd.DataFrame:
 
     seed_everything(0)
     engine = Engine(default_root_dir=folder)
-    engine.fit(model=VaeAttention(visualizer=False), datamodule=category_datamodule(category))
+    post_processor = True if rate is None else NormalQuantile(rate)
+    engine.fit(
+        model=VaeAttention(visualizer=False, post_processor=post_processor), datamodule=category_datamodule(category)
+    )
     model = VaeAttention.load_from_checkpoint(str(engine.best_model_path)).eval()
     images = list_images(category / TEST)
+    defective = [image.parent != category / TEST_GOOD for image in images]
     os.environ["TRUST_REMOTE_CODE"] = "1"  # anomalib's inferencer asks for it before it loads the file written here.
     torch_model = inferencer_predictor(TorchInferencer(model.to_torch(folder), device="cpu"))
     expected = [torch_model(image) for image in images]
@@ -118,7 +134,7 @@ def measure(category: Path, folder: Path) -> pd.DataFrame:
             inferencer = OpenVINOInferencer(xml, device="CPU", config=config)
             predictors[f"OpenVINO {precision}"] = inferencer_predictor(inferencer)
         for runtime, predict in predictors.items():
-            rows[runtime, size] = compare(expected, (predict(image) for image in images))
+            rows[runtime, size] = compare(expected, (predict(image) for image in images), defective)
             logger.info("%s, input size %s: %s", runtime, size, rows[runtime, size])
     return pd.DataFrame.from_dict(rows, orient="index")
 
@@ -128,10 +144,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("category", type=Path, help="folder of a category in MVTec AD's layout")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    category = parser.parse_args().category.resolve()
+    parser.add_argument("--false_positive_rate", type=float, help="of normal_quantile (anomalib's thresholds)")
+    arguments = parser.parse_args()
+    category = arguments.category.resolve()
     # anomalib's OpenVINOInferencer leaves a folder openvino_cache where it is called.
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        print(measure(category, Path(folder)).to_string())
+        print(measure(category, Path(folder), arguments.false_positive_rate).to_string())
 
 
 if __name__ == "__main__":
