@@ -100,22 +100,22 @@ class SamePreProcessor(PreProcessor):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *args) -> None:  # noqa: ANN401
         """Apply the transform to images of the engine; see :meth:`forward`."""
-        require_raw_images(batch.image, batch.image_path)
+        require_raw_images(batch.image, getattr(batch, "image_path", None))
         super().on_train_batch_start(trainer, pl_module, batch, *args)
 
     def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *args) -> None:  # noqa: ANN401
         """Apply the transform to images of the engine; see :meth:`forward`."""
-        require_raw_images(batch.image, batch.image_path)
+        require_raw_images(batch.image, getattr(batch, "image_path", None))
         super().on_validation_batch_start(trainer, pl_module, batch, *args)
 
     def on_test_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *args) -> None:  # noqa: ANN401
         """Apply the transform to images of the engine; see :meth:`forward`."""
-        require_raw_images(batch.image, batch.image_path)
+        require_raw_images(batch.image, getattr(batch, "image_path", None))
         super().on_test_batch_start(trainer, pl_module, batch, *args)
 
     def on_predict_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *args) -> None:  # noqa: ANN401
         """Apply the transform to images of the engine; see :meth:`forward`."""
-        require_raw_images(batch.image, batch.image_path)
+        require_raw_images(batch.image, getattr(batch, "image_path", None))
         super().on_predict_batch_start(trainer, pl_module, batch, *args)
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from anomalib.post_processing import PostProcessor
+from lightning.pytorch import seed_everything
 from support import Fitted, folder, make_engine, scores, small_model, write_images
 
 from anomalib_vae_attention import EmbeddedAD, NormalQuantile, VaeAttention
@@ -18,6 +19,7 @@ def test_pixel_thresholds_without_masks(tmp_path: Path) -> None:
     datamodule = folder(tmp_path / "data", normal_test_dir="good", val_split_mode="same_as_test")
     model, theirs = small_model(), small_model(post_processor=PostProcessor())
     for name, one in (("ours", model), ("theirs", theirs)):
+        seed_everything(0)
         make_engine(tmp_path / name).fit(model=one, datamodule=datamodule)
     assert theirs.post_processor.pixel_threshold == theirs.post_processor.image_threshold
     assert model.post_processor.image_threshold == theirs.post_processor.image_threshold
