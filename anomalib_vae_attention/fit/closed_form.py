@@ -19,7 +19,7 @@ from anomalib_vae_attention.scoring import finite_images, full_precision
 from anomalib_vae_attention.thresholds.normal_quantile import NormalQuantile
 from anomalib_vae_attention.torch_model import VaeAttentionModel
 
-from .feature_statistics import FeatureCache, FeatureMoments
+from .feature_statistics import FeatureCache, FeatureMoments, PlaceShare
 from .held_out_images import HeldOut
 from .procedure import FitProcedure, read_again
 
@@ -112,13 +112,20 @@ class ClosedFormFit(FitProcedure):
     def _fit_reference(self, module: AnomalibModule, model: VaeAttentionModel) -> None:
         reference = model.reference
         reference.start()
-        images = 0
+        images, place_share = 0, PlaceShare()
         for features in interleave(self._cache if self._cache.complete else self._stream(module)):
-            reference.update(model.vae.posterior(model.grid.standardise(features)))
+            posterior = model.vae.posterior(model.grid.standardise(features))
+            reference.update(posterior)
+            place_share.update(posterior)
             images += len(features)
-        model.calibrate(reference.finish())
+        model.calibrate(reference.finish(), place_share.compute())
         size = sum(buffer.nbytes for buffer in reference.buffers()) / 2**20
         logger.info("Normal reference: %d images, %.1f MiB.", images, size)
+        logger.info(
+            "The place explains %.0f %% of what normal images look like: %s.",
+            100 * place_share.compute(),
+            "one layout, so that the border counts half" if model.map_border < 1 else "the border counts in full",
+        )
 
     @staticmethod
     def _set_thresholds(module: AnomalibModule, held_out: HeldOut) -> None:

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from anomalib_vae_attention.fit.feature_statistics import FeatureCache, FeatureMoments
+from anomalib_vae_attention.fit.feature_statistics import FeatureCache, FeatureMoments, PlaceShare
+from anomalib_vae_attention.vae import Posterior
 
 
 def test_cache_forgets_what_is_too_much() -> None:
@@ -29,3 +30,26 @@ def test_moments_are_numpys() -> None:
     np.testing.assert_allclose(covariance.numpy(), np.cov(rows, bias=True), rtol=1e-9, atol=1e-9)
     with pytest.raises(ValueError, match="training set is empty"):
         FeatureMoments().compute()
+
+
+def test_place_share_is_that_of_an_analysis_of_variance() -> None:
+    """The share is what NumPy finds; a texture has none, a part that never moves all, and the border does not count."""
+    layout, noise = 3 * torch.randn(1, 4, 8, 9), torch.randn(50, 4, 8, 9)
+    variance = torch.tensor([0.5, 1.0, 2.0, 4.0])
+
+    def share_of(mean: torch.Tensor) -> float:
+        share = PlaceShare()
+        for part in mean.split(7):
+            share.update(Posterior(part, variance))
+        return share.compute()
+
+    inside = (layout + noise)[:, :, 2:-2, 2:-2].double().numpy()
+    within = inside.var(0, ddof=1).mean((1, 2)) / variance.numpy()
+    whole = inside.var((0, 2, 3)) / variance.numpy()
+    assert share_of(layout + noise) == pytest.approx(1 - within.sum() / whole.sum(), rel=1e-6)
+    assert abs(share_of(noise)) < 0.05
+    assert share_of(layout.expand(50, -1, -1, -1)) == pytest.approx(1)
+    edge = noise.clone()
+    edge[:, :, 0] += 100
+    assert abs(share_of(edge)) < 0.05
+    assert share_of(layout) == 0
