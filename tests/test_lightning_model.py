@@ -29,8 +29,8 @@ def test_fitted_state_is_finite_and_small(fitted: Fitted) -> None:
     """All parameters and buffers are finite, and a cell has an exemplar of each image, and shared ones."""
     for name, tensor in fitted.model.state_dict().items():
         assert not tensor.is_floating_point() or tensor.isfinite().all(), name
-    assert fitted.model.model.reference.bank.shape == (32 * 32, 64, 60)
-    assert fitted.model.model.reference.common.shape == (64, 1024)
+    assert fitted.model.model.reference.bank.shape == (32 * 32, 96, 60)
+    assert fitted.model.model.reference.common.shape == (96, 2048)
     assert fitted.model.model.is_fitted
 
 
@@ -43,7 +43,7 @@ def test_checkpoint_loads_weights_only(fitted: Fitted, test_images: dict[str, to
         ours, theirs = loaded(image), fitted.model(image)
     for name in ("pred_score", "anomaly_map", "pred_label", "pred_mask"):
         assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
-    assert loaded.hparams["latent_dim"] == 64
+    assert loaded.hparams["latent_dim"] == 96
 
 
 @pytest.mark.parametrize("reference", ["exemplars", "gaussian"])

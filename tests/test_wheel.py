@@ -16,7 +16,8 @@ def test_the_wheel_has_the_package_and_nothing_else() -> None:
     folders = {file.parent for file in (ROOT / "anomalib_vae_attention").rglob("*.py")}
     assert found == {folder.relative_to(ROOT).as_posix().replace("/", ".") for folder in folders}
     assert not any(part in name for name in found for part in ("test", "studies"))
-    # Templates are not Python: each is named beside its package.
+    # What is not Python is named beside its package: templates, and the mark that there are types.
     data = settings["options.package_data"]
-    templates = (ROOT / "anomalib_vae_attention").rglob("*.j2")
-    assert {file.parent.relative_to(ROOT).as_posix().replace("/", ".") for file in templates} == set(data)
+    others = [*(ROOT / "anomalib_vae_attention").rglob("*.j2"), ROOT / "anomalib_vae_attention" / "py.typed"]
+    assert all(file.is_file() for file in others)
+    assert {file.parent.relative_to(ROOT).as_posix().replace("/", ".") for file in others} == set(data)
