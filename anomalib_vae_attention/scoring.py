@@ -184,5 +184,7 @@ def highest_mean(anomaly_map: torch.Tensor) -> torch.Tensor:
     Returns:
         Scores of shape ``(B,)``, in the units of the maps.
     """
-    count = max(1, round(SCORE_SHARE * anomaly_map.shape[-2] * anomaly_map.shape[-1]))
+    # Traced sizes are tensors.
+    height, width = (int(side) for side in anomaly_map.shape[-2:])
+    count = max(1, round(SCORE_SHARE * height * width))
     return anomaly_map.flatten(1).topk(count, sorted=False).values.mean(1)

@@ -252,7 +252,7 @@ class Exemplars(NormalReference):
             # One product for all cells of a part, as the exemplars are the same.
             rows = query[some].reshape(1, -1, latent_dim)
             unseen = None if hidden is None else hidden[some].reshape(1, rows.shape[1], -1)
-            prior = (-PRIOR_STEP * self.prior[some].to(rows.dtype)).repeat_interleave(batch, 0)[None]
+            prior = -PRIOR_STEP * self.prior[some, None].to(rows.dtype)
             parts = self._attend(rows, bank, half_norm, torch.ones_like(self.scale), unseen, prior)
             found.append(Found(*(part.reshape(-1, batch, *part.shape[2:]) for part in parts)))
         return _joined(found)
@@ -272,7 +272,8 @@ class Exemplars(NormalReference):
             logit = logit - HIDDEN * hidden
         nearest = logit.amax(2)
         if log_prior is not None:
-            logit = logit + log_prior
+            # The same for every image of a batch, whose size an export leaves open.
+            logit = (logit.reshape(len(log_prior), -1, log_prior.shape[2]) + log_prior).reshape(logit.shape)
         weight, norm = logit.softmax(2), query.square().sum(2)
         # The greatest weight is exp(greatest) over the sum.
         log_sum = logit.amax(2) - weight.amax(2).log()

@@ -204,7 +204,7 @@ def test_hint_at_bf16(
 ) -> None:
     """A processor that has the instructions is named once, where they are not used."""
     said: list[str] = []
-    monkeypatch.setattr(command, "rank_zero_info", said.append)
+    monkeypatch.setattr(lightning_cli, "rank_zero_info", said.append)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instructions: True}, raising=False)
     arguments = ["--config", str(CONFIGS["vae"]), *small(sprites_root), "--trainer.default_root_dir", str(folder)]
     cli_of_config = lightning_cli.make_cli([*arguments, "--trainer.precision", precision], run=False)

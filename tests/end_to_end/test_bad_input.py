@@ -135,7 +135,7 @@ def test_arguments(arguments: dict, order: object) -> None:
     chosen = {name: arguments[name] for name in names[:2]}
     with clear_error(ValueError, TypeError, names="|".join([*chosen, "Passed object"])):
         model = VaeAttention(pre_trained=False, visualizer=False, **chosen)
-        assert 1 <= model.model.vae.latent_dim < sum(model.model.backbone.channels)
+        assert 1 <= model.model.vae.latent_dim < sum(model.model.grid.channels)
         assert model.hparams["kl_weight"] == 1
 
 

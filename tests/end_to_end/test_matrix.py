@@ -153,7 +153,7 @@ def test_exports(choice: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         result = inferencer.predict(sample.image_path)
         assert float(result.pred_score.item()) == pytest.approx(expected.pred_score.item(), abs=1e-3)
         assert np.abs(np.asarray(result.anomaly_map).squeeze() - expected.anomaly_map.squeeze().numpy()).max() < 1e-3
-        assert bool(result.pred_label.item()) is True
+        assert bool(result.pred_label.item()) == bool(expected.pred_label.item())
 
 
 def test_tiled_ensemble(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

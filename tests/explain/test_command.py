@@ -108,7 +108,7 @@ def test_latents_of_the_feature_vae_add_up(fitted: Fitted, embedded: EmbeddedAD)
     image = read_pixels(find_images(embedded.root / "washer")[0].path)
     picture = explain_image(fitted.model, image, "all")
     assert picture.reconstruction is None
-    assert len(picture.latents.number) == 64
+    assert len(picture.latents.number) == 96
     size = picture.latents.aggregate.norm()
     assert (picture.latents.maps.sum(0) - picture.latents.aggregate).norm() <= 1e-4 * size
 
