@@ -250,7 +250,7 @@ def test_get_model() -> None:
 
 def test_nothing_but_good_images(tmp_path: Path) -> None:
     """A folder of good images is all it takes, and a defect that none of them has is called one."""
-    write_images(tmp_path / "data", good=12, bad=1)
+    write_images(tmp_path / "data", good=24, bad=1)
     model, engine = small_model(post_processor=NormalQuantile(0.3, held_out=0.3)), make_engine(tmp_path / "results")
     engine.fit(model=model, datamodule=folder(tmp_path / "data", abnormal_dir=None, val_split_mode="none"))
     good, bad = (engine.predict(model=model, data_path=tmp_path / "data" / name) for name in ("good", "bad"))
