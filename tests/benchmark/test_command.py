@@ -127,12 +127,14 @@ def test_an_interruption_keeps_what_is_finished(
     def interrupt(*_: object) -> None:
         signal.raise_signal(kind)
 
-    # Put back what the command replaces.
-    handler = signal.getsignal(signal.SIGTERM)
+    # Put back what the command replaces. A shell has its background jobs ignore an interruption.
+    handlers = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     monkeypatch.setattr("anomalib_vae_attention.benchmark.comparison.prepare_weights", lambda *_: {})
     monkeypatch.setattr("anomalib_vae_attention.benchmark.comparison.run_cells", interrupt)
     try:
         assert cli.main(arguments(tiny_root, tmp_path)) == 130
     finally:
-        signal.signal(signal.SIGTERM, handler)
+        for name, handler in handlers.items():
+            signal.signal(name, handler)
     assert "goes on from there" in caplog.text
