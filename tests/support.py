@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from anomalib.data import Folder
+from anomalib.data import Folder, ImageBatch
 from anomalib.engine import Engine
 from hypothesis import HealthCheck
 from PIL import Image
@@ -146,3 +146,26 @@ def is_sound(model: VaeAttention, image: torch.Tensor) -> None:
     assert prediction.anomaly_map.shape == (len(image), 1, *SIZE)
     for tensor in (prediction.pred_score, prediction.anomaly_map):
         assert bool(((tensor >= 0) & (tensor <= 1)).all())
+
+
+def make_batches(factor: float, offset: float) -> list[ImageBatch]:
+    """Make two batches of random predictions that tend towards the truth, scaled and shifted."""
+    generator = torch.Generator().manual_seed(0)
+    batches = []
+    for number in range(2):
+        mask = torch.zeros(4, 16, 16, dtype=torch.bool)
+        mask[:2, 4:9, 4:9] = True
+        maps = torch.rand(4, 1, 16, 16, generator=generator) + 0.5 * mask[:, None]
+        kinds = ["crack", "hole", "good", "good"]
+        batches.append(
+            ImageBatch(
+                image=torch.zeros(4, 3, 16, 16),
+                gt_label=mask.flatten(1).any(1),
+                gt_mask=mask,
+                # As PaDiM has it, with an axis too many.
+                pred_score=(offset + factor * maps.amax(dim=(-2, -1))),
+                anomaly_map=offset + factor * maps,
+                image_path=[f"/data/test/{kind}/{number}{index}.png" for index, kind in enumerate(kinds)],
+            )
+        )
+    return batches

@@ -118,12 +118,13 @@ class ClosedFormFit(FitProcedure):
             reference.update(posterior)
             place_share.update(posterior)
             images += len(features)
-        model.calibrate(reference.finish(), place_share.compute())
+        explained = place_share.compute()
+        model.calibrate(reference.finish(), explained)
         size = sum(buffer.nbytes for buffer in reference.buffers()) / 2**20
         logger.info("Normal reference: %d images, %.1f MiB.", images, size)
         logger.info(
             "The place explains %.0f %% of what normal images look like: %s.",
-            100 * place_share.compute(),
+            100 * explained,
             "one layout, so that the border counts half" if model.map_border < 1 else "the border counts in full",
         )
 

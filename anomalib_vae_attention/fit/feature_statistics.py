@@ -7,13 +7,11 @@ import torch
 
 from anomalib_vae_attention.reference import require_images
 from anomalib_vae_attention.resampling import border_distance
+from anomalib_vae_attention.torch_model import BORDER_CELLS
 from anomalib_vae_attention.vae import Posterior
 
 CACHE_LIMIT = 2**30
 """Bytes that ``cache_features="auto"`` may use: 1 GiB, about 740 images at 256x256 with the default layers."""
-
-OUTER_CELLS = 2
-"""Width of the border that :class:`PlaceShare` leaves out, in cells of the grid."""
 
 
 class FeatureMoments:
@@ -109,11 +107,11 @@ class PlaceShare:
     def compute(self) -> float:
         """Return the share, from 0 to 1; 0 for fewer than two images, and for a grid that is all border.
 
-        The :data:`OUTER_CELLS` at the border are left out: the backbone's padding explains some of theirs.
+        The :data:`.BORDER_CELLS` at the border are left out: the backbone's padding explains some of theirs.
         """
         if self._count < 2:
             return 0.0
-        inside = border_distance(self._sum.shape[-2:]).to(self._sum.device) >= OUTER_CELLS
+        inside = border_distance(self._sum.shape[-2:]).to(self._sum.device) >= BORDER_CELLS
         if not inside.any():
             return 0.0
         total, square = self._sum[:, inside] / self._count, self._square[:, inside] / self._count

@@ -7,6 +7,9 @@ from torch import nn
 
 from anomalib_vae_attention.vae import Posterior
 
+HIDDEN = 1e30
+"""What the logits of exemplars that are not to be seen are lowered by: infinity less infinity would be no number."""
+
 
 class Match(NamedTuple):
     """What a normal reference says of a batch of posteriors.

@@ -8,7 +8,7 @@ import torch
 
 from anomalib_vae_attention.vae import Posterior
 
-from .base import LeftOut, Match, NormalReference, require_images
+from .base import HIDDEN, LeftOut, Match, NormalReference, require_images
 from .byte_latents import KeptLatents
 from .exemplar_choice import choose_common, choose_own
 from .place_prior import PRIOR_STEP, PlaceCounts
@@ -19,8 +19,6 @@ RELATIVE_TEMPERATURE = 0.5
 """Temperature of the exemplars' weights, as a share of the mean energy between normal images and their nearest."""
 LEAST_TEMPERATURE = 2.0
 """Least temperature: at 2, weights are the likelihoods under each exemplar's Gaussian. Copies of one image need it."""
-HIDDEN = 1e30
-"""What the logits of exemplars that are not to be seen are lowered by: infinity less infinity would be no number."""
 CALIBRATION_IMAGES = 256
 """Number of normal images, evenly spaced over those seen, from which the energy of normal data is estimated."""
 CALIBRATION_BATCH = 32

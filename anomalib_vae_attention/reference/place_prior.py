@@ -10,14 +10,14 @@ import torch
 
 from anomalib_vae_attention.resampling import box_matrix
 
+from .base import HIDDEN
+
 PRIOR_WINDOW = 3
 """Width of the square of cells, odd, over which it is counted how often a shared exemplar is the nearest."""
 PRIOR_FLOOR = 1e-3
 """Probability of all shared exemplars together that were never the nearest there."""
 PRIOR_STEP = 1 / 16
 """Step in which a byte keeps the negative logarithm of a prior, in nats: up to 15.9."""
-FAR = 1e30
-"""What the nearness of an image's own exemplars is lowered by."""
 
 
 class PlaceCounts:
@@ -39,7 +39,7 @@ class PlaceCounts:
         """Count for the latents ``(h w, d)`` of the image of a number, whose own exemplars are left out."""
         if not self._counts.shape[1]:
             return
-        nearness = torch.addmm(-self._half_norm, query, self._exemplars) - FAR * (self._image == number)
+        nearness = torch.addmm(-self._half_norm, query, self._exemplars) - HIDDEN * (self._image == number)
         nearest = nearness.argmax(1, keepdim=True)
         self._counts.scatter_add_(1, nearest, torch.ones_like(nearest, dtype=self._counts.dtype))
 

@@ -1,34 +1,10 @@
 """Test images with their maps, the same for every model."""
 
 import numpy as np
-import torch
-from anomalib.data import ImageBatch
+from support import make_batches
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from anomalib_vae_attention.benchmark.examples import EXAMPLES, choose_examples, take_examples
-
-
-def make_batches(factor: float, offset: float) -> list[ImageBatch]:
-    """Make two batches of random predictions that tend towards the truth, scaled and shifted."""
-    generator = torch.Generator().manual_seed(0)
-    batches = []
-    for number in range(2):
-        mask = torch.zeros(4, 16, 16, dtype=torch.bool)
-        mask[:2, 4:9, 4:9] = True
-        maps = torch.rand(4, 1, 16, 16, generator=generator) + 0.5 * mask[:, None]
-        kinds = ["crack", "hole", "good", "good"]
-        batches.append(
-            ImageBatch(
-                image=torch.zeros(4, 3, 16, 16),
-                gt_label=mask.flatten(1).any(1),
-                gt_mask=mask,
-                # As PaDiM has it, with an axis too many.
-                pred_score=(offset + factor * maps.amax(dim=(-2, -1))),
-                anomaly_map=offset + factor * maps,
-                image_path=[f"/data/test/{kind}/{number}{index}.png" for index, kind in enumerate(kinds)],
-            )
-        )
-    return batches
 
 
 def test_examples_show_every_kind_of_defect_and_a_good_one() -> None:

@@ -2,34 +2,11 @@
 
 import pytest
 import torch
-from anomalib.data import ImageBatch
+from support import make_batches
 from torchmetrics.functional.classification import binary_auroc
 
 from anomalib_vae_attention.common.measures import MAIN, MEASURES
 from anomalib_vae_attention.explain.scores import score, to_unit_range
-
-
-def make_batches(factor: float, offset: float) -> list[ImageBatch]:
-    """Make two batches of random predictions that tend towards the truth, scaled and shifted."""
-    generator = torch.Generator().manual_seed(0)
-    batches = []
-    for number in range(2):
-        mask = torch.zeros(4, 16, 16, dtype=torch.bool)
-        mask[:2, 4:9, 4:9] = True
-        maps = torch.rand(4, 1, 16, 16, generator=generator) + 0.5 * mask[:, None]
-        kinds = ["crack", "hole", "good", "good"]
-        batches.append(
-            ImageBatch(
-                image=torch.zeros(4, 3, 16, 16),
-                gt_label=mask.flatten(1).any(1),
-                gt_mask=mask,
-                # As PaDiM has it, with an axis too many.
-                pred_score=(offset + factor * maps.amax(dim=(-2, -1))),
-                anomaly_map=offset + factor * maps,
-                image_path=[f"/data/test/{kind}/{number}{index}.png" for index, kind in enumerate(kinds)],
-            )
-        )
-    return batches
 
 
 def test_scores_do_not_depend_on_the_range() -> None:
