@@ -1,10 +1,17 @@
-"""What cannot be judged is defective, and what is no image is refused."""
+"""How models score: what cannot be judged, what is no image, and scores in (0, 1) from maps."""
 
 import pytest
 import torch
 from anomalib.data import InferenceBatch
 
-from anomalib_vae_attention.scoring import call_defective, fail_safe, only_scorable, require_raw_images
+from anomalib_vae_attention.scoring import (
+    call_defective,
+    fail_safe,
+    highest_mean,
+    only_scorable,
+    require_raw_images,
+    to_unit_interval,
+)
 
 NAN = float("nan")
 
@@ -64,3 +71,33 @@ def test_images_are_not_refused() -> None:
     for image in (torch.rand(2, 1, 8, 8), 3 * torch.rand(1, 3, 8, 8) - 1, torch.full((1, 3, 8, 8), NAN)):
         require_raw_images(image)
     require_raw_images(torch.full((1, 3, 8, 8), float("inf")))
+
+
+def test_unit_interval_is_strictly_monotonic() -> None:
+    """Steps of 1 in 1000 up to a million, and of a millionth next to 0, still differ in float32, inside (0, 1)."""
+    near = 1e-6 * torch.arange(1000, dtype=torch.float64)
+    far = 1e-3 * 1.001 ** torch.arange(20740, dtype=torch.float64)
+    assert far[-1] > 1e6
+    ratio = torch.cat([-far.flip(0), -near[1:].flip(0), near, far]).float()
+    assert (ratio.diff() > 0).all()
+    unit = to_unit_interval(ratio)
+    assert unit.dtype == torch.float32
+    assert (unit.diff() > 0).all()
+    assert unit[0] > 0
+    assert unit[-1] < 1
+
+
+def test_unit_interval_of_some_numbers() -> None:
+    """0 is a half, and no finite number however large or tiny is mapped onto an end or out of order."""
+    assert to_unit_interval(torch.tensor([0.0, 1.0, 100.0])).tolist() == pytest.approx([0.5, 0.705, 0.911], abs=1e-3)
+    extreme = to_unit_interval(torch.tensor([-3e38, -1e30, -1e-30, 0, 1e-30, 1e-6, 1e30, 3e38]))
+    assert (extreme.diff() >= 0).all()
+    assert 0 < extreme[0] < extreme[-1] < 1
+
+
+def test_image_score_is_the_mean_of_the_highest_of_the_map() -> None:
+    """The score is the mean of the highest hundredth, by sorting; a single cell does not make it, nor the calm rest."""
+    anomaly_map = torch.randn(5, 20, 30)
+    expected = anomaly_map.flatten(1).sort(descending=True).values[:, :6].mean(1)
+    torch.testing.assert_close(highest_mean(anomaly_map), expected)
+    assert highest_mean(torch.ones(1, 3, 3)).tolist() == [1.0], "at least one cell"

@@ -6,7 +6,7 @@ from support import keep
 
 from anomalib_vae_attention.reference import exemplar_choice
 from anomalib_vae_attention.reference.byte_latents import BLOCK, KeptLatents
-from anomalib_vae_attention.reference.exemplar_choice import LEAST_EXEMPLARS, TOLERANCE, Bank, choose_own
+from anomalib_vae_attention.reference.exemplar_choice import LEAST_EXEMPLARS, TOLERANCE, Bank, choose_common, choose_own
 
 
 def make(latents: torch.Tensor) -> tuple[Bank, torch.Tensor, torch.Tensor]:
@@ -92,3 +92,30 @@ def test_copies_are_left_out() -> None:
 def test_identical_images_have_a_bank() -> None:
     bank, _, _ = make(torch.ones(100, 4, 2, 2))
     assert bank.steps.shape == (4, 4, LEAST_EXEMPLARS)
+
+
+def test_shared_exemplars_are_unlike_each_other() -> None:
+    """Of few latents that are rare and many that are alike, the rare ones are all chosen, where chance takes few."""
+    latents = 0.01 * torch.randn(40, 4, 10, 10)
+    latents[:30, :, 3, 7] = 10 * torch.randn(30, 4)
+    kept = keep(latents)
+    latents = torch.stack(list(kept))
+    rare = latents[:30, :, 3, 7]
+    common = choose_common(kept, torch.ones(4), 40, 100_000)
+    picked = latents.flatten(2)[common.image, :, common.cell]
+    assert {tuple(latent) for latent in rare.tolist()} <= {tuple(latent) for latent in picked.tolist()}
+    torch.testing.assert_close(picked, common.latent.T + common.centre)
+    torch.testing.assert_close(common.centre, latents.mean((0, 2, 3)))
+    assert len(picked.unique(dim=0)) == 40
+
+
+def test_shared_exemplars_are_each_the_farthest_from_those_before() -> None:
+    """The greedy k-centre, computed with all distances in double precision."""
+    kept, scale = keep(torch.randn(6, 3, 4, 5)), torch.tensor([1.0, 2.0, 0.5])
+    latents = torch.stack(list(kept))
+    common = choose_common(kept, scale, 30, 100_000)
+    everything = (latents.permute(0, 2, 3, 1).reshape(-1, 3) * scale).double()
+    chosen = [int((everything - everything.mean(0)).square().sum(1).argmax())]
+    for _ in range(29):
+        chosen.append(int(torch.cdist(everything, everything[chosen]).amin(1).argmax()))
+    torch.testing.assert_close((common.latent.T + common.centre).double(), everything[chosen])

@@ -10,7 +10,6 @@ from anomalib_vae_attention.reference import (
     Match,
 )
 from anomalib_vae_attention.reference import exemplars as exemplars_module
-from anomalib_vae_attention.reference.exemplar_choice import choose_common
 from anomalib_vae_attention.reference.place_prior import PRIOR_FLOOR, PRIOR_STEP
 from anomalib_vae_attention.vae import Posterior
 
@@ -103,33 +102,6 @@ def test_number_of_shared_exemplars(images: int, size: tuple[int, int], count: i
     normal = Exemplars()
     collect(normal, torch.randn(images, 2, *size), torch.full((2,), 0.5))
     assert normal.common.shape == (2, count)
-
-
-def test_shared_exemplars_are_unlike_each_other() -> None:
-    """Of few latents that are rare and many that are alike, the rare ones are all chosen, where chance takes few."""
-    latents = 0.01 * torch.randn(40, 4, 10, 10)
-    latents[:30, :, 3, 7] = 10 * torch.randn(30, 4)
-    kept = keep(latents)
-    latents = torch.stack(list(kept))
-    rare = latents[:30, :, 3, 7]
-    common = choose_common(kept, torch.ones(4), 40, 100_000)
-    picked = latents.flatten(2)[common.image, :, common.cell]
-    assert {tuple(latent) for latent in rare.tolist()} <= {tuple(latent) for latent in picked.tolist()}
-    torch.testing.assert_close(picked, common.latent.T + common.centre)
-    torch.testing.assert_close(common.centre, latents.mean((0, 2, 3)))
-    assert len(picked.unique(dim=0)) == 40
-
-
-def test_shared_exemplars_are_each_the_farthest_from_those_before() -> None:
-    """The greedy k-centre, computed with all distances in double precision."""
-    kept, scale = keep(torch.randn(6, 3, 4, 5)), torch.tensor([1.0, 2.0, 0.5])
-    latents = torch.stack(list(kept))
-    common = choose_common(kept, scale, 30, 100_000)
-    everything = (latents.permute(0, 2, 3, 1).reshape(-1, 3) * scale).double()
-    chosen = [int((everything - everything.mean(0)).square().sum(1).argmax())]
-    for _ in range(29):
-        chosen.append(int(torch.cdist(everything, everything[chosen]).amin(1).argmax()))
-    torch.testing.assert_close((common.latent.T + common.centre).double(), everything[chosen])
 
 
 def test_parts_that_turn_are_known_by_the_shared_exemplars() -> None:
