@@ -13,7 +13,7 @@ from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
-from anomalib.visualization import Visualizer
+from anomalib.visualization import ImageVisualizer, Visualizer
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
@@ -68,7 +68,7 @@ class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Provenance, E
         post_processor: Post-processor, or whether to use anomalib's default, whose thresholds need defective images.
             ``normal_quantile`` sets them for a target false-positive rate from normal images alone.
         evaluator: Evaluator, or whether to use anomalib's default.
-        visualizer: Visualiser, or whether to use anomalib's default.
+        visualizer: Visualiser, or whether to use anomalib's default, with pictures of ``input_size``.
 
         Feature VAE: arguments of ``vae="feature"`` only.
         backbone: Name of a timm model. The default's weights are installed with this package, those of
@@ -173,6 +173,9 @@ class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Provenance, E
             default = SamePreProcessor(Resize(list(self.model.input_size), antialias=True))
         if pre_processor is True:
             self.pre_processor = default
+        if visualizer is True and input_size is not None:
+            height, width = input_size
+            self.visualizer = ImageVisualizer(field_size=(width, height))
 
     @staticmethod
     def configure_pre_processor(
