@@ -175,7 +175,8 @@ class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Provenance, E
             self.pre_processor = default
         if visualizer is True and input_size is not None:
             height, width = input_size
-            self.visualizer = ImageVisualizer(field_size=(width, height))
+            pictures: Any = ImageVisualizer(field_size=(width, height))
+            self.visualizer = pictures
 
     @staticmethod
     def configure_pre_processor(
