@@ -9,7 +9,7 @@ from torch import nn
 
 from .attention import energy_attention
 from .backbone import PACKAGED_BACKBONE, Backbone
-from .batch_norm_folding import fold_batch_norms
+from .batch_norm_folding import fold_batch_norms, round_weights
 from .reference import MAX_EXEMPLARS, LeftOut, Match, make_reference
 from .resampling import Resampling, SizedResamplings, blur_matrix, border_distance, resize_matrix
 from .scoring import fail_safe, highest_mean, only_scorable, require_scorable, to_unit_interval
@@ -118,6 +118,7 @@ class VaeAttentionModel(nn.Module):
         self.tiler: Tiler | None = None
         self.backbone = Backbone(backbone, layers, pre_trained)
         fold_batch_norms(self.backbone.extractor, self.backbone.image_shape)
+        round_weights(self.backbone.extractor)
         self.grid = FeatureGrid(self.backbone.channels)
         # No graph is to be built at inference, where callers such as anomalib's TorchInferencer allow gradients.
         self.vae = FeatureVAE(self.grid.channels, latent_dim).requires_grad_(requires_grad=False)
