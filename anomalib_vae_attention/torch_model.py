@@ -199,7 +199,7 @@ class VaeAttentionModel(nn.Module):
         self._check_size(image)
         activations = self.layers(image)
         match, energy, gradient = self._judge(self.grid(activations))
-        counterfactual = self.grid.layers_of(self.vae.decode(match.latent))
+        counterfactual = self.grid.layers_of(self.vae.decode(match.latent, len(activations)))
         attention = energy_attention(activations, counterfactual, self.grid.adjoint(gradient))
         size, fixed = energy.shape[-2:], self._fixed
         fine_map = self._at_finest_layer(attention, energy) / (2 * self.energy_scale)

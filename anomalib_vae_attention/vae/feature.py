@@ -118,10 +118,18 @@ class FeatureVAE(nn.Module):
         """Expected squared length of the residual."""
         return (self.encoder.in_channels - self.latent_dim) * self.log_noise.exp()
 
-    def decode(self, latent: torch.Tensor) -> list[torch.Tensor]:
-        """Decode latents of shape ``(B, d, h, w)`` to the mean of ``p(F|z)``, by layer of shape ``(B, C_l, h, w)``."""
+    def decode(self, latent: torch.Tensor, count: int | None = None) -> list[torch.Tensor]:
+        """Decode latents to the mean of ``p(F|z)``.
+
+        Args:
+            latent: Latents of shape ``(B, d, h, w)``.
+            count: How many layers to decode, the first ones; all by default.
+
+        Returns:
+            Features by layer, of shape ``(B, C_l, h, w)``.
+        """
         weights, bias = self.decoder.weight, cast("torch.Tensor", self.decoder.bias)
-        return [_at_every_cell(weights[part], latent) + bias[part, None, None] for part in self._parts]
+        return [_at_every_cell(weights[part], latent) + bias[part, None, None] for part in self._parts[:count]]
 
     def adjoint(self, gradient: torch.Tensor) -> list[torch.Tensor]:
         """Carry a gradient on the posterior mean ``(B, d, h, w)`` back to the features, by layer ``(B, C_l, h, w)``."""

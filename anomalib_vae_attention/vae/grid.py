@@ -153,7 +153,7 @@ class FeatureGrid(nn.Module):
         """Undo the standardisation and resize each layer's channels to that layer's own resolution.
 
         Args:
-            features: Standardised features by part, of shape ``(B, C_l, h, w)``. Those of the finest width are taken.
+            features: Standardised features of each layer at the finest width, of shape ``(B, C_l, h, w)``.
 
         Returns:
             Activations ``A_hat_l`` of shape ``(B, C_l, h_l, w_l)``. Detail finer than the grid is not restored.
