@@ -1,4 +1,4 @@
-"""A network made ready for inference: batch norms folded into convolutions, and weights that all runtimes hold alike."""
+"""A network made ready for inference: batch norms folded into convolutions, weights that all runtimes hold alike."""
 
 import copy
 from collections import Counter

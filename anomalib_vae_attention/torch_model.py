@@ -12,7 +12,7 @@ from .backbone import PACKAGED_BACKBONE, Backbone
 from .batch_norm_folding import fold_batch_norms, round_weights
 from .reference import MAX_EXEMPLARS, LeftOut, Match, make_reference
 from .resampling import Resampling, SizedResamplings, blur_matrix, border_distance, resize_matrix
-from .scoring import fail_safe, highest_mean, only_scorable, require_scorable, to_unit_interval
+from .scoring import as_floats, fail_safe, highest_mean, only_scorable, require_scorable, to_unit_interval
 from .vae import FeatureGrid, FeatureVAE
 
 if TYPE_CHECKING:
@@ -60,13 +60,18 @@ class _Resamplings(SizedResamplings):
         size: Height and width of the images in pixels.
         grid_size: Height and width of the grid in cells.
         layer_sizes: Height and width of each layer in its own cells.
+        weights: What the map, and the score beyond it, are multiplied by in the rings of cells at the border.
     """
+
+    map_weight: torch.Tensor
+    score_weight: torch.Tensor
 
     def __init__(
         self,
         size: tuple[int, int],
         grid_size: tuple[int, int],
         layer_sizes: list[tuple[int, int]],
+        weights: tuple[torch.Tensor, torch.Tensor],
     ) -> None:
         super().__init__(size, layer_sizes)
 
@@ -80,6 +85,8 @@ class _Resamplings(SizedResamplings):
         self.refine_energy = Resampling(resize_matrix, grid_size, finest)
         self.refine = nn.ModuleList(Resampling(refine, layer_size, grid_size, finest) for layer_size in layer_sizes)
         self.upsample = Resampling(upsample, finest, size)
+        for name, ring in zip(("map_weight", "score_weight"), weights, strict=True):
+            self.register_buffer(name, self.refine_energy(_at_border(ring, grid_size)), persistent=False)
 
 
 class VaeAttentionModel(nn.Module):
@@ -153,7 +160,8 @@ class VaeAttentionModel(nn.Module):
             return
         self.grid.prepare(size, layer_sizes)
         grid_size = self.grid.size_for(size)
-        resamplings = _Resamplings(size, grid_size, layer_sizes)
+        weights = self.map_border.expand(BORDER_CELLS).cpu(), self.border_weight.cpu()
+        resamplings = _Resamplings(size, grid_size, layer_sizes, weights)
         self._resamplings = resamplings.to(self.energy_scale)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | InferenceBatch:
@@ -169,8 +177,9 @@ class VaeAttentionModel(nn.Module):
 
         Raises:
             RuntimeError: If the model has not been fitted.
-            ValueError: If the images are of another size than those it was fitted on.
+            ValueError: If the images are of another size than those it was fitted on, or are none.
         """
+        image = as_floats(image, self)
         if self.training:
             return self.grid.stack(self.layers(image))
         image, whole = only_scorable(image)
@@ -199,10 +208,9 @@ class VaeAttentionModel(nn.Module):
         counterfactual = self.grid.layers_of(self.vae.decode(match.latent))
         gradients = self.grid.adjoint(self.vae.adjoint(match.gradient))
         attention = energy_attention(activations, counterfactual, gradients)
-        size, fixed = match.energy.shape[-2:], self._fixed
-        fine_map = self._at_finest_layer(attention, match.energy) / (2 * self.energy_scale)
-        fine_map = fine_map * fixed.refine_energy(_at_border(self.map_border.expand(BORDER_CELLS), size))
-        score = highest_mean(fine_map * fixed.refine_energy(_at_border(self.border_weight, size)))
+        fixed = self._fixed
+        fine_map = self._at_finest_layer(attention, match.energy) / (2 * self.energy_scale) * fixed.map_weight
+        score = highest_mean(fine_map * fixed.score_weight)
         anomaly_map = fixed.upsample(fine_map)
         return Explanation(match, activations, counterfactual, attention, anomaly_map, score)
 
@@ -258,6 +266,12 @@ class VaeAttentionModel(nn.Module):
             mean = energy[distance == ring].mean()
             self.border_weight[ring] = (inside.mean() / mean).clamp(max=1) if len(inside) and mean > 0 else 1.0
         self.is_fitted.fill_(value=True)
+        self._resamplings = SizedResamplings()
+
+    def _load_from_state_dict(self, *args) -> None:
+        """Load the border's weights, and forget what was made of earlier ones."""
+        super()._load_from_state_dict(*args)
+        self._resamplings = SizedResamplings()
 
 
 def _at_border(weights: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

@@ -18,7 +18,7 @@ from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 from support import Fitted
 
 from anomalib_vae_attention import EmbeddedAD, NormalQuantile, VaeAttention
-from anomalib_vae_attention.anomalib_support.exports import finish_openvino
+from anomalib_vae_attention.anomalib_support.openvino_ir import finish_openvino
 from anomalib_vae_attention.data import drawing
 
 NAMES = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
