@@ -10,7 +10,7 @@ PACKAGE = "anomalib_vae_attention"
 ROOT = Path(__file__).parents[1]
 STUDIES = "docs/studies"
 BELOW = {
-    STUDIES: ["benchmark", "dsprites"],
+    STUDIES: ["benchmark", "calibrate", "dsprites"],
     "benchmark": ["explain"],
     "explain": ["__init__", "lightning_model"],
     "calibrate": ["__init__", "lightning_model"],

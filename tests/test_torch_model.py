@@ -10,9 +10,10 @@ from anomalib.data import InferenceBatch
 from support import Fitted
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_vae_attention import VaeAttention, torch_model
+from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.fit.feature_statistics import FeatureMoments
 from anomalib_vae_attention.reference import LeftOut
+from anomalib_vae_attention.resampling import at_border
 from anomalib_vae_attention.scoring import highest_mean
 from anomalib_vae_attention.torch_model import VaeAttentionModel
 
@@ -270,7 +271,7 @@ def test_border_is_weighed_down_to_the_inside_but_never_up() -> None:
     energy[:, 2:-2, 2:-2] = 3.0
     model.calibrate(LeftOut(energy, energy))
     assert model.border_weight.tolist() == pytest.approx([0.5, 1.0])
-    weight = torch_model._at_border(model.border_weight, (12, 14))
+    weight = at_border(model.border_weight, (12, 14))
     assert torch.equal(weight, torch.where(energy[0] > 5, 0.5, 1.0))
     model.calibrate(LeftOut(energy[:, :3, :3], energy[:, :3, :3]))
     assert model.border_weight.tolist() == [1.0, 1.0], "a grid without an inside"

@@ -4,6 +4,7 @@ INTERNALS = {
     "anomalib.data.AnomalibDataModule._setup": "data: where a datamodule makes its data sets",
     "anomalib.models.ALLOWED_MODULES": "plugin: modules that get_model() takes a class from",
     "anomalib.models._get_model_class_by_name": "plugin: looks a model up by its name",
+    "anomalib.models.components.AnomalibModule._post_training_quantization_ov": "exports: the backbone only",
     "anomalib.models.image.patchcore.torch_model.KCenterGreedy": "benchmark/coreset: replaced by a faster one",
     "anomalib.post_processing.PostProcessor._checkpoint_config_keys": "thresholds: what a checkpoint keeps of it",
     "anomalib.post_processing.PostProcessor._image_threshold": "thresholds: where thresholds are kept",

@@ -9,7 +9,7 @@ from torch import nn
 
 from anomalib_vae_attention.common.argument_checks import require_choice, require_whole
 from anomalib_vae_attention.reference import MAX_EXEMPLARS, LeftOut, make_reference
-from anomalib_vae_attention.scoring import fail_safe, only_scorable, require_scorable, to_unit_interval
+from anomalib_vae_attention.scoring import as_floats, fail_safe, only_scorable, require_scorable, to_unit_interval
 from anomalib_vae_attention.vae import Posterior
 
 from .attention_maps import ATTENTIONS, Explained, MapAverage, NormalImages, explain, join, latent_maps
@@ -140,9 +140,9 @@ class ImageVaeModel(nn.Module):
 
         Raises:
             RuntimeError: If the model has not been fitted, or its checkpoint does not know the attention.
-            ValueError: If the images are not of the network's size.
+            ValueError: If the images are not of the network's size, or are none.
         """
-        image = self.prepare_image(image)
+        image = self.prepare_image(as_floats(image, self))
         if self.training:
             noise = torch.randn(len(image), self.latent_dim, device=image.device)
             return self.vae.elbo_terms(image.contiguous(memory_format=torch.channels_last), noise)
