@@ -169,3 +169,18 @@ def make_batches(factor: float, offset: float) -> list[ImageBatch]:
             )
         )
     return batches
+
+
+def small_run(sprites_root: Path) -> list[str]:
+    """List arguments of ``vae-attention dsprites fit`` that make a run small."""
+    options = {
+        "data.root": sprites_root,
+        "data.batch_size": 4,
+        "data.batches_per_epoch": 2,
+        "data.test_batches": 1,
+        "scores.every_n_steps": 1,
+        "trainer.enable_progress_bar": "false",
+        "trainer.enable_model_summary": "false",
+        "trainer.log_every_n_steps": 1,
+    }
+    return [str(part) for name, value in options.items() for part in (f"--{name}", value)]
