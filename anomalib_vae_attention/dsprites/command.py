@@ -12,7 +12,6 @@ import logging
 import sys
 from pathlib import Path
 
-from .allocator import keep_freed_memory
 from .callbacks import load_weights
 from .lightning_cli import make_cli
 from .plots import plot_runs
@@ -68,7 +67,6 @@ def main(arguments: list[str] | None = None) -> int:
         wanted_help = bool(arguments) and arguments[0] in {"-h", "--help"}
         print(USAGE, file=sys.stdout if wanted_help else sys.stderr)
         return 0 if wanted_help else 2
-    keep_freed_memory()
     try:
         if arguments[0] == "traverse":
             traverse(arguments[1:])

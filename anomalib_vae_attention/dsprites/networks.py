@@ -7,8 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from .convolution import convolve_one_channel, mean_of_transposed, transposed, transposed_to_one_channel
-
 LAYERS = ("conv1", "conv2", "conv3", "conv4")
 """Names of the encoder's convolutions, whose activations attention can look at."""
 
@@ -34,15 +32,10 @@ class Encoded(NamedTuple):
     hidden: torch.Tensor
 
 
-def weights_of(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weight and bias of a layer that has both."""
-    return cast("torch.Tensor", layer.weight), cast("torch.Tensor", layer.bias)
-
-
-def in_full_precision(layer: nn.Module, signal: torch.Tensor) -> torch.Tensor:
+def in_full_precision(layer: nn.Linear, signal: torch.Tensor) -> torch.Tensor:
     """Apply a layer in the data type of its weights, whatever autocast says: what reads or writes latents is small."""
     with torch.autocast(signal.device.type, enabled=False):
-        return layer(signal.to(weights_of(layer)[0].dtype))
+        return layer(signal.to(layer.weight.dtype))
 
 
 class Encoder(nn.Module):
@@ -63,9 +56,8 @@ class Encoder(nn.Module):
         """Encode images of shape ``(B, 1, 64, 64)``, pixels from 0 to 1."""
         activations = []
         signal = images
-        for index, convolution in enumerate(self.convolutions):
-            # The first has one channel, for which there is something faster.
-            signal = F.relu(convolution(signal) if index else convolve_one_channel(signal, *weights_of(convolution)))
+        for convolution in self.convolutions:
+            signal = F.relu(convolution(signal))
             activations.append(signal)
         hidden = F.relu(self.hidden(signal.flatten(1)))
         mean, log_variance = in_full_precision(self.posterior, hidden).chunk(2, 1)
@@ -89,26 +81,10 @@ class Encoder(nn.Module):
         signal = (signal @ self.hidden.weight).unflatten(2, (CHANNELS[-1], SMALLEST, SMALLEST))
         for index in range(len(LAYERS) - 1, LAYERS.index(layer), -1):
             signal = signal * (encoded.activations[index] > 0)[:, None]
-            signal = F.conv_transpose2d(
-                signal.flatten(0, 1), weights_of(self.convolutions[index])[0], stride=2, padding=1
-            )
+            weight = cast("nn.Conv2d", self.convolutions[index]).weight
+            signal = F.conv_transpose2d(signal.flatten(0, 1), weight, stride=2, padding=1)
             signal = signal.unflatten(0, gradient.shape[:2])
         return signal
-
-    def mean_adjoint(self, gradient: torch.Tensor, encoded: Encoded, layer: str) -> torch.Tensor:
-        """Average :meth:`adjoint` over the places of the layer: the ``alpha`` of Liu et al. (CVPR 2020), eq. 1.
-
-        The last transposed convolution, which is most of the work, need not be computed for its mean.
-
-        Returns:
-            Means of the gradients by the layer's activations, shape ``(B, P, C)``.
-        """
-        if layer == LAYERS[-1]:
-            return self.adjoint(gradient, encoded, layer).mean((-2, -1))
-        after = LAYERS.index(layer) + 1
-        signal = self.adjoint(gradient, encoded, LAYERS[after]) * (encoded.activations[after] > 0)[:, None]
-        means = mean_of_transposed(signal.flatten(0, 1), weights_of(self.convolutions[after])[0])
-        return means.unflatten(0, gradient.shape[:2])
 
 
 class Decoder(nn.Module):
@@ -128,10 +104,10 @@ class Decoder(nn.Module):
     def forward(self, latents: torch.Tensor) -> torch.Tensor:
         """Decode latents ``(B, d)`` to logits ``(B, 1, 64, 64)``."""
         first, second = self.linears
-        hidden = F.relu(in_full_precision(first, latents))
+        hidden = F.relu(in_full_precision(cast("nn.Linear", first), latents))
         signal = F.relu(second(hidden))
         signal = signal.unflatten(1, (CHANNELS[-1], SMALLEST, SMALLEST)).contiguous(memory_format=torch.channels_last)
         *inner, last = self.convolutions
         for convolution in inner:
-            signal = F.relu(transposed(signal, *weights_of(convolution)))
-        return transposed_to_one_channel(signal, *weights_of(last))
+            signal = F.relu(convolution(signal))
+        return last(signal)

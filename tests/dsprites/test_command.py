@@ -14,7 +14,7 @@ from PIL import Image
 from support import small_run
 
 from anomalib_vae_attention import cli
-from anomalib_vae_attention.dsprites import allocator, callbacks, command, lightning_cli, traversal
+from anomalib_vae_attention.dsprites import callbacks, command, lightning_cli, traversal
 from anomalib_vae_attention.dsprites.attention_loss import AttentionDisentanglement
 from anomalib_vae_attention.dsprites.models import FactorVAE
 
@@ -235,7 +235,3 @@ def test_tiles_are_laid_in_rows() -> None:
 def test_nothing_of_anomalib_is_imported() -> None:
     code = "import sys; import anomalib_vae_attention.dsprites.command; sys.exit('anomalib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_freed_memory_can_be_kept_anywhere() -> None:
-    assert isinstance(allocator.keep_freed_memory(), bool)
