@@ -25,7 +25,7 @@ BELOW = {
     "thresholds": ["anomalib_support"],
     "anomalib_support": ["data", "common", "scoring"],
     "data": ["common"],
-    "dsprites": ["image_vae/elbo", "attention", "common"],
+    "dsprites": ["image_vae/elbo", "image_vae/conv", "image_vae/network", "attention", "common"],
     "cli": [],
     "plugin": [],
     "backbone": [],

@@ -16,9 +16,9 @@ def test_encoder_and_decoder_are_kim_and_mnih_s() -> None:
     plain = [first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), fourth, nn.ReLU(), nn.Flatten()]
     plain = nn.Sequential(*plain, encoder.hidden, nn.ReLU(), encoder.posterior)
     images = torch.rand(3, 1, 64, 64)
-    encoded = encoder(images)
+    encoded = encoder.encode(images)
     torch.testing.assert_close(torch.cat([encoded.mean, encoded.log_variance], 1), plain(images))
-    assert [tuple(layer.shape[1:]) for layer in encoded.activations] == [
+    assert [tuple(layer.shape[1:]) for layer in map(encoded.activations, LAYERS)] == [
         (32, 32, 32),
         (32, 16, 16),
         (64, 8, 8),
@@ -40,14 +40,14 @@ def test_encoder_and_decoder_are_kim_and_mnih_s() -> None:
 def test_adjoint_is_autograd_s_gradient(layer: str) -> None:
     """And so is the gradient of what is computed from it: the second-order path."""
     encoder = Encoder(4).double()
-    encoded = encoder(torch.rand(3, 1, 64, 64, dtype=torch.float64))
+    encoded = encoder.encode(torch.rand(3, 1, 64, 64, dtype=torch.float64))
     upstream = torch.randn(3, 2, 8, dtype=torch.float64)
-    activations = encoded.activations[LAYERS.index(layer)]
+    activations = encoded.activations(layer)
     parameters = torch.cat([encoded.mean, encoded.log_variance], 1)
     expected = torch.stack(
         [torch.autograd.grad(parameters, activations, upstream[:, row], create_graph=True)[0] for row in range(2)], 1
     )
-    ours = encoder.adjoint(upstream, encoded, layer)
+    ours = encoder.by_activations(upstream, encoded, layer)
     torch.testing.assert_close(ours, expected)
     weights = [parameter for name, parameter in encoder.named_parameters() if not name.endswith("bias")]
     probe = torch.randn_like(expected)

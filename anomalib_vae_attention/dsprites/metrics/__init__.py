@@ -72,6 +72,6 @@ def all_metrics(data: FactorData, encode: Encode, seed: int = 0, boosting: bool 
         **explained_variance(seen, data.factors),
     }
     if boosting:
-        fewer = draw_samples(data, encode, seed, 2_000, 1_000)
-        scores |= disentanglement_completeness_informativeness(*fewer, "boosting", seed)
+        seen, unseen = draw_samples(data, encode, seed, 2_000, 1_000)
+        scores |= disentanglement_completeness_informativeness(seen, unseen, "boosting", seed)
     return scores
