@@ -25,7 +25,7 @@ def fit(model: VaeAttentionModel, images: torch.Tensor) -> VaeAttentionModel:
         moments.update(features)
         model.vae.initialise(model.grid.fit(*moments.compute()))
         model.reference.start()
-        model.reference.update(model.vae.posterior(model.grid.standardise(features)))
+        model.reference.update(model.posterior(model.grid.standardise(features))[0])
         model.calibrate(model.reference.finish())
     return model.eval()
 
@@ -254,18 +254,29 @@ def test_border_is_weighed_down_to_the_inside_but_never_up() -> None:
     assert model.border_weight.tolist() == [1.0, 1.0], "a grid without an inside"
 
 
+def test_noise_counts_by_the_share_that_the_place_leaves() -> None:
+    """The noise weighs as much as the latents where the place explains nothing, and nothing where it explains all."""
+    model = VaeAttentionModel(pre_trained=False, latent_dim=4)
+    energy = torch.full((3, 12, 14), 6.0)
+    for share, weight in ((0.0, 6.0), (0.75, 1.5), (1.0, 0.0)):
+        model.calibrate(LeftOut(energy, energy), share)
+        assert float(model.noise_weight) == pytest.approx(weight)
+        assert float(model.energy_scale) == pytest.approx(6 + weight)
+
+
 def test_border_counts_half_in_pictures_of_one_layout() -> None:
     """With the border at half its weight, maps are half as high there, the same inside, and scores follow."""
     images = torch.rand(2, 3, 96, 96)
     model = VaeAttentionModel(pre_trained=False, latent_dim=4).eval()
+    model.vae.initialise(torch.diag(torch.linspace(2, 1, len(model.grid.mean), dtype=torch.float64)))
     reference = model.reference
     reference.start()
     with torch.no_grad():
-        reference.update(model.vae.posterior(model.grid(model.layers(torch.rand(6, 3, 96, 96)))))
+        reference.update(model.posterior(model.grid(model.layers(torch.rand(6, 3, 96, 96))))[0])
         left_out = reference.finish()
-        model.calibrate(left_out, place_share=0.4)
+        model.calibrate(left_out, place_share=0.499999)
         full = model.explain(images)
-        model.calibrate(left_out, place_share=0.6)
+        model.calibrate(left_out, place_share=0.500001)
         half = model.explain(images)
     assert float(model.map_border) < 1
     torch.testing.assert_close(half.anomaly_map[:, 40:56, 40:56], full.anomaly_map[:, 40:56, 40:56])
