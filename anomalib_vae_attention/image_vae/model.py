@@ -173,29 +173,6 @@ class ImageVaeModel(nn.Module):
         parts = self._encode(image, chosen if ATTENTIONS[name].uses_layers else [], [name])
         return join([explain(seen, self.normal, name, self.average) for seen in parts])
 
-    @torch.no_grad()
-    def explain_all(
-        self, image: torch.Tensor, layers: Sequence[str], attentions: Sequence[str] = tuple(ATTENTIONS)
-    ) -> dict[tuple[str, str], Explained]:
-        """Do :meth:`explain` for each of some layers and attentions, by default all, which share the gradients.
-
-        Returns:
-            Maps ``(B, H, W)`` and scores ``(B,)`` by attention and layer; the layer's name is empty for attentions
-            that use none.
-        """
-        names = dict(zip(layers, self.find_layers(layers), strict=True))
-        for attention in attentions:
-            require_choice("attention", attention, list(ATTENTIONS))
-        found: dict[tuple[str, str], list[Explained]] = {}
-        for seen in self._encode(image, list(names.values()), attentions):
-            if any(ATTENTIONS[attention].gradients_per_latent for attention in attentions):
-                seen.keep_jacobian()
-            for attention in attentions:
-                for layer in layers if ATTENTIONS[attention].uses_layers else [""]:
-                    one = seen.at([names[layer]] if layer else [])
-                    found.setdefault((attention, layer), []).append(explain(one, self.normal, attention, self.average))
-        return {key: join(parts) for key, parts in found.items()}
-
     def _encode(
         self, image: torch.Tensor, layers: Sequence[str], attentions: Sequence[str]
     ) -> Iterator[EncoderGradients]:
