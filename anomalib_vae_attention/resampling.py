@@ -104,17 +104,20 @@ class Resampling(nn.Module):
 
     def __init__(self, matrix: Callable[..., torch.Tensor], *sizes: Sequence[int]) -> None:
         super().__init__()
+        # Without a change of size there is nothing to multiply by.
+        self._changes = matrix is not resize_matrix or any(tuple(size) != tuple(sizes[0]) for size in sizes)
         rows, columns = (matrix(*sides) for sides in zip(*sizes, strict=True))
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Map images of shape ``(..., h_in, w_in)`` to ``(..., h_out, w_out)``, in the precision of the matrices."""
-        return self.rows @ image.to(self.rows.dtype) @ self.columns.T
+        image = image.to(self.rows.dtype)
+        return self.rows @ image @ self.columns.T if self._changes else image
 
     def adjoint(self, gradient: torch.Tensor) -> torch.Tensor:
         """Carry a gradient of shape ``(..., h_out, w_out)`` back to the image, ``(..., h_in, w_in)``."""
-        return self.rows.T @ gradient @ self.columns
+        return self.rows.T @ gradient @ self.columns if self._changes else gradient
 
 
 class SizedResamplings(nn.Module):

@@ -24,11 +24,15 @@ def require_raw_images(image: torch.Tensor, names: Sequence[str] | None = None) 
         names: Their files, if these are known.
 
     Raises:
+        TypeError: If they are no tensor.
         ValueError: If they have another shape or type, or values far from [0, 1].
     """
     if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
     where = f" ({', '.join(names)})" if names else ""
+    if not isinstance(image, torch.Tensor):
+        msg = f"Images must be a tensor of shape (batch, 3, height, width), but are {type(image)}: torch.from_numpy."
+        raise TypeError(msg)
     if image.ndim != 4 or image.shape[1] not in {1, 3}:
         msg = (
             f"Images must have the shape (batch, 3, height, width), or one grey channel, but have {tuple(image.shape)}"

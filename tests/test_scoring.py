@@ -2,6 +2,7 @@
 
 import re
 
+import numpy as np
 import pytest
 import torch
 from anomalib.data import InferenceBatch
@@ -69,6 +70,12 @@ def test_what_is_no_image_is_refused(image: torch.Tensor, words: str) -> None:
     with pytest.raises(ValueError, match=words) as error:
         require_raw_images(image, ["a.png"])
     assert "a.png" in str(error.value)
+
+
+def test_an_array_is_refused() -> None:
+    """PyTorch's own error would name an attribute that arrays do not have."""
+    with pytest.raises(TypeError, match="must be a tensor"):
+        require_raw_images(np.zeros((1, 3, 8, 8), np.float32))  # type: ignore[arg-type]
 
 
 def test_images_are_not_refused() -> None:
