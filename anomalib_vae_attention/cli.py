@@ -4,6 +4,8 @@ import importlib
 import sys
 
 COMMANDS = {
+    "train": ("anomalib_vae_attention.train.command", "learn from a folder of good parts"),
+    "predict": ("anomalib_vae_attention.predict.command", "judge images: verdicts, pictures and a report"),
     "benchmark": ("anomalib_vae_attention.benchmark.command", "compare vae_attention with other models of anomalib"),
     "calibrate": ("anomalib_vae_attention.calibrate.command", "set thresholds of a trained or exported model anew"),
     "dsprites": ("anomalib_vae_attention.dsprites.command", "train, test and look at disentangled VAEs on dSprites"),
