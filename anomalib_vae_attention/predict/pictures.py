@@ -83,7 +83,7 @@ def shrink(pixels: NDArray[np.uint8]) -> Image.Image:
 def overlay(
     photograph: Image.Image, coloured: Image.Image, mask: NDArray[np.bool_] | None, title: str, seen: Box = WHOLE
 ) -> Image.Image:
-    """Draw a map, the outline of a mask ``(h, w)`` and a title on a photograph."""
+    """Draw a map, the outline of a mask ``(h, w)`` and a title, where there are any, on a photograph."""
     left, top, right, bottom = place(photograph.size, seen)
     inside = (max(right - left, 1), max(bottom - top, 1))
     layer = Image.new("RGBA", photograph.size)
@@ -93,6 +93,8 @@ def overlay(
         drawn = Image.new("L", photograph.size)
         drawn.paste(Image.fromarray(mask.astype(np.uint8) * 255).resize(inside, Image.Resampling.NEAREST), (left, top))
         picture = Image.fromarray(outline(np.asarray(picture), np.asarray(drawn) > 0))
+    if not title:
+        return picture
     size = max(9, min(picture.width // (len(title) * 2 // 3 + 1), picture.height // 12, 32))
     return add_text_to_image(picture, title, size=size, position=(size // 2, size // 3))
 

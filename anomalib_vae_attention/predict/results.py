@@ -142,7 +142,7 @@ def read_rows(table: Path) -> list[dict[str, Any]]:
 def _typed(row: dict[str, Any]) -> dict[str, Any]:
     numbers = {name: float(row[name]) if row[name] else None for name in ("score", "threshold")}
     whole = [name for name in COLUMNS if name.startswith("defect_")] + ["bytes", "modified"]
-    return {**row, **numbers, **{name: int(float(row[name])) if row[name] else None for name in whole}}
+    return {**row, **numbers, **{name: int(row[name]) if row[name] else None for name in whole}}
 
 
 def stamp(file: Path) -> tuple[int, int]:
