@@ -25,7 +25,7 @@ from .anomalib_support.pre_processing import SamePreProcessor
 from .anomalib_support.provenance import Provenance
 from .anomalib_support.settings import Settings
 from .anomalib_support.unreadable_images import NameUnreadableFiles
-from .anomalib_support.whole_checkpoints import WholeFiles, saved_arguments
+from .anomalib_support.whole_checkpoints import WholeFiles, checkpoint_file, saved_arguments
 from .arguments import LATENT_DIM, AttentionName, ReferenceName, VaeName, check_arguments, without_effect
 from .backbone import PACKAGED_BACKBONE, from_checkpoint
 from .fit.closed_form import ClosedFormFit
@@ -200,6 +200,7 @@ class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Provenance, E
         It takes no pretrained weights but the checkpoint's, neither from a package nor from a network. Earlier versions
         took arguments of another VAE, and saved them. These are left out. Errors are those of :func:`saved_arguments`.
         """
+        checkpoint_path = checkpoint_file(checkpoint_path)
         saved = saved_arguments(checkpoint_path, kwargs.get("weights_only", True))
         given = {**DEFAULTS, **saved, **kwargs}
         reset = {name: DEFAULTS[name] for name in without_effect(given, DEFAULTS) if name not in kwargs}

@@ -89,7 +89,7 @@ def main(arguments: list[str] | None = None) -> int:
         model = load_model(given.model, given.device)
         folder = choose_folder(given.output, model.file)
         rows = predict(model, inputs, folder, f"Predictions of {model.file.name}", given.batch_size)
-    except (OSError, ValueError, ImportError) as error:
+    except (OSError, ValueError) as error:
         print(f"vae-attention predict: {error}", file=sys.stderr)
         return 1
     print(summarise(rows))
