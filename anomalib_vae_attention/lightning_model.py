@@ -13,7 +13,7 @@ from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
-from anomalib.visualization import Visualizer
+from anomalib.visualization import ImageVisualizer, Visualizer
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
@@ -62,17 +62,17 @@ class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Provenance, E
         max_exemplars: Most training images that ``"exemplars"`` chooses from. Of more it takes a random sample. What it
             keeps takes up to 68 KiB per image at 256x256 with ``"feature"``. No effect on ``"gaussian"``.
         input_size: Height and width to which the default pre-processor resizes images. For ``None`` 256x256, and 28x28
-            with ``"conv"``. Image VAEs take images of this size only.
+            with ``"conv"``. Cells of the feature VAE's grid keep 8x8 pixels. Image VAEs take images of this size only.
         pre_processor: Pre-processor, or whether to use the default. That resizes to ``input_size``, and normalises as
             the backbone wants it with ``"feature"``.
         post_processor: Post-processor, or whether to use anomalib's default, whose thresholds need defective images.
             ``normal_quantile`` sets them for a target false-positive rate from normal images alone.
         evaluator: Evaluator, or whether to use anomalib's default.
-        visualizer: Visualiser, or whether to use anomalib's default.
+        visualizer: Visualiser, or whether to use anomalib's default, with pictures of ``input_size``.
 
         Feature VAE: arguments of ``vae="feature"`` only.
-        backbone: Name of a timm model. The default's weights are installed with this package; timm downloads those of
-            others.
+        backbone: Name of a timm model. The default's weights are installed with this package, those of
+            ``"tf_efficientnet_lite2"`` with its extra ``large``; timm downloads others.
         layers: Names of the backbone's modules to look at.
         pre_trained: Whether the backbone has ImageNet weights.
         cache_features: Whether features are kept in memory between the two passes of the fit. ``"auto"``: up to 1 GiB.
@@ -173,6 +173,10 @@ class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Provenance, E
             default = SamePreProcessor(Resize(list(self.model.input_size), antialias=True))
         if pre_processor is True:
             self.pre_processor = default
+        if visualizer is True and input_size is not None:
+            height, width = input_size
+            pictures: Any = ImageVisualizer(field_size=(width, height))
+            self.visualizer = pictures
 
     @staticmethod
     def configure_pre_processor(

@@ -9,11 +9,11 @@ from torch import nn
 
 from .attention import energy_attention
 from .backbone import PACKAGED_BACKBONE, Backbone
-from .batch_norm_folding import fold_batch_norms
+from .batch_norm_folding import fold_batch_norms, round_weights
 from .reference import MAX_EXEMPLARS, LeftOut, Match, make_reference
 from .resampling import Resampling, SizedResamplings, blur_matrix, border_distance, resize_matrix
 from .scoring import fail_safe, highest_mean, only_scorable, require_scorable, to_unit_interval
-from .vae import FeatureGrid, FeatureVAE
+from .vae import FeatureGrid, FeatureVAE, Posterior, carry_noise
 
 if TYPE_CHECKING:
     from anomalib.data.utils.tiler import Tiler
@@ -36,6 +36,7 @@ class Explanation(NamedTuple):
 
     Attributes:
         match: Latent energy, its gradient and the matched normal latents, on the grid (see :class:`Match`).
+        energy: The latent energy and that of the noise, of shape ``(B, h, w)``, at least 0.
         activations: The backbone's layers ``A_l``, each of shape ``(B, C_l, h_l, w_l)``.
         counterfactual: The layers as a normal part would have shown them, ``A_hat_l``, of the same shapes.
         attention: Attention map of each layer, of shape ``(B, h_l, w_l)``, in units of energy.
@@ -46,6 +47,7 @@ class Explanation(NamedTuple):
     """
 
     match: Match
+    energy: torch.Tensor
     activations: list[torch.Tensor]
     counterfactual: list[torch.Tensor]
     attention: list[torch.Tensor]
@@ -98,6 +100,7 @@ class VaeAttentionModel(nn.Module):
     """
 
     energy_scale: torch.Tensor
+    noise_weight: torch.Tensor
     border_weight: torch.Tensor
     map_border: torch.Tensor
     is_fitted: torch.Tensor
@@ -115,11 +118,13 @@ class VaeAttentionModel(nn.Module):
         self.tiler: Tiler | None = None
         self.backbone = Backbone(backbone, layers, pre_trained)
         fold_batch_norms(self.backbone.extractor, self.backbone.image_shape)
+        round_weights(self.backbone.extractor)
         self.grid = FeatureGrid(self.backbone.channels)
         # No graph is to be built at inference, where callers such as anomalib's TorchInferencer allow gradients.
         self.vae = FeatureVAE(self.grid.channels, latent_dim).requires_grad_(requires_grad=False)
         self.reference = make_reference(reference, max_exemplars)
         self.register_buffer("energy_scale", torch.ones(()))
+        self.register_buffer("noise_weight", torch.zeros(()))
         self.register_buffer("border_weight", torch.ones(BORDER_CELLS))
         self.register_buffer("map_border", torch.ones(()))
         self.register_buffer("is_fitted", torch.tensor(data=False))
@@ -193,17 +198,45 @@ class VaeAttentionModel(nn.Module):
         require_scorable(image, self.is_fitted)
         self._check_size(image)
         activations = self.layers(image)
-        posterior = self.vae.posterior(self.grid(activations))
-        match = self.reference.match(posterior)
-        counterfactual = self.grid.layers_of(self.vae.decode(match.latent))
-        gradients = self.grid.adjoint(self.vae.adjoint(match.gradient))
-        attention = energy_attention(activations, counterfactual, gradients)
-        size, fixed = match.energy.shape[-2:], self._fixed
-        fine_map = self._at_finest_layer(attention, match.energy) / (2 * self.energy_scale)
+        match, energy, gradient = self._judge(self.grid(activations))
+        counterfactual = self.grid.layers_of(self.vae.decode(match.latent, len(activations)))
+        attention = energy_attention(activations, counterfactual, self.grid.adjoint(gradient))
+        size, fixed = energy.shape[-2:], self._fixed
+        fine_map = self._at_finest_layer(attention, energy) / (2 * self.energy_scale)
         fine_map = fine_map * fixed.refine_energy(_at_border(self.map_border.expand(BORDER_CELLS), size))
         score = highest_mean(fine_map * fixed.refine_energy(_at_border(self.border_weight, size)))
         anomaly_map = fixed.upsample(fine_map)
-        return Explanation(match, activations, counterfactual, attention, anomaly_map, score)
+        return Explanation(match, energy, activations, counterfactual, attention, anomaly_map, score)
+
+    def posterior(self, features: torch.Tensor) -> tuple[Posterior, torch.Tensor]:
+        """Encode standardised features to what references keep.
+
+        Args:
+            features: Standardised features of shape ``(B, C, h, w)``.
+
+        Returns:
+            The posterior of the ``d`` latents with the noise level as one more (see :func:`carry_noise`), and what the
+            latents leave out, of shape ``(B, C, h, w)``.
+        """
+        latents = self.vae.posterior(features)
+        residual = self.vae.residual(features, latents.mean)
+        return carry_noise(latents, self.vae.noise(residual)), residual
+
+    def _judge(self, features: torch.Tensor) -> tuple[Match, torch.Tensor, list[torch.Tensor]]:
+        """Compare features ``(B, C, h, w)`` with the normal reference, by their latents and by what these leave out.
+
+        Returns:
+            The match of the latents; the energy ``e`` of latents and noise, of shape ``(B, h, w)``; the gradient of
+            ``1/2 sum e`` by the features, by layer of shape ``(B, C_l, h, w)``.
+        """
+        posterior, residual = self.posterior(features)
+        found = self.reference.match(posterior)
+        match = Match(found.energy, found.gradient[:, :-1], found.latent[:, :-1], found.nearest)
+        level, normal_level = posterior.mean[:, -1], found.latent[:, -1].detach()
+        energy = match.energy + self.noise_weight * (level - normal_level).exp()
+        by_noise = self.vae.noise_gradient(residual) * (self.noise_weight * (-normal_level).exp())[:, None]
+        by_layer = zip(self.vae.adjoint(match.gradient), self.vae.by_layer(by_noise), strict=True)
+        return match, energy, [by_latents + by_noise for by_latents, by_noise in by_layer]
 
     def at_image_size(self, attention: Sequence[torch.Tensor], energy: torch.Tensor | None = None) -> torch.Tensor:
         """Add maps up at the size of the images.
@@ -239,8 +272,10 @@ class VaeAttentionModel(nn.Module):
             raise ValueError(msg)
 
     def calibrate(self, normal: LeftOut, place_share: float = 0.0) -> None:
-        """Set the scale of maps and the weight of the border.
+        """Set the scale of maps, the weight of the noise and that of the border.
 
+        The noise counts as much as the latents where everything may lie anywhere, as in a fabric. Where pictures have
+        one layout, exemplars of the very place know better, and the noise counts less by the share that it explains.
         Where normal images have more energy in a ring of cells at the border than inside, the ring is weighed down to
         the same mean in scores. It is never weighed up: a calm background would become a noisy one. In pictures of one
         layout, the border counts half in the map, and so in the score.
@@ -250,7 +285,10 @@ class VaeAttentionModel(nn.Module):
             place_share: Share of the variance of normal latents that their place explains, from 0 to 1.
         """
         self.map_border.fill_(BORDER_OF_LAYOUT if place_share > ONE_LAYOUT else 1.0)
-        self.energy_scale.copy_(normal.energy.mean().clamp_min(LEAST_ENERGY))
+        latent_energy = normal.energy.mean().clamp_min(LEAST_ENERGY)
+        self.noise_weight.copy_((1 - place_share) * latent_energy)
+        # The noise is about as much as is normal, on average: its energy is its weight.
+        self.energy_scale.copy_(latent_energy + self.noise_weight)
         energy, distance = normal.energy.mean(0), border_distance(normal.energy.shape[-2:]).to(normal.energy.device)
         inside = energy[distance >= 2 * BORDER_CELLS]
         for ring in range(BORDER_CELLS):

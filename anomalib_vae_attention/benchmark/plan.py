@@ -92,7 +92,7 @@ class Cell:
         seed: Seed of everything random.
         backbone: Name of a timm model.
         layers: Names of the backbone's layers.
-        image_size: Height and width that images are resized to, in pixels.
+        image_size: Side of the squares that images are resized to, in pixels, or height and width.
         keep: Whether the fitted model and its exports are kept, for the latencies.
         export: Whether it is exported.
         own_layers: Whether its layers are not those of the run, and therefore part of its name.
@@ -104,10 +104,15 @@ class Cell:
     seed: int
     backbone: str
     layers: tuple[str, ...]
-    image_size: int
+    image_size: int | tuple[int, int]
     keep: bool
     export: bool
     own_layers: bool = False
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width that images are resized to, in pixels."""
+        return (self.image_size, self.image_size) if isinstance(self.image_size, int) else self.image_size
 
     @property
     def label(self) -> str:

@@ -3,7 +3,7 @@
     python -m anomalib_vae_attention.benchmark.weights FOLDER
 
 writes them to FOLDER; a command started with ``HF_HUB_CACHE=FOLDER HF_HUB_OFFLINE=1`` then loads
-``tf_efficientnet_lite0`` with pretrained weights.
+``tf_efficientnet_lite0`` (or another of the packaged ones, with ``--backbone``) with pretrained weights.
 """
 
 import argparse
@@ -15,24 +15,24 @@ from typing import Any
 import timm
 from safetensors.torch import save
 
-from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, Backbone, load_packaged_weights
+from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, WEIGHTS_PACKAGES, Backbone, load_packaged_weights
 from anomalib_vae_attention.common.atomic_files import replacing
 
 from .models import find_model_class
 
 
-def write_cache(cache: Path) -> Path:
-    """Write the installed weights of EfficientNet-Lite0 into a Hugging Face cache, a folder as in ``HF_HUB_CACHE``.
+def write_cache(cache: Path, name: str = PACKAGED_BACKBONE) -> Path:
+    """Write the installed weights of a backbone into a Hugging Face cache, a folder as in ``HF_HUB_CACHE``.
 
-    Other models in it stay.
+    Other models in it stay. The backbone is one of the :data:`WEIGHTS_PACKAGES`.
 
     Returns:
         The file of the weights. It is complete before anybody can find it.
     """
-    model: Any = timm.create_model(PACKAGED_BACKBONE, pretrained=False)
-    load_packaged_weights(model)
+    model: Any = timm.create_model(name, pretrained=False)
+    load_packaged_weights(name, model)
     content = save(model.state_dict(), metadata={"format": "pt"})
-    config: Any = timm.get_pretrained_cfg(PACKAGED_BACKBONE)
+    config: Any = timm.get_pretrained_cfg(name)
     repository = cache / f"models--{config.hf_hub_id.replace('/', '--')}"
     # A revision is a git commit there; here it names the content.
     revision = hashlib.sha256(content).hexdigest()[:40]
@@ -48,7 +48,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Check backbone, layers and models, and write the cache; return 1 if one does not exist, which is printed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder of the cache")
-    parser.add_argument("--backbone", default=PACKAGED_BACKBONE, help="backbone to check; only the default is written")
+    parser.add_argument(
+        "--backbone", default=PACKAGED_BACKBONE, help="backbone to check, and to write if it is packaged"
+    )
     parser.add_argument("--layers", nargs="*", default=[], help="layers that it must have")
     parser.add_argument("--models", nargs="*", default=[], help="models of anomalib that there must be")
     parsed = parser.parse_args(arguments)
@@ -60,8 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1
-    if parsed.backbone == PACKAGED_BACKBONE:
-        print(write_cache(parsed.folder))
+    if parsed.backbone in WEIGHTS_PACKAGES:
+        print(write_cache(parsed.folder, parsed.backbone))
     return 0
 
 

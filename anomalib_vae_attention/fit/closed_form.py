@@ -114,7 +114,7 @@ class ClosedFormFit(FitProcedure):
         reference.start()
         images, place_share = 0, PlaceShare()
         for features in interleave(self._cache if self._cache.complete else self._stream(module)):
-            posterior = model.vae.posterior(model.grid.standardise(features))
+            posterior, _ = model.posterior(model.grid.standardise(features))
             reference.update(posterior)
             place_share.update(posterior)
             images += len(features)

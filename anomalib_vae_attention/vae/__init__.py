@@ -2,5 +2,6 @@
 
 from .feature import FeatureVAE, Posterior
 from .grid import FeatureGrid
+from .noise import carry_noise
 
-__all__ = ["FeatureGrid", "FeatureVAE", "Posterior"]
+__all__ = ["FeatureGrid", "FeatureVAE", "Posterior", "carry_noise"]

@@ -77,15 +77,68 @@ class FeatureVAE(nn.Module):
         bias = cast("torch.Tensor", self.encoder.bias)
         return Posterior(mean + bias[:, None, None], self.log_variance.exp())
 
-    def decode(self, latent: torch.Tensor) -> list[torch.Tensor]:
-        """Decode latents of shape ``(B, d, h, w)`` to the mean of ``p(F|z)``, by layer of shape ``(B, C_l, h, w)``."""
+    def residual(self, features: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+        """Return what the latents leave out of standardised features.
+
+        The features less their projection on what the decoder spans. Tipping and Bishop (1999, section 3.3) find it
+        from the posterior mean as ``W (W^T W)^-1 M mean``. Here that divides each latent by one less its variance.
+
+        Args:
+            features: Standardised features of shape ``(B, C, h, w)``.
+            mean: Their posterior mean, of shape ``(B, d, h, w)``.
+
+        Returns:
+            Residual of shape ``(B, C, h, w)``, orthogonal to every column of the decoder.
+        """
+        shrunk = 1 - self.log_variance.exp()
+        projection = _at_every_cell(self.decoder.weight, mean / shrunk[:, None, None])
+        return features - projection
+
+    def noise(self, residual: torch.Tensor) -> torch.Tensor:
+        """Return the noise of every cell over the noise variance that the VAE expects of all.
+
+        Args:
+            residual: See :meth:`residual`, of shape ``(B, C, h, w)``.
+
+        Returns:
+            Mean square of the ``C - d`` numbers that are free in the residual, over ``s^2``, of shape ``(B, h, w)``: 1
+            on average over normal images.
+        """
+        return residual.square().sum(1) / self._total_noise
+
+    def noise_gradient(self, residual: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of half the :meth:`noise` by the features, of shape ``(B, C, h, w)``.
+
+        A projection is its own adjoint and its own square, so this is the residual but for a factor.
+        """
+        return residual / self._total_noise
+
+    @property
+    def _total_noise(self) -> torch.Tensor:
+        """Expected squared length of the residual."""
+        return (self.encoder.in_channels - self.latent_dim) * self.log_noise.exp()
+
+    def decode(self, latent: torch.Tensor, count: int | None = None) -> list[torch.Tensor]:
+        """Decode latents to the mean of ``p(F|z)``.
+
+        Args:
+            latent: Latents of shape ``(B, d, h, w)``.
+            count: How many layers to decode, the first ones; all by default.
+
+        Returns:
+            Features by layer, of shape ``(B, C_l, h, w)``.
+        """
         weights, bias = self.decoder.weight, cast("torch.Tensor", self.decoder.bias)
-        return [_at_every_cell(weights[part], latent) + bias[part, None, None] for part in self._parts]
+        return [_at_every_cell(weights[part], latent) + bias[part, None, None] for part in self._parts[:count]]
 
     def adjoint(self, gradient: torch.Tensor) -> list[torch.Tensor]:
         """Carry a gradient on the posterior mean ``(B, d, h, w)`` back to the features, by layer ``(B, C_l, h, w)``."""
         weights = self.encoder.weight.transpose(0, 1)
         return [_at_every_cell(weights[part], gradient) for part in self._parts]
+
+    def by_layer(self, features: torch.Tensor) -> list[torch.Tensor]:
+        """Divide stacked features ``(B, C, h, w)`` by layer, each of shape ``(B, C_l, h, w)``."""
+        return [features[:, part] for part in self._parts]
 
     @torch.no_grad()
     def initialise(self, covariance: torch.Tensor) -> None:

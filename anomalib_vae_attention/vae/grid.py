@@ -14,6 +14,8 @@ GRID_STRIDE = 8
 POOL_SIZES = (1, 3)
 """Widths of the averaging windows in a layer's own cells, odd, the finest first. A width of 1 keeps fine texture and
 small parts; one of 3 stands the small shifts of parts that do not lie still. docs/ablation.md has both alone."""
+FINEST_SHARE = 0.5
+"""Variance of the channels at the finest width, over that at the others: what is not averaged has more of noise."""
 MIN_DEVIATION = 1e-6
 """Least standard deviation of a channel, so that nothing divides by that of a constant one."""
 LAYER_BALANCE = 0.5
@@ -48,7 +50,7 @@ class FeatureGrid(nn.Module):
     Each layer ``A_l`` is averaged over windows of each of the :data:`POOL_SIZES`, resized to the grid and stacked with
     the others. Then each channel is standardised by its mean and standard deviation over normal images. Each layer is
     weighted by its number of channels ``C_l`` to the power of ``-LAYER_BALANCE / 2``, lest layers with many channels
-    drown the others.
+    drown the others. Those at the finest width count less, by the root of :data:`FINEST_SHARE`.
 
     Args:
         channels: Number of channels of each layer.
@@ -122,6 +124,7 @@ class FeatureGrid(nn.Module):
         deviation = deviation.clamp_min(MIN_DEVIATION)
         counts = torch.tensor(self.channels, device=mean.device)
         weight = (counts.sum() / (len(counts) * counts)).pow(LAYER_BALANCE / 2).repeat_interleave(counts)
+        weight[: self._parts[self._layers - 1].stop] *= FINEST_SHARE**0.5
         scale = deviation / weight
         self.mean.copy_(mean)
         self.std.copy_(scale)
@@ -150,7 +153,7 @@ class FeatureGrid(nn.Module):
         """Undo the standardisation and resize each layer's channels to that layer's own resolution.
 
         Args:
-            features: Standardised features by part, of shape ``(B, C_l, h, w)``. Those of the finest width are taken.
+            features: Standardised features of each layer at the finest width, of shape ``(B, C_l, h, w)``.
 
         Returns:
             Activations ``A_hat_l`` of shape ``(B, C_l, h_l, w_l)``. Detail finer than the grid is not restored.

@@ -1,7 +1,7 @@
 """Agreement of the runtimes: ``python docs/studies/agreement.py CATEGORY``.
 
-Fits the default model to a category whose images are of one size, exports it as anomalib does, with that input size and
-with none given, passes every test image through anomalib's OpenVINOInferencer and ONNX Runtime, and prints how far
+Fits a model to a category, exports it as anomalib does, with no input size given and, where all test images are of one
+size, with that, passes every test image through anomalib's OpenVINOInferencer and ONNX Runtime, and prints how far
 scores, maps, labels and masks are from those of anomalib's TorchInferencer.
 """
 
@@ -12,7 +12,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 import pandas as pd
@@ -22,6 +22,7 @@ from lightning import seed_everything
 from sklearn.metrics import roc_auc_score
 
 from anomalib_vae_attention import NormalQuantile, VaeAttention
+from anomalib_vae_attention.arguments import ReferenceName
 from anomalib_vae_attention.benchmark.data import category_datamodule, read_image
 from anomalib_vae_attention.common.mvtec_layout import TEST, TEST_GOOD, list_images
 
@@ -93,13 +94,19 @@ def compare(expected: Iterable[Prediction], found: Iterable[Prediction], defecti
     }
 
 
-def measure(category: Path, folder: Path, rate: float | None = None) -> pd.DataFrame:
+def measure(
+    category: Path,
+    folder: Path,
+    rate: float | None = None,
+    reference: ReferenceName = "exemplars",
+) -> pd.DataFrame:
     """Fit, export and compare.
 
     Args:
         category: Folder of a category in MVTec AD's layout.
-        rate: False-positive rate of ``normal_quantile``; anomalib's thresholds by default.
         folder: Where to put checkpoints and exports.
+        rate: False-positive rate of ``normal_quantile``; anomalib's thresholds by default.
+        reference: The normal reference of the model.
 
     Returns:
         A row for each runtime, precision and way of exporting, with the columns of :func:`compare`.
@@ -109,9 +116,8 @@ def measure(category: Path, folder: Path, rate: float | None = None) -> pd.DataF
     seed_everything(0)
     engine = Engine(default_root_dir=folder)
     post_processor = True if rate is None else NormalQuantile(rate)
-    engine.fit(
-        model=VaeAttention(visualizer=False, post_processor=post_processor), datamodule=category_datamodule(category)
-    )
+    model = VaeAttention(reference=reference, visualizer=False, post_processor=post_processor)
+    engine.fit(model=model, datamodule=category_datamodule(category))
     model = VaeAttention.load_from_checkpoint(str(engine.best_model_path)).eval()
     images = list_images(category / TEST)
     defective = [image.parent != category / TEST_GOOD for image in images]
@@ -122,8 +128,9 @@ def measure(category: Path, folder: Path, rate: float | None = None) -> pd.DataF
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         precisions.append("bf16")
     rows = {}
-    height, width = read_image(images[0]).shape[:2]
-    for size, given in (("open", None), (f"{height}x{width}", (height, width))):
+    sizes: list[tuple[int, int] | None] = [None, *{read_image(image).shape[:2] for image in images}]
+    for given in sizes if len(sizes) == 2 else sizes[:1]:
+        size = "open" if given is None else "x".join(map(str, given))
         onnx = model.to_onnx(folder / size, input_size=given)
         xml = model.to_openvino(folder / size, input_size=given)
         predictors = {"ONNX Runtime": onnx_predictor(onnx)}
@@ -141,13 +148,14 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("category", type=Path, help="folder of a category in MVTec AD's layout")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     parser.add_argument("--false_positive_rate", type=float, help="of normal_quantile (anomalib's thresholds)")
+    parser.add_argument("--reference", default="exemplars", choices=get_args(ReferenceName))
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     arguments = parser.parse_args()
     category = arguments.category.resolve()
     # anomalib's OpenVINOInferencer leaves a folder openvino_cache where it is called.
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        print(measure(category, Path(folder), arguments.false_positive_rate).to_string())
+        print(measure(category, Path(folder), arguments.false_positive_rate, arguments.reference).to_string())
 
 
 if __name__ == "__main__":

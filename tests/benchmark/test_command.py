@@ -24,6 +24,7 @@ def arguments(root: Path, output: Path, *more: str) -> list[str]:
         (["--models", "stfpmx"], "models: 'stfpmx' is not available"),
         (["--models", "padim@blocks.9"], "blocks.9"),
         (["--image_size", "0"], "image_size must be at least 1"),
+        (["--image_size", "64", "96", "3"], "image_size must be 2 whole numbers"),
         (["--categories", "nut"], "Available in .*: parts/washer"),
     ],
 )
@@ -47,10 +48,10 @@ def test_two_models_and_then_a_third_that_fails(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Finished cells are not run again, and the failure of another is reported beside them."""
+    """Finished cells are not run again, and the failure of another is reported beside them; sizes need no squares."""
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     caplog.set_level(logging.INFO)
-    more = ["--image_size", "64", "--models", "vae_attention", "padim:8", "padim:8@blocks.2+blocks.4"]
+    more = ["--image_size", "64", "96", "--models", "vae_attention", "padim:8", "padim:8@blocks.2+blocks.4"]
     assert cli.main(arguments(tiny_root, tmp_path, *more, "--runtimes")) == 0
     cells = pd.read_csv(tmp_path / "cells.csv").set_index("model")
     for model in ("vae_attention", "padim:8", "padim:8@blocks.2+blocks.4"):

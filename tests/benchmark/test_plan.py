@@ -80,7 +80,9 @@ def test_a_model_has_layers_of_its_own() -> None:
     assert (alone[0].label, alone[0].key) == ("padim:50", cells[1].key)
 
 
-@pytest.mark.parametrize("change", [{"seed": 1}, {"image_size": 64}, {"folder": "/other/a/b"}, {"export": False}])
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"image_size": 64}, {"image_size": (256, 64)}, {"folder": "/other/a/b"}, {"export": False}]
+)
 def test_another_cell_has_another_folder(change: dict[str, object]) -> None:
     assert replace(CELL, **change).key != CELL.key
     assert "/" not in CELL.key

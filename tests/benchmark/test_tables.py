@@ -97,7 +97,7 @@ def test_results_are_written_and_html_escapes_what_was_given(tmp_path: Path) -> 
     folder = tmp_path / "cells" / CELLS[-1].key
     folder.mkdir(parents=True)
     np.savez(folder / "examples.npz", **examples)
-    settings = {"backbone": "net", "layers": ["x"], "image_size": 32, "seeds": [0, 1, 2], "threads": 1}
+    settings = {"backbone": "net", "layers": ["x"], "image_size": [32], "seeds": [0, 1, 2], "threads": 1}
     description = {"command": f"vae-attention benchmark --categories '{ODD}'", "settings": settings}
     shown = write_results(tmp_path, CELLS, make_tables(CELLS, RESULTS, MEASURED), description)
     assert "0.8" in shown
@@ -120,7 +120,7 @@ def test_results_are_written_and_html_escapes_what_was_given(tmp_path: Path) -> 
 
 
 def test_nothing_but_failures_is_a_report_too(tmp_path: Path) -> None:
-    settings = {"backbone": "net", "layers": ["x"], "image_size": 32, "seeds": [0], "threads": 1}
+    settings = {"backbone": "net", "layers": ["x"], "image_size": [32], "seeds": [0], "threads": 1}
     tables = make_tables(CELLS[4:5], RESULTS[4:5], [])
     write_results(tmp_path, CELLS[4:5], tables, {"command": "command", "settings": settings})
     assert "padim" in (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -11,24 +11,27 @@ import yaml
 from anomalib.models import Padim
 from anomalib.pipelines.benchmark.generator import BenchmarkJobGenerator
 
-from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, Backbone
+from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, WEIGHTS_PACKAGES, Backbone
 from anomalib_vae_attention.benchmark import weights
 from anomalib_vae_attention.torch_model import DEFAULT_LAYERS
 
 CONFIG = Path(__file__).parents[2] / "configs" / "benchmark.yaml"
 
 
-def test_padim_has_the_backbone_that_we_have(hub: Path) -> None:
-    ours = Backbone(PACKAGED_BACKBONE, DEFAULT_LAYERS)
-    theirs = Padim(backbone=PACKAGED_BACKBONE, layers=list(DEFAULT_LAYERS), n_features=10)
+@pytest.mark.parametrize("name", WEIGHTS_PACKAGES)
+def test_padim_has_the_backbone_that_we_have(name: str, hub: Path) -> None:
+    pytest.importorskip(WEIGHTS_PACKAGES[name].module, reason=f"no weights of {name}: {WEIGHTS_PACKAGES[name].install}")
+    file = weights.write_cache(hub, name)
+    ours = Backbone(name, DEFAULT_LAYERS)
+    theirs = Padim(backbone=name, layers=list(DEFAULT_LAYERS), n_features=10)
     image = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         features = theirs.model.feature_extractor(image)
         for layer, expected in zip(DEFAULT_LAYERS, ours(image), strict=True):
             # Ours runs in another memory order, which rounds otherwise.
             torch.testing.assert_close(features[layer], expected, rtol=1e-4, atol=1e-4)
-    weights.write_cache(hub)
-    assert len(list(hub.glob("*/snapshots/*/model.safetensors"))) == 1
+    assert weights.write_cache(hub, name) == file
+    assert list(file.parents[1].glob("*/model.safetensors")) == [file]
 
 
 def test_a_layer_that_does_not_exist_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

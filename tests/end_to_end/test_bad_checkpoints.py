@@ -67,6 +67,7 @@ STATE = st.sampled_from([
     "model.grid.mean",
     "model.vae.encoder.weight",
     "model.energy_scale",
+    "model.noise_weight",
     "model.border_weight",
     "model.is_fitted",
     "post_processor._image_threshold",

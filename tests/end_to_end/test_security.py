@@ -54,7 +54,7 @@ def test_names_in_reports_are_text(name: str, tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(picture)
     failed = {"status": "failed", "error": name, "log": name}
     tables = make_tables([cell], [failed], [])
-    settings = {"backbone": name, "layers": [name], "image_size": 32, "seeds": [0], "threads": 1}
+    settings = {"backbone": name, "layers": [name], "image_size": [32], "seeds": [0], "threads": 1}
     description = {"machine": describe_machine(), "command": name, "settings": settings}
     write_report(tmp_path / "report.html", [cell], tables, description, {name: picture})
     html = (tmp_path / "report.html").read_text(encoding="utf-8")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention.vae import FeatureGrid
-from anomalib_vae_attention.vae.grid import LAYER_BALANCE, POOL_SIZES
+from anomalib_vae_attention.vae.grid import FINEST_SHARE, LAYER_BALANCE, POOL_SIZES
 
 side = st.integers(1, 19)
 layer_size = st.tuples(side, side)
@@ -70,7 +70,7 @@ def test_fit_standardises_and_balances_layers() -> None:
     parts = variance.split(grid.channels)
     for part in parts:
         torch.testing.assert_close(part, part[:1].expand_as(part))
-    torch.testing.assert_close(parts[0], parts[2], msg="a layer weighs the same at every width")
+    torch.testing.assert_close(parts[0], FINEST_SHARE * parts[2])
     ratio = parts[1].sum() / parts[0].sum()
     assert float(ratio) == pytest.approx((16 / 4) ** (1 - LAYER_BALANCE))
 
