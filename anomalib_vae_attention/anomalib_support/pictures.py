@@ -17,7 +17,6 @@ from anomalib_vae_attention.common.atomic_files import replacing
 from .distributed import gather, rank
 
 SIDE = 256
-"""Pixels of the longer side of each picture of an image."""
 TITLE = {"size": 15}
 """Size of titles, so that all of them fit."""
 TABLE = "predictions.csv"
@@ -31,11 +30,15 @@ class Pictures(ImageVisualizer):
     - Pictures have the shape of their image, titles that fit, score and verdict.
     - Images with the same name get different pictures, and each run of predictions a folder of its own.
     - Predictions leave a table beside their pictures, ``predictions.csv``.
+
+    Args:
+        side: Pixels of the longer side of each picture of an image.
+        output_dir: Folder of the pictures; ``images`` in that of the run for ``None``.
     """
 
-    def __init__(self, **arguments: Any) -> None:  # noqa: ANN401
-        super().__init__(**{"text_config": TITLE, **arguments})
-        self._given_folder = self.output_dir
+    def __init__(self, side: int = SIDE, output_dir: str | Path | None = None) -> None:
+        super().__init__(field_size=(side, side), text_config=TITLE, output_dir=output_dir)
+        self._side, self._given_folder = side, output_dir
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start with the folder of this run; anomalib would remember that of the first."""
@@ -97,13 +100,12 @@ class Pictures(ImageVisualizer):
             writer.writerows({str(row["path"]): row for row in rows}.values())
         logger.info("Scores, verdicts and pictures: %s", table)
 
-    @staticmethod
-    def _size(file: str | None) -> tuple[int, int]:
+    def _size(self, file: str | None) -> tuple[int, int]:
         """Return width and height of a picture of an image, in the image's shape."""
         if not file:
-            return SIDE, SIDE
+            return self._side, self._side
         with Image.open(file) as image:
-            scale = SIDE / max(image.size)
+            scale = self._side / max(image.size)
             return max(1, round(image.width * scale)), max(1, round(image.height * scale))
 
     def _name(self, trainer: pl.Trainer, image: str) -> Path:
