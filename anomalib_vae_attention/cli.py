@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import logging
 import sys
 import warnings
 from importlib.metadata import version
@@ -27,6 +28,8 @@ MEANINGLESS = (
     r"Found \d+ module\(s\) in eval mode at the start of training",
 )
 """How warnings begin that other packages raise of each other, or of what is meant here."""
+CHATTER = ("💡 Tip", "GPU available", "TPU available", "`Trainer(val_check_interval=1.0)`", "`Trainer.fit` stopped")
+"""How messages of Lightning begin that say nothing to the user of a command."""
 EXTRAS = {"openvino": "openvino", "onnx": "openvino", "onnxscript": "openvino", "onnxruntime": "benchmark"}
 """Packages that commands may miss, and the extra that brings them."""
 
@@ -59,6 +62,8 @@ def run(name: str, arguments: list[str]) -> int:
     """Run a subcommand that exists, and return its exit code: 1 where a package is missing, 130 after Ctrl-C."""
     for beginning in MEANINGLESS:
         warnings.filterwarnings("ignore", beginning)
+    for logger in ("lightning.pytorch.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
+        logging.getLogger(logger).addFilter(lambda record: not record.getMessage().startswith(CHATTER))
     try:
         return int(importlib.import_module(COMMANDS[name][0]).main(arguments) or 0)
     except ModuleNotFoundError as error:

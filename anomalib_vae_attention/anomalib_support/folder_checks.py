@@ -30,12 +30,13 @@ def check_folder(datamodule: Any) -> None:  # noqa: ANN401
             if above:
                 msg = f"{name}={other} lies in normal_dir={above[0]}: its images would be learnt as normal. Move it."
                 raise ValueError(msg)
+    sets = [getattr(datamodule, f"{name}_data", None) for name in ("train", "val", "test")]
+    samples = [one.samples for one in sets if one is not None]
     if len(abnormal) == len(masks) == 1:
-        _check_pairs(datamodule.test_data.samples, abnormal[0], masks[0])
+        _check_pairs(samples, abnormal[0], masks[0])
     if datamodule.normal_split_ratio != DEFAULT_SPLIT:
         logger.warning("normal_split_ratio has no effect in anomalib; test_split_ratio is what splits normal images.")
-    sets = [getattr(datamodule, f"{name}_data", None) for name in ("train", "val", "test")]
-    known = {Path(path).resolve() for one in sets if one is not None for path in one.samples.image_path}
+    known = {Path(path).resolve() for table in samples for path in table.image_path}
     below = [file for folder in (*normal, *abnormal) for file in list_images(folder)]
     linked = [file for file in below if file.resolve() != file and file.resolve() not in known]
     if linked:
@@ -48,9 +49,10 @@ def _folders(datamodule: Folder, name: str) -> list[Path]:
     return [(Path(datamodule.root or "") / one).resolve() for one in several]
 
 
-def _check_pairs(samples: Any, images: Path, masks: Path) -> None:  # noqa: ANN401
+def _check_pairs(samples: Sequence[Any], images: Path, masks: Path) -> None:
     """Refuse masks that belong to other images by their names; anomalib pairs them in the order of their paths."""
-    given = {Path(image): Path(mask) for image, mask in zip(samples.image_path, samples.mask_path, strict=True) if mask}
+    rows = [row for table in samples for row in zip(table.image_path, table.mask_path, strict=True)]
+    given = {Path(image): Path(mask) for image, mask in rows if mask}
     right = pair_masks(_below(given, images), images, list_images(masks), masks).masks
     wrong = [
         (image, mask) for image, mask in given.items() if image.is_relative_to(images) and right.get(image) != mask

@@ -22,7 +22,9 @@ Row = dict[str, Any]
 BATCH_SIZE = 8
 
 
-def predict(model: Model, inputs: Sequence[Input], folder: Path, title: str, batch_size: int = BATCH_SIZE) -> list[Row]:
+def predict(
+    model: Model, inputs: Sequence[Input], folder: Path, title: str, note: str = "", batch_size: int = BATCH_SIZE
+) -> list[Row]:
     """Predict images that have no row yet in a folder, and write its table, pictures and report.
 
     Args:
@@ -30,6 +32,7 @@ def predict(model: Model, inputs: Sequence[Input], folder: Path, title: str, bat
         inputs: The images, each once.
         folder: Where everything is written; an interrupted run goes on there.
         title: Heading of the report.
+        note: What else the report says under it.
         batch_size: Most images of a batch.
 
     Returns:
@@ -52,7 +55,7 @@ def predict(model: Model, inputs: Sequence[Input], folder: Path, title: str, bat
         results.append(_finished(written))
         progress.close()
         rows_of = {row["path"]: row for row in results.finish()}
-        write_report(folder / REPORT, list(rows_of.values()), model.thresholds[0], title)
+        write_report(folder / REPORT, list(rows_of.values()), model.thresholds[0], title, note)
         return [rows_of[str(one.path)] for one in named]
 
 

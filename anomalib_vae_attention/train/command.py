@@ -122,7 +122,7 @@ def run(given: argparse.Namespace) -> None:
     )
     if not parts.good_test:
         note += f"\nThe good images below are these {len(held_out)}."
-    rows = predict(load_model(checkpoint), to_test(parts, held_out), folder / TESTED, f"Test of {folder.name}")
+    rows = predict(load_model(checkpoint), to_test(parts, held_out), folder / TESTED, f"Test of {folder.name}", note)
     print(f"\n{note}")
     if rate > lowest_rate(10**6) and given.false_positive_rate is None:
         print("More good images keep a lower rate: 500 keep 1 %.")
