@@ -13,7 +13,7 @@ from anomalib.metrics import Evaluator
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from anomalib.pre_processing import PreProcessor
-from anomalib.visualization import ImageVisualizer, Visualizer
+from anomalib.visualization import Visualizer
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
@@ -21,11 +21,12 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize
 
 from .anomalib_support.embedded_fallback import EmbeddedFallback
 from .anomalib_support.exports import Exports
+from .anomalib_support.pictures import Pictures
 from .anomalib_support.pre_processing import SamePreProcessor
 from .anomalib_support.provenance import Provenance
 from .anomalib_support.settings import Settings
 from .anomalib_support.unreadable_images import NameUnreadableFiles
-from .anomalib_support.whole_checkpoints import WholeFiles, saved_arguments
+from .anomalib_support.whole_checkpoints import WholeFiles, checkpoint_file, saved_arguments
 from .arguments import LATENT_DIM, AttentionName, ReferenceName, VaeName, check_arguments, without_effect
 from .backbone import PACKAGED_BACKBONE, from_checkpoint
 from .fit.closed_form import ClosedFormFit
@@ -68,7 +69,7 @@ class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Provenance, E
         post_processor: Post-processor, or whether to use anomalib's default, whose thresholds need defective images.
             ``normal_quantile`` sets them for a target false-positive rate from normal images alone.
         evaluator: Evaluator, or whether to use anomalib's default.
-        visualizer: Visualiser, or whether to use anomalib's default, with pictures of ``input_size``.
+        visualizer: Visualiser, or whether to use :class:`.Pictures`, as large as ``input_size``.
 
         Feature VAE: arguments of ``vae="feature"`` only.
         backbone: Name of a timm model. The default's weights are installed with this package, those of
@@ -174,9 +175,7 @@ class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Provenance, E
         if pre_processor is True:
             self.pre_processor = default
         if visualizer is True and input_size is not None:
-            height, width = input_size
-            pictures: Any = ImageVisualizer(field_size=(width, height))
-            self.visualizer = pictures
+            self.visualizer = cast("Any", Pictures(max(input_size)))
 
     @staticmethod
     def configure_pre_processor(
@@ -204,6 +203,7 @@ class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Provenance, E
         It takes no pretrained weights but the checkpoint's, neither from a package nor from a network. Earlier versions
         took arguments of another VAE, and saved them. These are left out. Errors are those of :func:`saved_arguments`.
         """
+        checkpoint_path = checkpoint_file(checkpoint_path)
         saved = saved_arguments(checkpoint_path, kwargs.get("weights_only", True))
         given = {**DEFAULTS, **saved, **kwargs}
         reset = {name: DEFAULTS[name] for name in without_effect(given, DEFAULTS) if name not in kwargs}

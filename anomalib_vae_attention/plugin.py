@@ -21,6 +21,9 @@ later release renames is reported in a warning and left out; everything else goe
 ``anomalib_vae_attention.VaeAttention`` needs none of it on the command line. A fault in here must not
 make ``import torch`` fail, which is why only the standard library is imported at the top.
 
+A fourth, ``anomalib.engine.engine``, is mended: a run goes on where the link ``latest`` beside it cannot be set, or is
+a real folder that a prediction without training has left.
+
 ``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` keeps torch from calling any of it.
 """
 
@@ -30,6 +33,8 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import count
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -107,10 +112,38 @@ def _extend_command_line(_namespace: dict[str, Any]) -> None:
     _wrap(type_hints, "resolve_class_path_by_name", _knowing_snake_case)
 
 
+@_fault_is_warning("a folder called latest, or a disk without links, may stop a training")
+def _extend_engine(namespace: dict[str, Any]) -> None:
+    """Mend the place where anomalib makes the folder of a run and the link to it."""
+    _wrap(namespace, "create_versioned_dir", _without_link)
+
+
+def _without_link(create: Callable) -> Callable:
+    """Wrap anomalib's ``create_versioned_dir``: what stands in the way of the link must not stop a training."""
+
+    def call(root_dir: str | Path) -> Path:
+        root = Path(root_dir).resolve()
+        latest = root / "latest"
+        if latest.is_dir() and not latest.is_symlink():
+            latest.rename(next(free for number in count(1) if not (free := root / f"latest-{number}").exists()))
+        before = set(root.glob("v*"))
+        try:
+            return create(root_dir)
+        except OSError as error:
+            made = set(root.glob("v*")) - before
+            if len(made) != 1:
+                raise
+            _warn(f"{latest} could not be set ({error}): the run is in {min(made)}")
+            return min(made)
+
+    return call
+
+
 _EXTENSIONS: dict[str, Callable[[dict[str, Any]], None]] = {
     "anomalib.models": _extend_models,
     "anomalib.data": _extend_data,
     "anomalib.cli.cli": _extend_command_line,
+    "anomalib.engine.engine": _extend_engine,
 }
 
 

@@ -34,3 +34,34 @@ def test_the_modules_of_the_subcommands_are_there(module: str) -> None:
 def test_help_is_quick_because_nothing_heavy_is_imported() -> None:
     code = "import sys; from anomalib_vae_attention import cli; cli.main(['-h']); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, stdout=subprocess.DEVNULL).returncode == 0
+
+
+def test_version_and_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("vae-attention 0.")
+    assert cli.main(["pedict"]) == 2
+    assert "Did you mean 'predict'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (ModuleNotFoundError("No module", name="openvino"), 1, "pip install '.[openvino]'"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+    ],
+)
+def test_a_missing_extra_and_an_interruption_are_one_line(
+    error: BaseException,
+    code: int,
+    message: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def fail(_name: str) -> None:
+        raise error
+
+    monkeypatch.setattr(cli.importlib, "import_module", fail)
+    assert cli.main(["predict", "model.xml", "parts"]) == code
+    shown = capsys.readouterr().err
+    assert message in shown
+    assert len(shown.splitlines()) == 1

@@ -12,7 +12,9 @@ STUDIES = "docs/studies"
 BELOW = {
     STUDIES: ["benchmark", "calibrate", "dsprites"],
     "benchmark": ["explain"],
-    "explain": ["__init__", "lightning_model"],
+    "train": ["predict"],
+    "explain": ["predict"],
+    "predict": ["__init__", "calibrate"],
     "calibrate": ["__init__", "lightning_model"],
     "__init__": ["lightning_model"],
     "lightning_model": ["arguments", "fit"],

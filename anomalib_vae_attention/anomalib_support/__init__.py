@@ -2,6 +2,8 @@
 
 INTERNALS = {
     "anomalib.data.AnomalibDataModule._setup": "data: where a datamodule makes its data sets",
+    "anomalib.engine.engine.create_versioned_dir": "plugin: makes the folder of a run and the link to it",
+    "anomalib.engine.Engine._setup_workspace": "train: where the engine makes folders of versions and a link",
     "anomalib.models.ALLOWED_MODULES": "plugin: modules that get_model() takes a class from",
     "anomalib.models._get_model_class_by_name": "plugin: looks a model up by its name",
     "anomalib.models.components.AnomalibModule._post_training_quantization_ov": "exports: the backbone only",
@@ -12,7 +14,7 @@ INTERNALS = {
     "jsonargparse._typehints.get_all_subclass_paths": "plugin: lists the classes that the command line knows",
     "jsonargparse._typehints.resolve_class_path_by_name": "plugin: turns a name on the command line into a class",
     "lightning.pytorch.LightningModule._trainer": "lightning_model: the trainer, or none; without it is an error",
-    "lightning.pytorch.Trainer._default_root_dir": "distributed: the folder of results, which has no setter",
+    "lightning.pytorch.Trainer._default_root_dir": "distributed, latest_link: the folder of results, no setter",
     "torch.nn.Module._buffers": "reference, image_vae: buffers take the shapes of a checkpoint",
     "torch.nn.Module._load_from_state_dict": "reference, image_vae: buffers take the shapes of a checkpoint",
     "torch.nn.Module._save_to_state_dict": "distributed, image_vae: what a checkpoint keeps of a module",

@@ -3,7 +3,6 @@
 import contextlib
 import itertools
 import logging
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +11,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import distributed, nn
 from torch.utils.data import DistributedSampler
+
+from .latest_link import LATEST, set_link
 
 logger = logging.getLogger(__name__)
 
@@ -115,12 +116,9 @@ def agree_on_folder(trainer: Trainer) -> None:
         with contextlib.suppress(OSError):
             own.rmdir()
     distributed.barrier()
-    latest = folder.parent / "latest"
+    latest = folder.parent / LATEST
     if trainer.is_global_zero and latest.is_symlink() and latest.resolve() != folder.resolve():
-        # Not unlinked first: whoever looks must find one of them.
-        link = folder.parent / f".latest-{os.getpid()}"
-        link.symlink_to(folder, target_is_directory=True)
-        link.replace(latest)
+        set_link(folder)
 
 
 class Anchor(nn.Module):

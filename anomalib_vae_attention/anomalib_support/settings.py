@@ -8,8 +8,12 @@ from anomalib.data.utils import ValSplitMode
 from anomalib.data.utils.tiler import ImageUpscaleMode, Tiler
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
 
 from .distributed import agree_on_folder
+from .folder_checks import check_folder
+from .latest_link import hold_back, keep_link_free, let_go
+from .pictures import Pictures
 from .whole_checkpoints import use_whole_checkpoints
 
 AVERAGING = (StochasticWeightAveraging, WeightAveraging)
@@ -36,7 +40,8 @@ class Settings(LightningModule):
     - A tiler of the training is restored from the checkpoint; another one is an error.
     - The state of metrics is the evaluator's own business, which may be another one than the training's.
     - A fit that learns nothing is an error, or a warning where a training of several epochs is complete.
-    - Callbacks and precisions that the model cannot work with are refused.
+    - Callbacks and precisions that the model cannot work with are refused, and so are mixed-up folders.
+    - The link ``latest`` leads to a run with a model.
 
     To be inherited from before the model's own base.
     """
@@ -44,11 +49,17 @@ class Settings(LightningModule):
     model: Any
     evaluator: Any
 
+    @classmethod
+    def configure_visualizer(cls) -> Pictures:
+        """Create the default visualiser."""
+        return Pictures()
+
     def setup(self, stage: str) -> None:
         """Look whether the trainer's settings will do, and complete them.
 
         Raises:
-            ValueError: If its precision is too low, or a callback averages weights.
+            ValueError: If its precision is too low, a callback averages weights, or data are not what was meant; see
+                :func:`check_folder`.
         """
         super().setup(stage)
         if self.trainer.precision in {"16-true", "bf16-true"}:
@@ -63,8 +74,13 @@ class Settings(LightningModule):
             )
             raise ValueError(msg)
         agree_on_folder(self.trainer)
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            hold_back(self.trainer)
+        else:
+            keep_link_free(self.trainer)
         use_whole_checkpoints(self.trainer)
         datamodule: Any = getattr(self.trainer, "datamodule", None)
+        check_folder(datamodule)
         if isinstance(datamodule, AnomalibDataModule) and datamodule.val_split_mode == ValSplitMode.NONE:
             # anomalib's own looks for data that there are none of.
             vars(datamodule)["val_dataloader"] = _no_batches
@@ -86,6 +102,7 @@ class Settings(LightningModule):
             ValueError: If the engine has fitted before, or the checkpoint is of a fit of one epoch.
         """
         super().on_fit_end()
+        let_go(self.trainer)
         if self._learns:
             return
         trainer: Any = self.trainer

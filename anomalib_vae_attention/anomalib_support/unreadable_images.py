@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 from PIL import Image
 from torch.utils.data import DataLoader
+
+from anomalib_vae_attention.common.images import is_turned, why_misread
 
 UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
 """What Pillow raises for files that it cannot read; the last for more than twice ``Image.MAX_IMAGE_PIXELS``."""
@@ -40,26 +41,27 @@ def unreadable_files(loaders: list[DataLoader]) -> dict[Path, str]:
     return reasons
 
 
-def require_eight_bits(files: Iterable[str | Path]) -> None:
-    """Refuse images of more than 8 bits per channel, of which anomalib's reader makes plain white or black ones.
+def require_as_shown(files: Iterable[str | Path], *, upright: bool = False) -> None:
+    """Refuse images that anomalib's reader makes something else of than people see.
 
-    Only the headers of the files are read, unless there are more than 8 bits.
+    That is: more than 8 bits per channel, several pages, and pictures that are stored turned. Only the headers of the
+    files are read, unless there are more than 8 bits.
+
+    Args:
+        files: The files.
+        upright: Whether the data set turns images as their EXIF data say.
 
     Raises:
-        ValueError: If there are levels beyond [0, 255], or fractions, naming the file.
+        ValueError: If there is such a file, naming it.
     """
     for file in files:
         # What became of the file since it was read is of no concern here.
         with contextlib.suppress(OSError), Image.open(file) as image:
-            if not image.mode.startswith(("I", "F")):
-                continue
-            levels = np.asarray(image)
-            if image.mode.startswith("F") or levels.min() < 0 or levels.max() > 255:
-                msg = (
-                    f"{file} has levels from {levels.min()} to {levels.max()} (Pillow's mode {image.mode}), of which "
-                    "anomalib reads none beyond 0 to 255 and no fractions: convert the images to 8 bits per channel, "
-                    "all by the same scale."
-                )
+            reason = why_misread(image)
+            if reason is None and not upright and is_turned(image):
+                reason = "its EXIF data say that it is to be turned, which anomalib ignores: save it upright"
+            if reason is not None:
+                msg = f"{file} would be read wrongly: {reason}."
                 raise ValueError(msg)
 
 
@@ -67,7 +69,7 @@ class NameUnreadableFiles(pl.Callback):
     """Make errors name the image files that are at fault.
 
     When a run ends because an image cannot be read, look which files it was and say so in the error; end it when an
-    image would be read wrongly (see :func:`require_eight_bits`).
+    image would be read wrongly (see :func:`require_as_shown`).
     """
 
     def on_train_batch_start(
@@ -78,9 +80,10 @@ class NameUnreadableFiles(pl.Callback):
         *args,
         **kwargs,
     ) -> None:
-        """Refuse images of more than 8 bits per channel, here and in the other loops."""
-        del trainer, pl_module, args, kwargs
-        require_eight_bits(getattr(batch, "image_path", None) or ())
+        """Refuse images that would be read wrongly, here and in the other loops."""
+        del pl_module, args, kwargs
+        upright = getattr(getattr(trainer.train_dataloader, "dataset", None), "reads_upright", False)
+        require_as_shown(getattr(batch, "image_path", None) or (), upright=upright)
 
     on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
 

@@ -16,6 +16,7 @@ from anomalib.utils.serialization import anomalib_safe_globals
 from lightning.pytorch import LightningModule, Trainer
 
 from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.models import find_model
 
 
 class WholeCheckpointIO(AnomalibCheckpointIO):
@@ -34,7 +35,8 @@ class WholeCheckpointIO(AnomalibCheckpointIO):
             super().save_checkpoint(checkpoint, temporary, storage_options)
 
     def load_checkpoint(self, path: str | Path, *args, **kwargs) -> dict[str, Any]:
-        """Read a checkpoint, unless it is damaged or of something else; see :func:`require_undamaged`."""
+        """Read a checkpoint, or that of a folder, unless it is damaged; see :func:`require_undamaged`."""
+        path = checkpoint_file(path)
         require_undamaged(path)
         with _named(path):
             return _require_ours(super().load_checkpoint(path, *args, **kwargs), path)
@@ -45,6 +47,11 @@ def use_whole_checkpoints(trainer: Trainer) -> None:
     current = trainer.strategy.checkpoint_io
     if type(current) is AnomalibCheckpointIO:
         trainer.strategy.checkpoint_io = WholeCheckpointIO(current.extra_safe_globals)
+
+
+def checkpoint_file(path: str | Path) -> str | Path:
+    """Return a checkpoint's path, or that of the one in a folder; see :func:`.find_model`."""
+    return find_model(Path(path), (".ckpt",)) if Path(path).is_dir() else path
 
 
 def require_undamaged(path: str | Path) -> None:

@@ -1,5 +1,6 @@
 """MVTec AD's folder layout, and what an image file is. Standard library only: the benchmark's planning imports it."""
 
+import os
 from pathlib import Path
 
 TRAIN_GOOD, TEST_GOOD, TEST, MASKS = "train/good", "test/good", "test", "ground_truth"
@@ -8,8 +9,16 @@ IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tif
 
 
 def list_images(folder: Path) -> list[Path]:
-    """List the image files in a folder and its subfolders, sorted."""
-    return sorted(file for file in folder.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    """List the image files in a folder and its subfolders, also linked ones, sorted; without hidden ones."""
+    found, entered = [], set()
+    for place, below, names in os.walk(folder, followlinks=True):
+        # A link to a folder above would never end.
+        real = os.path.realpath(place)
+        below[:] = [] if real in entered else [name for name in below if not name.startswith(".")]
+        files = [] if real in entered else [Path(place, name) for name in names if not name.startswith(".")]
+        entered.add(real)
+        found += [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+    return sorted(found)
 
 
 def list_defects(category: Path) -> list[str]:

@@ -20,7 +20,7 @@ from .pictures import make_tiles, write_picture
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 DISTANCES = {
     True: "the mean of the normal difference distribution (eq. 4) over its standard deviation",
-    False: "the root of the latent's part in the energy, averaged over the cells",
+    False: "the root of the latent's part in the energy, averaged over the image",
 }
 EPILOG = """
 --data is a folder of images (in MVTec AD's layout: its test images; the label of an image is the name of its folder) or
@@ -41,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of vae_attention")
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of vae_attention, or its folder")
     parser.add_argument("--data", type=Path, required=True, metavar="FOLDER_OR_CONFIG")
     parser.add_argument(
         "--latents", default="top8", help="top8: those furthest from normal, as many as you say; all; or 3,7 (top8)"
@@ -75,16 +75,24 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     module = load_model(arguments.ckpt_path)
     parse_latents(arguments.latents, count_latents(module))
     found = find_images(arguments.data, arguments.overrides, arguments.limit)
-    progress = tqdm(found, desc="images", disable=None)
+    progress = tqdm(found, desc="images", unit="image")
     pictures = [explain_image(module, read_pixels(image.path), arguments.latents) for image in progress]
     shown: list[dict[str, Any]] = []
     for (path, label), picture, tiles in zip(found, pictures, make_tiles(pictures), strict=True):
         name = f"{label}/{path.name}"
-        write_picture(arguments.output / label / f"{path.stem}.png", f"{name}, score {picture.score:.4f}", tiles)
+        write_picture(
+            arguments.output / label / f"{path.stem}.png", f"{name}: {picture.verdict} {picture.score:.4f}", tiles
+        )
         inlined = [{"caption": tile.caption, "source": inline(tile.pixels)} for tile in tiles]
         first = len(tiles) - len(picture.latents.number)
         groups = [inlined[:first], inlined[first:]]
-        shown.append({"name": name, "label": label, "score": picture.score, "groups": groups})
+        shown.append({
+            "name": name,
+            "label": label,
+            "score": picture.score,
+            "verdict": picture.verdict,
+            "groups": groups,
+        })
     page = arguments.output / "index.html"
     write_page(
         page,

@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import torch
 from anomalib.data import AnomalibDataModule, get_datamodule
-from anomalib.data.utils import read_image
 from omegaconf import OmegaConf
 
+from anomalib_vae_attention.common.images import read_upright
 from anomalib_vae_attention.common.mvtec_layout import IMAGE_SUFFIXES, TEST, list_images
 
 
@@ -84,14 +84,5 @@ def find_images(source: Path, overrides: Sequence[str] = (), limit: int = 20) ->
 
 
 def read_pixels(file: Path) -> torch.Tensor:
-    """Read an image as anomalib does, of shape ``(1, 3, H, W)``, from 0 to 1.
-
-    Raises:
-        OSError: If it cannot be read, naming the file.
-    """
-    try:
-        image: Any = read_image(file, as_tensor=True)
-    except (OSError, SyntaxError) as error:
-        msg = f"{file} cannot be read: {error}"
-        raise OSError(msg) from error
-    return image[None]
+    """Read an image as predictions do, of shape ``(1, 3, H, W)``, from 0 to 1; see :func:`.read_upright`."""
+    return torch.from_numpy(read_upright(file).transpose(2, 0, 1).copy())[None].float() / 255

@@ -7,21 +7,21 @@ from typing import Any, NamedTuple, cast
 import torch
 
 from anomalib_vae_attention.attention import energy_attention
+from anomalib_vae_attention.common.models import find_model
 from anomalib_vae_attention.image_vae.model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
 from anomalib_vae_attention.torch_model import VaeAttentionModel
 
 
 def load_model(checkpoint: Path) -> VaeAttention:
-    """Load a trained model from a checkpoint on the CPU, in evaluation mode.
+    """Load a trained model from a checkpoint, or the folder of one, on the CPU, in evaluation mode.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If there is none.
+        ValueError: If it is something else.
     """
-    if not checkpoint.is_file():
-        msg = f"--ckpt_path {checkpoint}: there is no such file."
-        raise FileNotFoundError(msg)
-    return cast("VaeAttention", VaeAttention.load_from_checkpoint(checkpoint, map_location="cpu").eval())
+    file = find_model(checkpoint, (".ckpt",))
+    return cast("VaeAttention", VaeAttention.load_from_checkpoint(file, map_location="cpu").eval())
 
 
 class Latents(NamedTuple):
@@ -47,8 +47,9 @@ class Picture(NamedTuple):
         image: The image as the model sees it, of shape ``(3, H, W)``, from 0 to 1.
         reconstruction: What the VAE makes of it, of the same shape; ``None`` where it decodes to no image.
         latents: What its latents look at.
-        anomaly_map: Shape ``(H, W)``, strictly between 0 and 1.
-        score: Image score, strictly between 0 and 1.
+        anomaly_map: Shape ``(H, W)``, from 0 to 1. Map, score and verdict are those of ``vae-attention predict``.
+        score: Image score, from 0 to 1.
+        verdict: ``"good"`` or ``"defective"``; empty where the model has no thresholds.
     """
 
     image: torch.Tensor
@@ -56,6 +57,7 @@ class Picture(NamedTuple):
     latents: Latents
     anomaly_map: torch.Tensor
     score: float
+    verdict: str
 
 
 def parse_latents(text: str, count: int) -> tuple[list[int], int]:
@@ -101,14 +103,17 @@ def explain_image(module: VaeAttention, image: torch.Tensor, latents: str) -> Pi
     shown = torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True)[0].clamp(0, 1)
     chosen, most = parse_latents(latents, count_latents(module))
     model = module.model
-    out = model(processed)
+    out = module(image)
+    label = out.pred_label
+    judged = label is not None and label.dtype == torch.bool
+    verdict = ("defective" if bool(label) else "good") if judged else ""
     if isinstance(model, ImageVaeModel):
         seen = model.prepare_image(processed)
         reconstruction = model.vae.decode(model.vae.posterior(seen).mean)[0].expand(3, -1, -1)
         found = _image_latents(model, seen, chosen, most)
     else:
         reconstruction, found = None, _feature_latents(model, processed, chosen, most)
-    return Picture(shown, reconstruction, found, out.anomaly_map[0, 0], float(out.pred_score))
+    return Picture(shown, reconstruction, found, out.anomaly_map[0, 0], float(out.pred_score), verdict)
 
 
 def _furthest(distance: torch.Tensor, chosen: Sequence[int], most: int) -> list[int]:

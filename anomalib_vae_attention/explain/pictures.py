@@ -7,9 +7,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
+from PIL import Image
 
 from anomalib_vae_attention.common.atomic_files import replacing
 from anomalib_vae_attention.common.pictures import heat_map
+from anomalib_vae_attention.predict.pictures import colour_map, overlay
 
 from .explainers import Picture
 
@@ -34,20 +36,27 @@ def _photograph(image: torch.Tensor) -> NDArray[np.uint8]:
     return (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
 
 
+def _anomalies(photograph: NDArray[np.uint8], picture: Picture) -> NDArray[np.uint8]:
+    """Draw the anomaly map on the image, where the model normalises it to a threshold of 0.5."""
+    coloured = colour_map(picture.anomaly_map.numpy(), 0.5)
+    return np.asarray(overlay(Image.fromarray(photograph), coloured, None, ""))
+
+
 def make_tiles(pictures: list[Picture]) -> list[list[Tile]]:
     """Make the tiles of each image: itself, its reconstruction, aggregate and anomaly map, then a map per latent.
 
-    The colours of aggregates and anomaly maps are the same for all images, those of latents relative to each other.
+    The colours of anomaly maps are those of ``vae-attention predict``, on which good parts are calm. Those of
+    aggregates are the same for all images, those of latents relative to each other.
     """
     of_aggregates = find_limits([picture.latents.aggregate for picture in pictures])
-    of_maps = find_limits([picture.anomaly_map for picture in pictures])
     every = []
     for picture in pictures:
-        tiles = [Tile("image", _photograph(picture.image))]
+        photograph = _photograph(picture.image)
+        tiles = [Tile("image", photograph)]
         if picture.reconstruction is not None:
             tiles.append(Tile("reconstruction", _photograph(picture.reconstruction)))
         tiles.append(Tile("all latents", heat_map(picture.latents.aggregate.numpy(), of_aggregates)))
-        tiles.append(Tile("anomaly map", heat_map(picture.anomaly_map.numpy(), of_maps)))
+        tiles.append(Tile("anomaly map", _anomalies(photograph, picture)))
         maps = picture.latents.maps.numpy()
         limits = float(maps.min()), float(maps.max())
         for number, distance, values in zip(picture.latents.number, picture.latents.distance, maps, strict=True):

@@ -73,7 +73,9 @@ class RestoredThresholds(LightningModule):
             if of_rates and self.post_processor is not None:
                 default, self.post_processor = self.post_processor, NormalQuantile()
                 callbacks: list[Callback] = getattr(self._trainer, "callbacks", [])
-                callbacks[:] = [self.post_processor if callback is default else callback for callback in callbacks]
+                # An engine that has run before has the one of its last model, which would judge a second time.
+                kept = [one for one in callbacks if one is default or not isinstance(one, PostProcessor)]
+                callbacks[:] = [self.post_processor if one is default else one for one in kept]
             super().on_load_checkpoint(checkpoint)
         else:
             given = self.post_processor

@@ -15,7 +15,7 @@ from PIL import Image
 from support import CASES, SIZE, Fitted, clear_error, folder, is_sound, make_engine, small_model, write_images
 
 from anomalib_vae_attention import NormalQuantile, VaeAttention
-from anomalib_vae_attention.anomalib_support.unreadable_images import require_eight_bits
+from anomalib_vae_attention.anomalib_support.unreadable_images import require_as_shown
 
 
 @st.composite
@@ -66,9 +66,9 @@ def test_image_files(picture: tuple[Image.Image, str], fitted_small: Fitted) -> 
         misread = image.mode == "F" or levels.max() > 255
         if misread:
             with pytest.raises(ValueError, match=re.escape(str(file))):
-                require_eight_bits([file])
+                require_as_shown([file])
             return
-        require_eight_bits([file])
+        require_as_shown([file])
         is_sound(fitted_small.model, read_image(file, as_tensor=True)[None])
 
 

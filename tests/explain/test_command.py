@@ -149,7 +149,7 @@ def test_folders_of_images(tmp_path: Path) -> None:
     [
         (["--latents", "0,7"], "there is no latent [7]; the model's latents are 0 to 4"),
         (["--limit", "0"], "--limit must be at least 1"),
-        (["--ckpt_path", "missing.ckpt"], "missing.ckpt: there is no such file"),
+        (["--ckpt_path", "missing.ckpt"], "There is no file or folder missing.ckpt"),
         (["--data", "missing"], "--data missing: there is no such folder"),
     ],
 )

@@ -1,0 +1,71 @@
+"""What anomalib's ``Folder`` takes without a word, though it is not what was meant."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from anomalib.data import Folder
+
+from anomalib_vae_attention.common.folders import pair_masks
+from anomalib_vae_attention.common.mvtec_layout import list_images
+
+DEFAULT_SPLIT = 0.2
+
+logger = logging.getLogger(__name__)
+
+
+def check_folder(datamodule: Any) -> None:  # noqa: ANN401
+    """Check the images of a ``Folder`` that has been set up; other data are left alone.
+
+    Raises:
+        ValueError: If masks belong to other images by their names, or images of defects or masks are learnt as normal.
+    """
+    if not isinstance(datamodule, Folder):
+        return
+    normal, abnormal, masks = (_folders(datamodule, name) for name in ("normal_dir", "abnormal_dir", "mask_dir"))
+    for name, others in (("abnormal_dir", abnormal), ("mask_dir", masks)):
+        for other in others:
+            above = [folder for folder in normal if other.is_relative_to(folder)]
+            if above:
+                msg = f"{name}={other} lies in normal_dir={above[0]}: its images would be learnt as normal. Move it."
+                raise ValueError(msg)
+    sets = [getattr(datamodule, f"{name}_data", None) for name in ("train", "val", "test")]
+    samples = [one.samples for one in sets if one is not None]
+    if len(abnormal) == len(masks) == 1:
+        _check_pairs(samples, abnormal[0], masks[0])
+    if datamodule.normal_split_ratio != DEFAULT_SPLIT:
+        logger.warning("normal_split_ratio has no effect in anomalib; test_split_ratio is what splits normal images.")
+    known = {Path(path).resolve() for table in samples for path in table.image_path}
+    below = [file for folder in (*normal, *abnormal) for file in list_images(folder)]
+    linked = [file for file in below if file.resolve() != file and file.resolve() not in known]
+    if linked:
+        logger.warning("%d images in linked folders are not seen by anomalib, such as %s.", len(linked), linked[0])
+
+
+def _folders(datamodule: Folder, name: str) -> list[Path]:
+    given: Any = getattr(datamodule, name)
+    several: Sequence[str | Path] = [given] if isinstance(given, str | Path) else given or []
+    return [(Path(datamodule.root or "") / one).resolve() for one in several]
+
+
+def _check_pairs(samples: Sequence[Any], images: Path, masks: Path) -> None:
+    """Refuse masks that belong to other images by their names; anomalib pairs them in the order of their paths."""
+    rows = [row for table in samples for row in zip(table.image_path, table.mask_path, strict=True)]
+    given = {Path(image): Path(mask) for image, mask in rows if mask}
+    right = pair_masks(_below(given, images), images, list_images(masks), masks).masks
+    wrong = [
+        (image, mask) for image, mask in given.items() if image.is_relative_to(images) and right.get(image) != mask
+    ]
+    if wrong:
+        listed = "; ".join(f"{image} with {mask}" for image, mask in wrong[:3])
+        msg = (
+            f"anomalib pairs images and masks in the order of their paths, and {len(wrong)} pairs do not belong "
+            f"together by their names: {listed}. Give masks the names and places of their images, or use "
+            "`vae-attention train`."
+        )
+        raise ValueError(msg)
+
+
+def _below(files: Iterable[Path], folder: Path) -> list[Path]:
+    return [file for file in files if file.is_relative_to(folder)]

@@ -1,0 +1,57 @@
+"""Reading an image file as a person sees it, or saying why that cannot be done."""
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+UNREADABLE = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+"""What Pillow raises for files that it cannot read; the last for more than twice ``Image.MAX_IMAGE_PIXELS``."""
+ORIENTATION = 0x0112
+"""The EXIF tag that says how a camera was held; 1 is upright."""
+
+
+def why_misread(image: Image.Image) -> str | None:
+    """Say why an opened image would be read as something else than it shows, or return ``None``.
+
+    Only its header is read, unless it has more than 8 bits per channel.
+    """
+    pages = getattr(image, "n_frames", 1)
+    # Photographs of phones have a second picture, of depth or for preview.
+    if pages > 1 and image.format != "MPO":
+        return f"it has {pages} pages or frames, of which only the first would be seen: save one image per file"
+    if image.mode.startswith(("I", "F")):
+        levels = np.asarray(image)
+        if image.mode.startswith("F") or levels.min() < 0 or levels.max() > 255:
+            return (
+                f"it has levels from {levels.min()} to {levels.max()} (Pillow's mode {image.mode}), of which none "
+                "beyond 0 to 255 and no fractions are read: convert the images to 8 bits per channel, all by the same "
+                "scale"
+            )
+    return None
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Say whether an opened image is stored turned or mirrored, and its EXIF data say how to show it."""
+    return image.getexif().get(ORIENTATION, 1) not in {0, 1}
+
+
+def read_upright(file: Path) -> NDArray[np.uint8]:
+    """Read an image as it is meant to be seen: turned as its EXIF data say, grey and transparent ones as colours.
+
+    Returns:
+        Pixels of shape ``(H, W, 3)``.
+
+    Raises:
+        OSError: If it cannot be read, or would be read wrongly; the message names the file.
+    """
+    try:
+        with Image.open(file) as image:
+            reason = why_misread(image)
+            if reason is None:
+                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except UNREADABLE as error:
+        reason = str(error)
+    msg = f"{file} cannot be read: {reason}"
+    raise OSError(msg)

@@ -1,0 +1,1 @@
+"""The command ``vae-attention predict``: verdicts, pictures and a report from a trained or exported model."""

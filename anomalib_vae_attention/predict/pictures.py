@@ -1,0 +1,105 @@
+"""Pictures of predictions: in the image's own shape, with a colour scale that means the same in all of them."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from anomalib.visualization.image.functional import add_text_to_image
+from matplotlib import colormaps
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import find_objects, label
+
+from anomalib_vae_attention.common.pictures import outline
+
+from .models import WHOLE, Box
+
+LONGEST = 768
+"""Pixels of the longer side of a picture."""
+BELOW, ABOVE = 0.03, 0.04
+"""How far below and above the threshold of map pixels colours begin and end. Good parts lie mostly further below."""
+STRONGEST = 0.75
+"""Opacity of the strongest colour."""
+
+
+def colour_scale() -> NDArray[np.uint8]:
+    """Return the 256 colours from :data:`BELOW` to :data:`ABOVE` a threshold: red, green, blue and opacity.
+
+    A value far below the threshold is left without colour, so that good parts look like their photograph. The same
+    colour means the same in all pictures of a model: nothing depends on the other values of an image.
+    """
+    height = np.linspace(0, 1, 256)
+    colours = np.array(colormaps["YlOrRd"](0.15 + 0.85 * height, bytes=True))
+    colours[:, 3] = np.round(255 * STRONGEST * np.clip(1.5 * height, 0, 1) ** 1.5)
+    return colours
+
+
+class Region(NamedTuple):
+    """The largest defect of an image, in its pixels: left and top edge, width, height, and area."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    area: int
+
+
+def largest_region(mask: NDArray[np.bool_], size: tuple[int, int], seen: Box = WHOLE) -> Region | None:
+    """Find the largest connected region of a mask ``(h, w)``, as a part of an image of a width and height."""
+    labels, count = label(mask, structure=np.ones((3, 3)))
+    if not count:
+        return None
+    areas = np.bincount(labels.flat)[1:]
+    rows, columns = find_objects(labels)[int(areas.argmax())]
+    left, top, right, bottom = place(size, seen)
+    across, down = (right - left) / mask.shape[1], (bottom - top) / mask.shape[0]
+    x, y = round(left + columns.start * across), round(top + rows.start * down)
+    width, height = round((columns.stop - columns.start) * across), round((rows.stop - rows.start) * down)
+    return Region(x, y, max(width, 1), max(height, 1), max(round(int(areas.max()) * across * down), 1))
+
+
+def place(size: tuple[int, int], seen: Box) -> tuple[int, int, int, int]:
+    """Return the part of an image of a width and height that its map shows: left, top, right and bottom pixel."""
+    width, height = size
+    left, top, right, bottom = seen
+    return round(left * width), round(top * height), round(right * width), round(bottom * height)
+
+
+def colour_map(anomaly_map: NDArray[np.float32], threshold: float) -> Image.Image:
+    """Colour a map ``(h, w)`` by :func:`colour_scale`: a picture of 256 colours with opacity."""
+    height = (anomaly_map - threshold + BELOW) / (BELOW + ABOVE)
+    picture = Image.fromarray(np.round(np.clip(height, 0, 1) * 255).astype(np.uint8)).convert("P")
+    picture.putpalette(colour_scale().tobytes(), "RGBA")
+    return picture
+
+
+def shrink(pixels: NDArray[np.uint8]) -> Image.Image:
+    """Make a photograph ``(H, W, 3)`` no larger than :data:`LONGEST`, in its own shape."""
+    picture = Image.fromarray(pixels)
+    picture.thumbnail((LONGEST, LONGEST), reducing_gap=2.0)
+    return picture
+
+
+def overlay(
+    photograph: Image.Image, coloured: Image.Image, mask: NDArray[np.bool_] | None, title: str, seen: Box = WHOLE
+) -> Image.Image:
+    """Draw a map, the outline of a mask ``(h, w)`` and a title, where there are any, on a photograph."""
+    left, top, right, bottom = place(photograph.size, seen)
+    inside = (max(right - left, 1), max(bottom - top, 1))
+    layer = Image.new("RGBA", photograph.size)
+    layer.paste(coloured.convert("RGBA").resize(inside, Image.Resampling.BILINEAR), (left, top))
+    picture = Image.alpha_composite(photograph.convert("RGBA"), layer).convert("RGB")
+    if mask is not None:
+        drawn = Image.new("L", photograph.size)
+        drawn.paste(Image.fromarray(mask.astype(np.uint8) * 255).resize(inside, Image.Resampling.NEAREST), (left, top))
+        picture = Image.fromarray(outline(np.asarray(picture), np.asarray(drawn) > 0))
+    if not title:
+        return picture
+    size = max(9, min(picture.width // (len(title) * 2 // 3 + 1), picture.height // 12, 32))
+    return add_text_to_image(picture, title, size=size, position=(size // 2, size // 3))
+
+
+def write(picture: Image.Image, file: Path) -> None:
+    """Write a picture, and the folders above it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(file, quality=85)

@@ -1,0 +1,154 @@
+"""The folder of a run of predictions: its table, its pictures, and where an interrupted one goes on."""
+
+import csv
+import hashlib
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from anomalib_vae_attention.common.atomic_files import read_json, replacing, write_json
+
+from .inputs import Input
+
+TABLE, REPORT, RUN = "predictions.csv", "report.html", "run.json"
+OVERLAYS, PARTS = "pictures", "report_files"
+"""Folders of what people look at, and of what the report is made of."""
+COLUMNS = (
+    "path",
+    "score",
+    "label",
+    "threshold",
+    "defect_x",
+    "defect_y",
+    "defect_width",
+    "defect_height",
+    "defect_area",
+    "truth",
+    "error",
+    "name",
+    "bytes",
+    "modified",
+)
+"""Columns of the table: label is good, defective or error; pixels count from the left top corner; the last three are
+what the run is resumed by."""
+GOOD, DEFECTIVE, ERROR = "good", "defective", "error"
+
+
+def fingerprint(file: Path) -> str:
+    """Return the SHA-256 of a model's file, and of the weights beside it."""
+    digest = hashlib.sha256()
+    for part in (file, file.with_suffix(".bin")):
+        if part.is_file():
+            digest.update(part.read_bytes())
+    return digest.hexdigest()
+
+
+class Results:
+    """The folder that a run writes to, which is its own: another model's is refused, the same model's is continued.
+
+    To be used in a ``with`` statement, which keeps other processes out.
+
+    Args:
+        folder: The folder; it is made if it is missing.
+        model: The model's file.
+
+    Raises:
+        ValueError: If the folder holds something else, or another process writes to it.
+    """
+
+    def __init__(self, folder: Path, model: Path) -> None:
+        self.folder, self.table = folder, folder / TABLE
+        told = {"model": str(model.resolve()), "sha256": fingerprint(model)}
+        before = read_json(folder / RUN)
+        if before is None and folder.exists() and any(folder.iterdir()):
+            msg = f"--output {folder}: the folder holds files that are no predictions. Choose another."
+            raise ValueError(msg)
+        if before is not None and before["sha256"] != told["sha256"]:
+            msg = f"--output {folder}: it holds predictions of another model, {before['model']}. Choose another folder."
+            raise ValueError(msg)
+        write_json(folder / RUN, told)
+        self._lock = filelock.FileLock(folder / ".lock", timeout=0)
+        self.rows: dict[str, dict[str, Any]] = {}
+
+    def __enter__(self) -> "Results":
+        """Keep others out, and read what is there."""
+        try:
+            self._lock.acquire()
+        except filelock.Timeout as error:
+            msg = f"--output {self.folder}: another process writes to it."
+            raise ValueError(msg) from error
+        self.rows = {row["path"]: row for row in read_rows(self.table)}
+        # The rest of a line that a kill cut off must not become part of the next one.
+        self._rewrite()
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        """Let others in."""
+        self._lock.release()
+
+    def is_done(self, one: Input) -> bool:
+        """Say whether an image has its row, and is still the file that it was."""
+        row = self.rows.get(str(one.path))
+        return row is not None and (row["bytes"], row["modified"]) == stamp(one.path)
+
+    def named(self, inputs: Iterable[Input]) -> list[Input]:
+        """Give images names that no other image of the folder has."""
+        taken = {row["name"]: path for path, row in self.rows.items()}
+        chosen = []
+        for one in inputs:
+            name, count = one.name, 1
+            while taken.setdefault(name, str(one.path)) != str(one.path):
+                count += 1
+                name = f"{count}/{one.name}"
+            chosen.append(one._replace(name=name))
+        return chosen
+
+    def append(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Add rows to the table."""
+        added = {row["path"]: row for row in rows}
+        self.rows |= added
+        with self.table.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            file.write(_to_text(added.values()))
+
+    def finish(self) -> list[dict[str, Any]]:
+        """Write the table whole, a row per image, and return its rows."""
+        self._rewrite()
+        return list(self.rows.values())
+
+    def _rewrite(self) -> None:
+        with replacing(self.table) as temporary:
+            text = _to_text([dict(zip(COLUMNS, COLUMNS, strict=True)), *self.rows.values()])
+            temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+
+
+def _to_text(rows: Iterable[dict[str, Any]]) -> str:
+    text = io.StringIO()
+    csv.DictWriter(text, COLUMNS, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def read_rows(table: Path) -> list[dict[str, Any]]:
+    """Read the whole rows of a table of predictions, the later one of an image that has several."""
+    if not table.is_file():
+        return []
+    text = table.read_bytes().decode("utf-8", errors="surrogateescape")
+    rows = csv.DictReader(io.StringIO(text[: text.rfind("\n") + 1], newline=""))
+    return [_typed(row) for row in rows if None not in row and None not in row.values()]
+
+
+def _typed(row: dict[str, Any]) -> dict[str, Any]:
+    numbers = {name: float(row[name]) if row[name] else None for name in ("score", "threshold")}
+    whole = [name for name in COLUMNS if name.startswith("defect_")] + ["bytes", "modified"]
+    return {**row, **numbers, **{name: int(row[name]) if row[name] else None for name in whole}}
+
+
+def stamp(file: Path) -> tuple[int, int]:
+    """Return the size in bytes and the time of change, in nanoseconds, of a file; zeros where there is none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return 0, 0
+    return status.st_size, status.st_mtime_ns

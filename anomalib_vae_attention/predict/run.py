@@ -1,0 +1,141 @@
+"""A run of predictions: images in, rows and pictures out, each image once."""
+
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from anomalib_vae_attention.common.machine import cores
+
+from .inputs import Input, Read, read_ahead
+from .models import Model, Verdicts, judge
+from .pictures import Region, colour_map, largest_region, overlay, shrink, write
+from .report import write_report
+from .results import DEFECTIVE, ERROR, GOOD, OVERLAYS, PARTS, REPORT, Results, stamp
+
+Row = dict[str, Any]
+BATCH_SIZE = 8
+
+
+def predict(
+    model: Model, inputs: Sequence[Input], folder: Path, title: str, note: str = "", batch_size: int = BATCH_SIZE
+) -> list[Row]:
+    """Predict images that have no row yet in a folder, and write its table, pictures and report.
+
+    Args:
+        model: The model.
+        inputs: The images, each once.
+        folder: Where everything is written; an interrupted run goes on there.
+        title: Heading of the report.
+        note: What else the report says under it.
+        batch_size: Most images of a batch.
+
+    Returns:
+        The rows of these images, in their order; see :data:`.COLUMNS`.
+
+    Raises:
+        ValueError: If the folder belongs to another run; see :class:`Results`.
+    """
+    with Results(folder, model.file) as results, ThreadPoolExecutor(min(4, cores())) as pool:
+        named = results.named(inputs)
+        left = [one for one in named if not results.is_done(one)]
+        progress = tqdm(total=len(named), initial=len(named) - len(left), desc="images", unit="image")
+        written: list[tuple[Row, Future[None] | None]] = []
+        for read in read_ahead(left, pool, batch_size):
+            rows = _judge_batch(model, read, folder, pool)
+            # A row is added when its pictures are there; meanwhile the next batch was judged.
+            results.append(_finished(written))
+            written = rows
+            progress.update(len(rows))
+        results.append(_finished(written))
+        progress.close()
+        rows_of = {row["path"]: row for row in results.finish()}
+        write_report(folder / REPORT, list(rows_of.values()), model.thresholds[0], title, note)
+        return [rows_of[str(one.path)] for one in named]
+
+
+def _judge_batch(
+    model: Model, read: Read, folder: Path, pool: ThreadPoolExecutor
+) -> list[tuple[Row, Future[None] | None]]:
+    """Judge a batch, and have its pictures written; what cannot be judged is an error in its row."""
+    if read.error:
+        return [(_row(model, one, error=read.error), None) for one in read.inputs]
+    try:
+        verdicts = judge(model, read.pixels)
+    except Exception as problem:  # noqa: BLE001 - what a runtime raises is its own
+        if len(read.inputs) == 1:
+            return [(_row(model, read.inputs[0], error=f"it cannot be judged: {problem}"), None)]
+        singles = [Read([one], [pixels]) for one, pixels in zip(read.inputs, read.pixels, strict=True)]
+        return [pair for single in singles for pair in _judge_batch(model, single, folder, pool)]
+    pairs: list[tuple[Row, Future[None] | None]] = []
+    for index, (one, pixels) in enumerate(zip(read.inputs, read.pixels, strict=True)):
+        single = Verdicts(*(values[index] for values in verdicts))
+        seen = model.seen(*pixels.shape[:2])
+        size = (pixels.shape[1], pixels.shape[0])
+        region = largest_region(single.mask, size, seen) if single.defective else None
+        row = _row(model, one, single, region)
+        pairs.append((row, pool.submit(_draw, folder, model, row, one.true_mask, pixels, single)))
+    return pairs
+
+
+def _finished(written: Sequence[tuple[Row, Future[None] | None]]) -> list[Row]:
+    """Wait for pictures, and return the rows; an error of the disk ends the run."""
+    for _, future in written:
+        if future is not None:
+            future.result()
+    return [row for row, _ in written]
+
+
+def _row(
+    model: Model, one: Input, verdict: Verdicts | None = None, region: Region | None = None, error: str = ""
+) -> Row:
+    label = ERROR if verdict is None else DEFECTIVE if verdict.defective else GOOD
+    size, modified = stamp(one.path)
+    return {
+        "path": str(one.path),
+        "score": None if verdict is None else round(float(verdict.score), 6),
+        "label": label,
+        "threshold": model.thresholds[0],
+        **{f"defect_{name}": getattr(region, name, None) for name in Region._fields},
+        "truth": "" if one.defective is None else DEFECTIVE if one.defective else GOOD,
+        "error": error,
+        "name": one.name,
+        "bytes": size,
+        "modified": modified,
+    }
+
+
+def _draw(
+    folder: Path, model: Model, row: Row, true_mask: Path | None, pixels: NDArray[np.uint8], verdict: Verdicts
+) -> None:
+    """Write the pictures of an image: the overlay for people, and the parts that the report puts together."""
+    seen = model.seen(*pixels.shape[:2])
+    photograph, coloured = shrink(pixels), colour_map(verdict.anomaly_map, model.thresholds[1])
+    mask = verdict.mask if verdict.defective else None
+    title = f"{row['label']}  {row['score']:.3f}"
+    write(overlay(photograph, coloured, mask, title, seen), folder / OVERLAYS / f"{row['name']}.jpg")
+    part = folder / PARTS / row["name"]
+    write(photograph, part.with_name(f"{part.name}.jpg"))
+    write(_whole(coloured, seen), part.with_name(f"{part.name}.map.png"))
+    if true_mask is not None:
+        with Image.open(true_mask) as opened:
+            truth = np.asarray(opened.convert("L").resize(photograph.size, Image.Resampling.NEAREST)) > 0
+        picture = Image.fromarray(np.where(truth, 1, 0).astype(np.uint8)).convert("P")
+        picture.putpalette([0, 0, 0, 0, 0, 190, 255, 150], "RGBA")
+        write(picture, part.with_name(f"{part.name}.mask.png"))
+
+
+def _whole(coloured: Image.Image, seen: tuple[float, float, float, float]) -> Image.Image:
+    """Put the map of a cropped image at its place in the whole one."""
+    left, top, right, bottom = seen
+    if (left, top, right, bottom) == (0, 0, 1, 1):
+        return coloured
+    size = (round(coloured.width / (right - left)), round(coloured.height / (bottom - top)))
+    whole = Image.new("RGBA", size)
+    whole.paste(coloured.convert("RGBA"), (round(left * size[0]), round(top * size[1])))
+    return whole

@@ -1,0 +1,144 @@
+"""The command ``vae-attention train``: learn from a folder of good parts, and say what came of it."""
+
+import argparse
+import logging
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sklearn.metrics import roc_auc_score
+
+from anomalib_vae_attention.common.folders import kind_of
+from anomalib_vae_attention.predict.inputs import Input
+from anomalib_vae_attention.predict.models import load_model
+from anomalib_vae_attention.predict.results import DEFECTIVE, ERROR, GOOD, OVERLAYS, REPORT, TABLE
+from anomalib_vae_attention.predict.run import predict
+
+from .fit import fit, lowest_rate
+from .parts import Parts, describe, find_parts
+
+TESTED = "test"
+"""Folder, in that of the training, of the verdicts on images that were not learnt."""
+GENERIC = {"train", "test", "images", "data"}
+EPILOG = """
+FOLDER holds good images, or folders called good, defective and masks (or train/good, test and ground_truth, as in
+MVTec AD). A fifth of the good images is not learnt: thresholds are taken from their scores. Defective images are
+never learnt; the model is tested on them.
+
+examples:
+  vae-attention train good_parts
+  vae-attention train line3 --good ok --defective "nok" --masks masks --false_positive_rate 0.02
+"""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of the command's arguments."""
+    parser = argparse.ArgumentParser(
+        prog="vae-attention train",
+        description="Learn what good parts look like: a model with thresholds, tested, with a report.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", type=Path, help="folder of images, or of folders of images")
+    parser.add_argument("--output", type=Path, help="folder to write to, which must be new (results/NAME)")
+    parser.add_argument("--good", type=Path, help="folder of good images (found by its name)")
+    parser.add_argument("--defective", type=Path, help="folder of defective images (found by its name)")
+    parser.add_argument("--masks", type=Path, help="folder of masks of the defective images (found by its name)")
+    parser.add_argument(
+        "--false_positive_rate",
+        type=float,
+        help="share of good parts that may be called defective (as low as the images can keep, 0.01 at best)",
+    )
+    return parser
+
+
+def choose_folder(given: Path | None, source: Path) -> Path:
+    """Return the folder to write to: a new one, named after the source.
+
+    Raises:
+        ValueError: If the folder that was named has files in it.
+    """
+    if given is not None:
+        if given.exists() and any(given.iterdir()):
+            msg = f"--output {given}: the folder is not empty. Choose a new one."
+            raise ValueError(msg)
+        return given
+    names = [part for part in source.resolve().parts if part.lower() not in GENERIC and kind_of(part) is None]
+    name, number = names[-1] if len(names) > 1 else "parts", 1
+    folder = Path("results") / name
+    while folder.exists():
+        number += 1
+        folder = Path("results") / f"{name}-{number}"
+    return folder
+
+
+def to_test(parts: Parts, held_out: Sequence[Path]) -> list[Input]:
+    """Return the images that the model has not learnt, named by what they are and where they lie."""
+    tested = {GOOD: parts.good_test or list(held_out), DEFECTIVE: parts.defective}
+    inputs = []
+    for kind, files in tested.items():
+        above = _common_folder(files)
+        for file in files:
+            name = f"{kind}/{file.relative_to(above).as_posix()}"
+            inputs.append(Input(file.absolute(), name, kind == DEFECTIVE, parts.pairs.masks.get(file)))
+    return inputs
+
+
+def _common_folder(files: Sequence[Path]) -> Path:
+    return next(
+        (above for above in (files[0].parents if files else ()) if all(file.is_relative_to(above) for file in files)),
+        Path(),
+    )
+
+
+def measure(rows: Sequence[dict[str, Any]]) -> str:
+    """Say how well the scores tell good images from defective ones, as far as there are both."""
+    judged = [row for row in rows if row["label"] != ERROR]
+    truth = [row["truth"] == DEFECTIVE for row in judged]
+    if not any(truth) or all(truth):
+        return "image AUROC: undefined, for it takes good and defective images to test on"
+    alarms = sum(row["label"] == DEFECTIVE for row in judged if row["truth"] == GOOD)
+    missed = sum(row["label"] == GOOD for row in judged if row["truth"] == DEFECTIVE)
+    auroc = roc_auc_score(truth, [row["score"] for row in judged])
+    return (
+        f"image AUROC: {auroc:.4f} (1 is perfect)\n"
+        f"missed: {missed} of {sum(truth)} defective images\n"
+        f"false alarms: {alarms} of {len(truth) - sum(truth)} good images"
+    )
+
+
+def run(given: argparse.Namespace) -> None:
+    """Train, test, and print what there is to know."""
+    parts = find_parts(given.folder, given.good, given.defective, given.masks)
+    folder = choose_folder(given.output, given.folder)
+    print(describe(parts), flush=True)
+    checkpoint, held_out, thresholds = fit(parts.good, folder, given.false_positive_rate)
+    rate = max(thresholds.false_positive_rate, 1 / (len(held_out) + 1))
+    note = (
+        f"Learnt from {len(parts.good) - len(held_out)} good images. The threshold was taken from {len(held_out)} "
+        f"others: of new good parts like these, at most {100 * rate:.1f} % are called defective."
+    )
+    if not parts.good_test:
+        note += f"\nThe good images below are these {len(held_out)}."
+    rows = predict(load_model(checkpoint), to_test(parts, held_out), folder / TESTED, f"Test of {folder.name}", note)
+    print(f"\n{note}")
+    if rate > lowest_rate(10**6) and given.false_positive_rate is None:
+        print("More good images keep a lower rate: 500 keep 1 %.")
+    print(measure(rows))
+    tested = folder / TESTED
+    print(f"model    {checkpoint}\ntable    {tested / TABLE}\npictures {tested / OVERLAYS}\nreport   {tested / REPORT}")
+    print(f"next     vae-attention predict {shlex.quote(str(checkpoint))} NEW_IMAGES")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; return its exit code, 1 where something is wrong, which is printed."""
+    given = make_parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s")
+    try:
+        run(given)
+    except (OSError, ValueError) as error:
+        print(f"vae-attention train: {error}", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,86 @@
+"""Fitting the default model to good images, with anomalib's engine."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from anomalib.data import AnomalibDataset, ImageItem
+from anomalib.engine import Engine
+from torch.utils.data import DataLoader
+from torchvision.transforms.v2 import Resize
+
+from anomalib_vae_attention.common.images import read_upright
+from anomalib_vae_attention.fit.held_out_images import HeldOut
+from anomalib_vae_attention.lightning_model import VaeAttention
+from anomalib_vae_attention.thresholds.normal_quantile import NormalQuantile
+
+LOWEST_RATE = 0.01
+"""False-positive rate where there are enough images to keep it."""
+BATCH_SIZE = 16
+
+
+class GoodImages(AnomalibDataset):
+    """Good images, read as predictions read them: turned as their EXIF data say, whatever their folders are called.
+
+    Args:
+        files: Their files.
+        resize: What brings them to one size.
+    """
+
+    reads_upright = True
+
+    def __init__(self, files: Sequence[Path], resize: Resize) -> None:
+        super().__init__(augmentations=resize)
+        self._resize = resize
+        table = pd.DataFrame({"image_path": [str(file) for file in files], "split": "train", "label_index": 0})
+        table["mask_path"] = ""
+        table.attrs["task"] = "classification"
+        self.samples = table
+
+    def __getitem__(self, index: int) -> ImageItem:
+        """Read an image."""
+        path = str(self.samples.iloc[index].image_path)
+        image = torch.from_numpy(read_upright(Path(path)).transpose(2, 0, 1).copy()).float() / 255
+        return ImageItem(image=self._resize(image), gt_label=torch.tensor(0), image_path=path)
+
+
+class RunEngine(Engine):
+    """anomalib's engine, but that a run writes straight into the folder that it is given: no versions, no links."""
+
+    def _setup_workspace(self, *_args: Any, **_options: Any) -> None:  # noqa: ANN401
+        """Leave the folder as it is."""
+
+
+def lowest_rate(count: int) -> float:
+    """Return the lowest false-positive rate that a number of held-out images can keep; not below a per cent."""
+    return max(LOWEST_RATE, 1 / (count + 1))
+
+
+def fit(files: Sequence[Path], folder: Path, rate: float | None) -> tuple[Path, list[Path], NormalQuantile]:
+    """Fit the default model, and write its checkpoint.
+
+    Args:
+        files: Good images, two or more.
+        folder: Where the checkpoint is written, ``model.ckpt``.
+        rate: False-positive rate of images; for ``None`` that of :func:`lowest_rate`.
+
+    Returns:
+        The checkpoint, the images that thresholds were taken from, and the thresholds.
+    """
+    thresholds = NormalQuantile(LOWEST_RATE if rate is None else rate)
+    model = VaeAttention(post_processor=thresholds, visualizer=False)
+    pre_processor: Any = model.pre_processor
+    resize = next(step for step in pre_processor.transform.transforms if isinstance(step, Resize))
+    loader = DataLoader(dataset := GoodImages(files, resize), BATCH_SIZE, collate_fn=dataset.collate_fn)
+    held_out = sorted(Path(file) for file in HeldOut(loader, thresholds.held_out).files)
+    if rate is None:
+        thresholds.false_positive_rate = thresholds.pixel_false_positive_rate = lowest_rate(len(held_out))
+    engine = RunEngine(default_root_dir=folder, logger=False, enable_model_summary=False)
+    engine.fit(model, train_dataloaders=loader)
+    checkpoint = folder / "model.ckpt"
+    Path(str(engine.best_model_path)).replace(checkpoint)
+    for emptied in (folder / "weights" / "lightning", folder / "weights"):
+        emptied.rmdir()
+    return checkpoint, held_out, thresholds

@@ -1,0 +1,185 @@
+"""What there is to train and test on in a folder: good parts, defective ones and masks, by the names of folders."""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from anomalib_vae_attention.common.folders import NAMES, Pairs, kind_of, pair_masks
+from anomalib_vae_attention.common.images import UNREADABLE, is_turned, why_misread
+from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
+
+
+class Parts(NamedTuple):
+    """The images of a training.
+
+    Attributes:
+        good: Good images to learn from.
+        good_test: Good images to test on only.
+        defective: Defective images, to test on.
+        pairs: The masks of these.
+        left_out: Files that are not used, with the reason.
+        remarks: What is worth knowing of those that are used.
+    """
+
+    good: list[Path]
+    good_test: list[Path]
+    defective: list[Path]
+    pairs: Pairs
+    left_out: dict[Path, str]
+    remarks: list[str]
+
+
+def find_parts(
+    folder: Path, good: Path | None = None, defective: Path | None = None, masks: Path | None = None
+) -> Parts:
+    """Find the images of a training by the names of folders, or in the folders that are named.
+
+    A folder of images is taken for good ones. Otherwise ``good``, ``defective`` and ``masks``, or names that mean the
+    same, are looked for in it, and MVTec AD's layout: ``train/good``, ``test`` and ``ground_truth``.
+
+    Args:
+        folder: The folder.
+        good: Folder of the good images, absolute or in ``folder``.
+        defective: Folder of the defective images, likewise.
+        masks: Folder of the masks, likewise.
+
+    Raises:
+        FileNotFoundError: If a folder is not there.
+        ValueError: If there are fewer than two good images that can be read, or the names are ambiguous.
+    """
+    if not folder.is_dir():
+        msg = f"There is no folder {folder}."
+        raise FileNotFoundError(msg)
+    train = folder / "train" if (folder / "train").is_dir() else folder
+    chosen = {
+        "good": _named(folder, good, "--good") or _by_name(train, "good"),
+        "defective": _named(folder, defective, "--defective") or _by_name(folder, "defective"),
+        "masks": _named(folder, masks, "--masks") or _by_name(folder, "masks"),
+    }
+    test = folder / TEST
+    good_test = _by_name(test, "good") if test.is_dir() else None
+    images = chosen["defective"] or (test if good_test else None)
+    others = [
+        place for place in (chosen["defective"], chosen["masks"], good_test, test if good_test else None) if place
+    ]
+    good_root = chosen["good"] or folder
+    found = {
+        "good": _outside(list_images(good_root), good_root, others),
+        "good_test": list_images(good_test) if good_test else [],
+        "defective": _outside(list_images(images), images, [chosen["masks"], good_test]) if images else [],
+    }
+    left_out: dict[Path, str] = {}
+    remarks = [
+        f"{other} lies in {good_root}: its images are not learnt" for other in others if _inside(other, good_root)
+    ]
+    usable = {name: _usable(files, left_out, remarks) for name, files in found.items()}
+    if len(usable["good"]) < 2:
+        below = ", ".join(sorted(one.name for one in folder.iterdir() if one.is_dir())) or "none"
+        msg = (
+            f"{good_root} holds {len(usable['good'])} good images that can be read, but two are the least. Name the "
+            f"folder of good images with --good; known names are {', '.join(NAMES['good'].split())}. Folders in "
+            f"{folder}: {below}."
+        )
+        raise ValueError(msg)
+    pairs = Pairs({}, [], [])
+    if chosen["masks"] and images:
+        pairs = pair_masks(usable["defective"], images, list_images(chosen["masks"]), chosen["masks"])
+        remarks += doubtful_masks(pairs.masks.values())
+    return Parts(usable["good"], usable["good_test"], usable["defective"], pairs, left_out, remarks)
+
+
+def _named(folder: Path, given: Path | None, argument: str) -> Path | None:
+    if given is None:
+        return None
+    place = folder / given if (folder / given).is_dir() else given
+    if not place.is_dir():
+        msg = f"{argument} {given}: there is no such folder, neither here nor in {folder}."
+        raise FileNotFoundError(msg)
+    return place
+
+
+def _by_name(folder: Path, kind: str) -> Path | None:
+    """Find the one folder in a folder whose name says what lies in it."""
+    known = sorted(one for one in folder.iterdir() if one.is_dir() and kind_of(one.name) == kind)
+    if len(known) > 1:
+        msg = f"{folder}: {' and '.join(one.name for one in known)} may both be {kind}. Name one with --{kind}."
+        raise ValueError(msg)
+    return known[0] if known else None
+
+
+def _inside(place: Path, folder: Path) -> bool:
+    return place.resolve() != folder.resolve() and place.resolve().is_relative_to(folder.resolve())
+
+
+def _outside(files: Iterable[Path], root: Path, others: Sequence[Path | None]) -> list[Path]:
+    """Leave out the files of folders that lie in a folder but are something else."""
+    below = [other.resolve() for other in others if other is not None and _inside(other, root)]
+    return [file for file in files if not any(file.resolve().is_relative_to(other) for other in below)]
+
+
+def _usable(files: Iterable[Path], left_out: dict[Path, str], remarks: list[str]) -> list[Path]:
+    """Keep the images that can be read, and note the others and what is strange."""
+    kept, turned = [], 0
+    for file in files:
+        try:
+            with Image.open(file) as image:
+                reason = why_misread(image)
+                turned += is_turned(image)
+        except UNREADABLE as error:
+            reason = str(error)
+        if reason:
+            left_out[file] = reason
+        else:
+            kept.append(file)
+    if turned:
+        remarks.append(f"{turned} images in {kept[0].parent if kept else '?'} are turned as their EXIF data say")
+    return kept
+
+
+def doubtful_masks(masks: Iterable[Path]) -> list[str]:
+    """Warn of masks that hold more than 0 and one other level: noise of JPEG, or transparency, counts as defect."""
+    warnings = []
+    for mask in masks:
+        with Image.open(mask) as image:
+            levels = np.unique(np.asarray(image.convert("L")))
+            transparent = "A" in image.getbands()
+        if transparent or len(levels) > 2:
+            what = "transparency, which is ignored" if transparent else f"{len(levels)} levels: any above 0 is defect"
+            warnings.append(f"the mask {mask} has {what}; save masks as black and white PNG")
+    return warnings if len(warnings) < 4 else [*warnings[:3], f"and {len(warnings) - 3} more masks like these"]
+
+
+def describe(parts: Parts) -> str:
+    """Say what was found, in lines to read before the training starts."""
+    lines = [f"good images to learn from: {len(parts.good)} ({_sizes(parts.good)})"]
+    if parts.good_test:
+        lines.append(f"good images to test on: {len(parts.good_test)} ({_sizes(parts.good_test)})")
+    if parts.defective:
+        lines.append(f"defective images to test on: {len(parts.defective)} ({_sizes(parts.defective)})")
+        lines.append(f"masks paired by name: {len(parts.pairs.masks)}")
+    if parts.pairs.masks and parts.pairs.missing:
+        lines.append(f"defective images without a mask: {_some(parts.pairs.missing)}")
+    if parts.pairs.surplus:
+        lines.append(f"masks without an image: {_some(parts.pairs.surplus)}")
+    lines += [f"left out: {file}: {reason}" for file, reason in parts.left_out.items()]
+    return "\n".join([*lines, *parts.remarks])
+
+
+def _some(files: Sequence[Path]) -> str:
+    more = f" and {len(files) - 5} more" if len(files) > 5 else ""
+    return f"{len(files)}: {', '.join(str(file) for file in files[:5])}{more}"
+
+
+def _sizes(files: Iterable[Path]) -> str:
+    """Say which sizes and modes images have, the commonest first."""
+    kinds: Counter[str] = Counter()
+    for file in files:
+        with Image.open(file) as image:
+            kinds[f"{image.width}x{image.height} {image.mode}"] += 1
+    most = kinds.most_common(3)
+    rest = len(kinds) - len(most)
+    return ", ".join(kind for kind, _ in most) + (f" and {rest} other sizes" if rest else "")

@@ -1,0 +1,64 @@
+"""Folders that anomalib takes without a word, though they are not what was meant."""
+
+import logging
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from support import folder, make_engine, small_model, write_images
+
+from anomalib_vae_attention.anomalib_support.folder_checks import check_folder
+from anomalib_vae_attention.anomalib_support.unreadable_images import require_as_shown
+
+
+def masks(root: Path, *names: str) -> None:
+    (root / "masks").mkdir()
+    for name in names:
+        Image.fromarray(np.full((64, 64), 255, np.uint8)).save(root / "masks" / name)
+
+
+def checked(root: Path, **options: object) -> None:
+    datamodule = folder(root, **options)
+    datamodule.setup()
+    check_folder(datamodule)
+
+
+def test_wrong_pairs_are_refused_by_name(tmp_path: Path) -> None:
+    """anomalib takes 1.png with 11.png: 1 is in 11."""
+    write_images(tmp_path)
+    masks(tmp_path, "0.png", "1_mask.png")
+    checked(tmp_path, mask_dir="masks")
+    (tmp_path / "masks" / "1_mask.png").rename(tmp_path / "masks" / "11.png")
+    with pytest.raises(ValueError, match=r"1 pairs do not belong.*1\.png with .*11\.png"):
+        make_engine(tmp_path / "results").fit(model=small_model(), datamodule=folder(tmp_path, mask_dir="masks"))
+
+
+def test_defects_within_the_good_folder_are_refused(tmp_path: Path) -> None:
+    write_images(tmp_path)
+    (tmp_path / "bad").rename(tmp_path / "good" / "bad")
+    with pytest.raises(ValueError, match=r"abnormal_dir=.*lies in normal_dir"):
+        checked(tmp_path, abnormal_dir="good/bad")
+
+
+def test_what_has_no_effect_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_images(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    Image.new("RGB", (64, 64)).save(tmp_path / "elsewhere" / "9.png")
+    (tmp_path / "good" / "linked").symlink_to(tmp_path / "elsewhere")
+    with caplog.at_level(logging.WARNING):
+        checked(tmp_path, normal_split_ratio=0.4)
+    assert "normal_split_ratio has no effect" in caplog.text
+    # Since Python 3.13 anomalib follows links.
+    assert "1 images in linked folders" in caplog.text or "linked/9.png" in str(list((tmp_path / "good").glob("**/*")))
+
+
+@pytest.mark.parametrize("name", ["turned.jpg", "pages.tif"])
+def test_images_that_anomalib_would_read_wrongly_are_refused(name: str, tmp_path: Path) -> None:
+    picture, file = Image.new("RGB", (8, 8)), tmp_path / name
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    picture.save(file, **({"exif": exif} if name == "turned.jpg" else {"save_all": True, "append_images": [picture]}))
+    with pytest.raises(ValueError, match=re.escape(str(file))):
+        require_as_shown([file])

@@ -1,0 +1,25 @@
+"""The largest defect, and colours that mean the same in all pictures."""
+
+import numpy as np
+
+from anomalib_vae_attention.predict.pictures import colour_map, colour_scale, largest_region
+
+
+def test_the_largest_defect_in_pixels_of_the_image() -> None:
+    mask = np.zeros((32, 32), bool)
+    mask[2:4, 2:4] = True
+    mask[10:20, 4:8] = True
+    # An image of 128x64 pixels is four times as wide and twice as high as its map.
+    assert largest_region(mask, (128, 64)) == (16, 20, 16, 20, 320)
+    # Of an image that was cropped to its right half.
+    assert largest_region(mask, (128, 64), (0.5, 0, 1, 1)) == (72, 20, 8, 20, 160)
+    assert largest_region(np.zeros((4, 4), bool), (8, 8)) is None
+
+
+def test_the_same_value_has_the_same_colour_whatever_else_is_in_the_map() -> None:
+    calm, wild = np.full((2, 2), 0.51, np.float32), np.array([[0.51, 0.9], [0.0, 0.2]], np.float32)
+    first, second = (colour_map(one, 0.5).convert("RGBA").getpixel((0, 0)) for one in (calm, wild))
+    assert first == second
+    # What is far below the threshold has no colour, and opacity grows with the value.
+    assert colour_map(wild, 0.5).convert("RGBA").getpixel((0, 1))[3] == 0
+    assert (np.diff(colour_scale()[:, 3].astype(int)) >= 0).all()

@@ -1,0 +1,66 @@
+"""The command ``vae-attention train``, from a folder to a model, its thresholds and a report."""
+
+import csv
+import shutil
+from pathlib import Path
+
+import pytest
+
+from anomalib_vae_attention import VaeAttention, cli
+from anomalib_vae_attention.thresholds.conformal import images_needed
+from anomalib_vae_attention.train.command import choose_folder
+from anomalib_vae_attention.train.fit import lowest_rate
+
+
+def verdicts(folder: Path) -> list[dict[str, str]]:
+    with (folder / "predictions.csv").open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_good_images_alone(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder with a name outside ASCII, from which one image is held out; nobody else's files are touched."""
+    good = tmp_path / "Gutteile für Linie 3" / "good"
+    shutil.copytree(tiny_root / "parts" / "washer" / "train" / "good", good)
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["train", str(good)]) == 0
+    printed = capsys.readouterr().out
+    assert "good images to learn from: 5 (96x96 RGB)" in printed
+    assert "Learnt from 4 good images" in printed
+    assert "1 others" in printed
+    assert "AUROC: undefined" in printed
+    folder = Path("results") / "Gutteile für Linie 3"
+    assert printed.splitlines()[-1] == f"next     vae-attention predict '{folder}/model.ckpt' NEW_IMAGES"
+    # The greatest normal score is the threshold.
+    (row,) = verdicts(folder / "test")
+    assert (row["label"], row["truth"]) == ("good", "good")
+    assert sorted(file.name for file in folder.iterdir()) == ["model.ckpt", "test"]
+    post = VaeAttention.load_from_checkpoint(folder / "model.ckpt").post_processor
+    assert post.false_positive_rate == pytest.approx(0.5)
+    assert choose_folder(None, good) == Path("results") / "Gutteile für Linie 3-2"
+
+
+def test_with_defects_and_masks(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    category, output = tiny_root / "parts" / "washer", tmp_path / "run"
+    assert cli.main(["train", str(category), "--output", str(output), "--false_positive_rate", "0.2"]) == 0
+    printed = capsys.readouterr().out
+    assert "masks paired by name: 4" in printed
+    assert "missed: " in printed
+    rows = verdicts(output / "test")
+    assert sorted(row["truth"] for row in rows) == ["defective"] * 4 + ["good"] * 2
+    assert len(list(output.rglob("*.mask.png"))) == 4
+    assert cli.main(["train", str(category), "--output", str(output)]) == 1
+    assert "not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 19, 41, 99, 500])
+def test_the_lowest_rate_is_one_that_the_images_can_keep(count: int) -> None:
+    rate = lowest_rate(count)
+    assert images_needed(rate) <= count
+    assert rate >= 0.01
+
+
+def test_a_missing_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["train", "nowhere"]) == 1
+    assert "There is no folder nowhere" in capsys.readouterr().err
