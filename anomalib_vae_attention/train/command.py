@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
 from anomalib_vae_attention.common.folders import kind_of
@@ -21,6 +22,8 @@ from .parts import Parts, describe, find_parts
 
 TESTED = "test"
 """Folder, in that of the training, of the verdicts on images that were not learnt."""
+UNLIKELY = 0.01
+"""Probability of that many false alarms or more below which they are called more than chance."""
 GENERIC = {"train", "test", "images", "data"}
 EPILOG = """
 FOLDER holds good images, or folders called good, defective and masks (or train/good, test and ground_truth, as in
@@ -93,8 +96,13 @@ def _common_folder(files: Sequence[Path]) -> Path:
     )
 
 
-def measure(rows: Sequence[dict[str, Any]]) -> str:
-    """Say how well the scores tell good images from defective ones, as far as there are both."""
+def measure(rows: Sequence[dict[str, Any]], rate: float) -> str:
+    """Say how well the scores tell good images from defective ones, as far as there are both.
+
+    Args:
+        rows: Rows of the table of predictions.
+        rate: Highest expected rate of false alarms; more than chance explains is told.
+    """
     judged = [row for row in rows if row["label"] != ERROR]
     truth = [row["truth"] == DEFECTIVE for row in judged]
     if not any(truth) or all(truth):
@@ -102,11 +110,18 @@ def measure(rows: Sequence[dict[str, Any]]) -> str:
     alarms = sum(row["label"] == DEFECTIVE for row in judged if row["truth"] == GOOD)
     missed = sum(row["label"] == GOOD for row in judged if row["truth"] == DEFECTIVE)
     auroc = roc_auc_score(truth, [row["score"] for row in judged])
-    return (
+    good = len(truth) - sum(truth)
+    text = (
         f"image AUROC: {auroc:.4f} (1 is perfect)\n"
         f"missed: {missed} of {sum(truth)} defective images\n"
-        f"false alarms: {alarms} of {len(truth) - sum(truth)} good images"
+        f"false alarms: {alarms} of {good} good images"
     )
+    if binomtest(alarms, good, rate, alternative="greater").pvalue < UNLIKELY:
+        text += (
+            "\nThat is more than chance: these good images are not like those learnt from. Learn from such images, too, "
+            "or take the threshold from some: vae-attention calibrate MODEL GOOD_IMAGES --false_positive_rate RATE"
+        )
+    return text
 
 
 def run(given: argparse.Namespace) -> None:
@@ -126,7 +141,7 @@ def run(given: argparse.Namespace) -> None:
     print(f"\n{note}")
     if rate > lowest_rate(10**6) and given.false_positive_rate is None:
         print("More good images keep a lower rate: 500 keep 1 %.")
-    print(measure(rows))
+    print(measure(rows, rate))
     tested = folder / TESTED
     print(f"model    {checkpoint}\ntable    {tested / TABLE}\npictures {tested / OVERLAYS}\nreport   {tested / REPORT}")
     print(f"next     vae-attention predict {shlex.quote(str(checkpoint))} NEW_IMAGES")

@@ -8,7 +8,7 @@ import pytest
 
 from anomalib_vae_attention import VaeAttention, cli
 from anomalib_vae_attention.thresholds.conformal import images_needed
-from anomalib_vae_attention.train.command import choose_folder
+from anomalib_vae_attention.train.command import choose_folder, measure
 from anomalib_vae_attention.train.fit import lowest_rate
 
 
@@ -52,6 +52,17 @@ def test_with_defects_and_masks(tiny_root: Path, tmp_path: Path, capsys: pytest.
     assert len(list(output.rglob("*.mask.png"))) == 4
     assert cli.main(["train", str(category), "--output", str(output)]) == 1
     assert "not empty" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("alarms", "told"), [(1, False), (17, True)])
+def test_more_false_alarms_than_chance_are_told(alarms: int, told: bool) -> None:
+    """At a rate of 5 %, one of 18 is to be expected; 17 are not like what was learnt."""
+    good = [
+        {"label": "defective" if number < alarms else "good", "truth": "good", "score": 0.5} for number in range(18)
+    ]
+    text = measure([*good, {"label": "defective", "truth": "defective", "score": 0.9}], 0.05)
+    assert f"false alarms: {alarms} of 18 good images" in text
+    assert ("not like those learnt from" in text) == told
 
 
 @pytest.mark.parametrize("count", [1, 19, 41, 99, 500])
