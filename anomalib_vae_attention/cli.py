@@ -13,7 +13,6 @@ COMMANDS = {
     "benchmark": ("anomalib_vae_attention.benchmark.command", "compare vae_attention with other models of anomalib"),
     "calibrate": ("anomalib_vae_attention.calibrate.command", "set thresholds of a trained or exported model anew"),
     "dsprites": ("anomalib_vae_attention.dsprites.command", "train, test and look at disentangled VAEs on dSprites"),
-    "evaluate": ("anomalib_vae_attention.explain.evaluation", "measure each attention and layer of trained image VAEs"),
     "explain": ("anomalib_vae_attention.explain.command", "show what each latent of a trained model looks at"),
 }
 """Subcommand: the module whose ``main`` takes its arguments, and what it does."""

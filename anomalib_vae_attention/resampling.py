@@ -10,6 +10,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
+MAP_SIGMA = 2.0
+"""Standard deviation of the anomaly map's blur, in pixels of the input image."""
+
 
 def resize_matrix(size_in: int, size_out: int) -> torch.Tensor:
     """Return bilinear resizing (anti-aliased when it shrinks) of a line of pixels as a matrix.
@@ -46,6 +49,12 @@ def border_distance(size: Sequence[int]) -> torch.Tensor:
     """Return how many cells each cell of a grid is from the nearest border, of the shape of the grid; 0 at it."""
     rows, columns = (torch.minimum(torch.arange(side), side - 1 - torch.arange(side)) for side in size)
     return torch.minimum(rows[:, None], columns)
+
+
+def at_border(weights: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Return weights of the cells of a grid ``(h, w)``: those of the rings at the border, and 1 inside."""
+    with_inside = torch.cat([weights, torch.ones_like(weights[:1])])
+    return with_inside[border_distance(size).clamp(max=len(weights)).to(weights.device)]
 
 
 def box_matrix(size: int, kernel_size: int) -> torch.Tensor:
@@ -95,17 +104,20 @@ class Resampling(nn.Module):
 
     def __init__(self, matrix: Callable[..., torch.Tensor], *sizes: Sequence[int]) -> None:
         super().__init__()
+        # Without a change of size there is nothing to multiply by.
+        self._changes = matrix is not resize_matrix or any(tuple(size) != tuple(sizes[0]) for size in sizes)
         rows, columns = (matrix(*sides) for sides in zip(*sizes, strict=True))
         self.register_buffer("rows", rows, persistent=False)
         self.register_buffer("columns", columns, persistent=False)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Map images of shape ``(..., h_in, w_in)`` to ``(..., h_out, w_out)``, in the precision of the matrices."""
-        return self.rows @ image.to(self.rows.dtype) @ self.columns.T
+        image = image.to(self.rows.dtype)
+        return self.rows @ image @ self.columns.T if self._changes else image
 
     def adjoint(self, gradient: torch.Tensor) -> torch.Tensor:
         """Carry a gradient of shape ``(..., h_out, w_out)`` back to the image, ``(..., h_in, w_in)``."""
-        return self.rows.T @ gradient @ self.columns
+        return self.rows.T @ gradient @ self.columns if self._changes else gradient
 
 
 class SizedResamplings(nn.Module):
@@ -126,3 +138,39 @@ class SizedResamplings(nn.Module):
         """Return whether the set is for these sizes; one that was built while an export was traced has no numbers."""
         is_traced = any(type(matrix) is not torch.Tensor for matrix in self.buffers())
         return self.sizes == sizes and (torch.compiler.is_compiling() or not is_traced)
+
+
+class MapResamplings(SizedResamplings):
+    """The resamplings of maps for images of one size.
+
+    Args:
+        size: Height and width of the images in pixels.
+        grid_size: Height and width of the grid in cells.
+        layer_sizes: Height and width of each layer in its own cells.
+        weights: What the map, and the score beyond it, are multiplied by in the rings of cells at the border.
+    """
+
+    map_weight: torch.Tensor
+    score_weight: torch.Tensor
+
+    def __init__(
+        self,
+        size: tuple[int, int],
+        grid_size: tuple[int, int],
+        layer_sizes: list[tuple[int, int]],
+        weights: tuple[torch.Tensor, torch.Tensor],
+    ) -> None:
+        super().__init__(size, layer_sizes)
+
+        def refine(side: int, cells: int, finest: int) -> torch.Tensor:
+            return side / cells * resize_matrix(side, finest)
+
+        def upsample(side: int, pixels: int) -> torch.Tensor:
+            return blur_matrix(pixels, MAP_SIGMA) @ resize_matrix(side, pixels)
+
+        finest = max(layer_sizes)
+        self.refine_energy = Resampling(resize_matrix, grid_size, finest)
+        self.refine = nn.ModuleList(Resampling(refine, layer_size, grid_size, finest) for layer_size in layer_sizes)
+        self.upsample = Resampling(upsample, finest, size)
+        for name, ring in zip(("map_weight", "score_weight"), weights, strict=True):
+            self.register_buffer(name, self.refine_energy(at_border(ring, grid_size)), persistent=False)

@@ -24,11 +24,15 @@ def require_raw_images(image: torch.Tensor, names: Sequence[str] | None = None) 
         names: Their files, if these are known.
 
     Raises:
+        TypeError: If they are no tensor.
         ValueError: If they have another shape or type, or values far from [0, 1].
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing() or not image.numel():
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
         return
     where = f" ({', '.join(names)})" if names else ""
+    if not isinstance(image, torch.Tensor):
+        msg = f"Images must be a tensor of shape (batch, 3, height, width), but are {type(image)}: torch.from_numpy."
+        raise TypeError(msg)
     if image.ndim != 4 or image.shape[1] not in {1, 3}:
         msg = (
             f"Images must have the shape (batch, 3, height, width), or one grey channel, but have {tuple(image.shape)}"
@@ -38,6 +42,9 @@ def require_raw_images(image: torch.Tensor, names: Sequence[str] | None = None) 
     if not image.is_floating_point():
         msg = f"Images must be floats from 0 to 1, but are {image.dtype}{where}: divide bytes by 255."
         raise ValueError(msg)
+    if not image.numel():
+        msg = f"There are no images, or none with a pixel: the batch has the shape {tuple(image.shape)}{where}."
+        raise ValueError(msg)
     least, greatest = (float(extreme) for extreme in image.aminmax())
     if max(-least, greatest - 1) > FAR and max(-least, greatest) < float("inf"):
         msg = (
@@ -45,6 +52,22 @@ def require_raw_images(image: torch.Tensor, names: Sequence[str] | None = None) 
             "by 255 what was a byte."
         )
         raise ValueError(msg)
+
+
+def as_floats(image: torch.Tensor, model: nn.Module) -> torch.Tensor:
+    """Return images in the precision of a model's weights.
+
+    Args:
+        image: Images of shape ``(B, C, H, W)``, floats of any precision.
+        model: The torch model that is given them.
+
+    Raises:
+        ValueError: If they are none; an export has no such check.
+    """
+    if not torch.compiler.is_compiling() and (image.ndim != 4 or not image.numel() or not image.is_floating_point()):
+        msg = f"The model takes floats of shape (batch, 3, height, width), not {image.dtype} of {tuple(image.shape)}."
+        raise ValueError(msg)
+    return image.to(next(model.parameters()).dtype)
 
 
 def only_scorable(image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -143,7 +166,7 @@ def finite_images(batch: Any, model: nn.Module) -> torch.Tensor:  # noqa: ANN401
     Raises:
         ValueError: If an image has pixels that are not finite; the message names its file.
     """
-    image: torch.Tensor = batch.image.to(next(model.parameters()).dtype)
+    image = as_floats(batch.image, model)
     bad = not_finite(image)
     if bad:
         names = [batch.image_path[index] for index in bad] if batch.image_path else bad

@@ -11,16 +11,14 @@ from .attention import energy_attention
 from .backbone import PACKAGED_BACKBONE, Backbone
 from .batch_norm_folding import fold_batch_norms, round_weights
 from .reference import MAX_EXEMPLARS, LeftOut, Match, make_reference
-from .resampling import Resampling, SizedResamplings, blur_matrix, border_distance, resize_matrix
-from .scoring import fail_safe, highest_mean, only_scorable, require_scorable, to_unit_interval
+from .resampling import MapResamplings, SizedResamplings, border_distance
+from .scoring import as_floats, fail_safe, highest_mean, only_scorable, require_scorable, to_unit_interval
 from .vae import FeatureGrid, FeatureVAE, Posterior, carry_noise
 
 if TYPE_CHECKING:
     from anomalib.data.utils.tiler import Tiler
 
 DEFAULT_LAYERS = ("blocks.1", "blocks.2", "blocks.4")
-MAP_SIGMA = 2.0
-"""Standard deviation of the anomaly map's blur, in pixels of the input image."""
 BORDER_CELLS = 2
 """Width of the border of the grid, in cells, where features vary with the backbone's padding."""
 ONE_LAYOUT = 0.5
@@ -53,35 +51,6 @@ class Explanation(NamedTuple):
     attention: list[torch.Tensor]
     anomaly_map: torch.Tensor
     score: torch.Tensor
-
-
-class _Resamplings(SizedResamplings):
-    """The resamplings of maps for images of one size.
-
-    Args:
-        size: Height and width of the images in pixels.
-        grid_size: Height and width of the grid in cells.
-        layer_sizes: Height and width of each layer in its own cells.
-    """
-
-    def __init__(
-        self,
-        size: tuple[int, int],
-        grid_size: tuple[int, int],
-        layer_sizes: list[tuple[int, int]],
-    ) -> None:
-        super().__init__(size, layer_sizes)
-
-        def refine(side: int, cells: int, finest: int) -> torch.Tensor:
-            return side / cells * resize_matrix(side, finest)
-
-        def upsample(side: int, pixels: int) -> torch.Tensor:
-            return blur_matrix(pixels, MAP_SIGMA) @ resize_matrix(side, pixels)
-
-        finest = max(layer_sizes)
-        self.refine_energy = Resampling(resize_matrix, grid_size, finest)
-        self.refine = nn.ModuleList(Resampling(refine, layer_size, grid_size, finest) for layer_size in layer_sizes)
-        self.upsample = Resampling(upsample, finest, size)
 
 
 class VaeAttentionModel(nn.Module):
@@ -157,7 +126,8 @@ class VaeAttentionModel(nn.Module):
             return
         self.grid.prepare(size, layer_sizes)
         grid_size = self.grid.size_for(size)
-        resamplings = _Resamplings(size, grid_size, layer_sizes)
+        weights = self.map_border.expand(BORDER_CELLS).cpu(), self.border_weight.cpu()
+        resamplings = MapResamplings(size, grid_size, layer_sizes, weights)
         self._resamplings = resamplings.to(self.energy_scale)
 
     def forward(self, image: torch.Tensor) -> torch.Tensor | InferenceBatch:
@@ -173,8 +143,9 @@ class VaeAttentionModel(nn.Module):
 
         Raises:
             RuntimeError: If the model has not been fitted.
-            ValueError: If the images are of another size than those it was fitted on.
+            ValueError: If the images are of another size than those it was fitted on, or are none.
         """
+        image = as_floats(image, self)
         if self.training:
             return self.grid.stack(self.layers(image))
         image, whole = only_scorable(image)
@@ -201,10 +172,9 @@ class VaeAttentionModel(nn.Module):
         match, energy, gradient = self._judge(self.grid(activations))
         counterfactual = self.grid.layers_of(self.vae.decode(match.latent, len(activations)))
         attention = energy_attention(activations, counterfactual, self.grid.adjoint(gradient))
-        size, fixed = energy.shape[-2:], self._fixed
-        fine_map = self._at_finest_layer(attention, energy) / (2 * self.energy_scale)
-        fine_map = fine_map * fixed.refine_energy(_at_border(self.map_border.expand(BORDER_CELLS), size))
-        score = highest_mean(fine_map * fixed.refine_energy(_at_border(self.border_weight, size)))
+        fixed = self._fixed
+        fine_map = self._at_finest_layer(attention, energy) / (2 * self.energy_scale) * fixed.map_weight
+        score = highest_mean(fine_map * fixed.score_weight)
         anomaly_map = fixed.upsample(fine_map)
         return Explanation(match, energy, activations, counterfactual, attention, anomaly_map, score)
 
@@ -258,8 +228,8 @@ class VaeAttentionModel(nn.Module):
         return torch.stack(maps).sum(0)
 
     @property
-    def _fixed(self) -> _Resamplings:
-        return cast("_Resamplings", self._resamplings)
+    def _fixed(self) -> MapResamplings:
+        return cast("MapResamplings", self._resamplings)
 
     def _check_size(self, image: torch.Tensor) -> None:
         # Before anything is built for them, lest another thread's image meet the matrices of a wrong size.
@@ -295,9 +265,9 @@ class VaeAttentionModel(nn.Module):
             mean = energy[distance == ring].mean()
             self.border_weight[ring] = (inside.mean() / mean).clamp(max=1) if len(inside) and mean > 0 else 1.0
         self.is_fitted.fill_(value=True)
+        self._resamplings = SizedResamplings()
 
-
-def _at_border(weights: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
-    """Return weights of the cells of a grid ``(h, w)``: those of the rings at the border, and 1 inside."""
-    with_inside = torch.cat([weights, torch.ones_like(weights[:1])])
-    return with_inside[border_distance(size).clamp(max=len(weights)).to(weights.device)]
+    def _load_from_state_dict(self, *args) -> None:
+        """Load the border's weights, and forget what was made of earlier ones."""
+        super()._load_from_state_dict(*args)
+        self._resamplings = SizedResamplings()

@@ -17,8 +17,9 @@ from hypothesis import HealthCheck
 from PIL import Image
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
-from anomalib_vae_attention.reference import LeftOut, NormalReference
+from anomalib_vae_attention.reference import Exemplars, LeftOut, NormalReference
 from anomalib_vae_attention.reference.byte_latents import KeptLatents
+from anomalib_vae_attention.reference.place_prior import PRIOR_STEP
 from anomalib_vae_attention.vae import Posterior
 
 SIZE = (64, 64)
@@ -169,3 +170,35 @@ def make_batches(factor: float, offset: float) -> list[ImageBatch]:
             )
         )
     return batches
+
+
+def small_run(sprites_root: Path) -> list[str]:
+    """List arguments of ``vae-attention dsprites fit`` that make a run small."""
+    options = {
+        "data.root": sprites_root,
+        "data.batch_size": 4,
+        "data.batches_per_epoch": 2,
+        "data.test_batches": 1,
+        "scores.every_n_steps": 1,
+        "trainer.enable_progress_bar": "false",
+        "trainer.enable_model_summary": "false",
+        "trainer.log_every_n_steps": 1,
+    }
+    return [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+
+
+def stored(normal: Exemplars) -> torch.Tensor:
+    """Return the exemplars of each cell that a reference holds, of shape ``(N, h, w, d)``."""
+    latent_dim, height, width = normal.centre.shape
+    whitened = (normal.bank.double() * normal.step[:, None]).permute(2, 0, 1)
+    return whitened.view(-1, height, width, latent_dim) / normal.scale + normal.centre.permute(1, 2, 0)
+
+
+def shared(normal: Exemplars) -> torch.Tensor:
+    """Return the exemplars that all cells share, of shape ``(K, d)``."""
+    return (normal.common.T.double() + normal.common_centre) / normal.scale
+
+
+def prior_of(normal: Exemplars) -> torch.Tensor:
+    """Return the prior of the shared exemplars at each cell, of shape ``(h, w, K)``."""
+    return (-PRIOR_STEP * normal.prior.double()).exp().view(*normal.grid_size, -1)

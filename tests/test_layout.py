@@ -10,7 +10,7 @@ PACKAGE = "anomalib_vae_attention"
 ROOT = Path(__file__).parents[1]
 STUDIES = "docs/studies"
 BELOW = {
-    STUDIES: ["benchmark", "dsprites"],
+    STUDIES: ["benchmark", "calibrate", "dsprites"],
     "benchmark": ["explain"],
     "train": ["predict"],
     "explain": ["predict"],
@@ -27,7 +27,7 @@ BELOW = {
     "thresholds": ["anomalib_support"],
     "anomalib_support": ["data", "common", "scoring"],
     "data": ["common"],
-    "dsprites": ["image_vae/elbo", "attention", "common"],
+    "dsprites": ["image_vae/elbo", "image_vae/conv", "image_vae/network", "attention", "common"],
     "cli": [],
     "plugin": [],
     "backbone": [],
@@ -46,7 +46,8 @@ def files() -> dict[str, Path]:
     """Return the files of the package and the studies by their paths, without ending, in them."""
     package = ROOT / PACKAGE
     inside = {file.relative_to(package).with_suffix("").as_posix(): file for file in package.rglob("*.py")}
-    return inside | {f"{STUDIES}/{file.stem}": file for file in (ROOT / STUDIES).glob("*.py")}
+    studies = {file.relative_to(ROOT).with_suffix("").as_posix(): file for file in (ROOT / STUDIES).rglob("*.py")}
+    return inside | studies
 
 
 def room_of(name: str) -> str:

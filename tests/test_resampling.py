@@ -28,6 +28,16 @@ def test_resizing_is_torch_bilinear(height: int, out_height: int, width: int, ou
     torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
 
 
+def test_nothing_is_multiplied_without_a_change_of_size() -> None:
+    """The image itself comes back, both ways, in the precision of the matrices; one side that changes is a change."""
+    image = torch.randn(2, 3, 5, 7)
+    same, other = Resampling(resize_matrix, (5, 7), [5, 7]), Resampling(resize_matrix, (5, 7), (5, 8))
+    assert same(image) is image
+    assert same.adjoint(image) is image
+    assert same(image.double()).dtype == torch.float32
+    assert other(image).shape == (2, 3, 5, 8)
+
+
 @pytest.mark.parametrize("kernel_size", [1, 3, 5])
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (1, 6), (2, 3), (7, 12), (33, 20)])
 def test_pooling_is_torch_average_pooling(height: int, width: int, kernel_size: int) -> None:

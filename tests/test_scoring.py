@@ -1,10 +1,15 @@
 """How models score: what cannot be judged, what is no image, and scores in (0, 1) from maps."""
 
+import re
+
+import numpy as np
 import pytest
 import torch
 from anomalib.data import InferenceBatch
+from support import small_image_model, small_model
 
 from anomalib_vae_attention.scoring import (
+    as_floats,
     call_defective,
     fail_safe,
     highest_mean,
@@ -57,6 +62,7 @@ def test_call_defective() -> None:
         (torch.full((1, 3, 8, 8), 200, dtype=torch.uint8), "divide bytes by 255"),
         (torch.rand(1, 3, 8, 8) * 255, "between 0 and 1, but they lie between .*divide by 255"),
         (-torch.rand(1, 3, 8, 8) * 255, "between 0 and 1"),
+        (torch.rand(0, 3, 8, 8), "There are no images"),
     ],
 )
 def test_what_is_no_image_is_refused(image: torch.Tensor, words: str) -> None:
@@ -66,11 +72,36 @@ def test_what_is_no_image_is_refused(image: torch.Tensor, words: str) -> None:
     assert "a.png" in str(error.value)
 
 
+def test_an_array_is_refused() -> None:
+    """PyTorch's own error would name an attribute that arrays do not have."""
+    with pytest.raises(TypeError, match="must be a tensor"):
+        require_raw_images(np.zeros((1, 3, 8, 8), np.float32))  # type: ignore[arg-type]
+
+
 def test_images_are_not_refused() -> None:
     """Grey ones, augmented ones a little beyond [0, 1], and what is for the fail-safe."""
     for image in (torch.rand(2, 1, 8, 8), 3 * torch.rand(1, 3, 8, 8) - 1, torch.full((1, 3, 8, 8), NAN)):
         require_raw_images(image)
     require_raw_images(torch.full((1, 3, 8, 8), float("inf")))
+
+
+@pytest.mark.parametrize(
+    "image",
+    [torch.rand(0, 3, 8, 8), torch.rand(3, 8, 8), torch.zeros(1, 3, 8, 8, dtype=torch.uint8)],
+    ids=["empty", "one axis less", "bytes"],
+)
+def test_a_torch_model_takes_floats_only(image: torch.Tensor) -> None:
+    """Otherwise one error says what it got, also of a model that is called without its pre-processor."""
+    for model in (small_model(pre_trained=False).model.eval(), small_image_model().model.eval()):
+        with pytest.raises(ValueError, match=re.escape(f"not {image.dtype} of {tuple(image.shape)}")):
+            model(image)
+
+
+def test_floats_of_any_precision_are_those_of_the_weights() -> None:
+    """Double and half precision become the model's."""
+    model = torch.nn.Linear(2, 2)
+    for dtype in (torch.float64, torch.float16):
+        assert as_floats(torch.ones(1, 3, 2, 2, dtype=dtype), model).dtype == torch.float32
 
 
 def test_unit_interval_is_strictly_monotonic() -> None:

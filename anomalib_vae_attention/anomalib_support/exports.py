@@ -1,6 +1,7 @@
 """Exports of a model: whole or not there, in one file where that can be, and telling what they are."""
 
 import json
+import logging
 import math
 import tempfile
 from collections.abc import Callable
@@ -20,14 +21,15 @@ from anomalib_vae_attention.common.atomic_files import settle
 from anomalib_vae_attention.common.machine import versions
 from anomalib_vae_attention.scoring import call_defective
 
+from .openvino_ir import CALIBRATION_IMAGES, finish_openvino, quantise_backbone
 from .provenance import MADE_WITH
+
+logger = logging.getLogger(__name__)
 
 OPSET = 18
 """anomalib asks for 14, and torch's exporter, which begins at 18, fails to convert to it."""
 ONE_FILE_LIMIT = 1_900_000_000
 """Bytes of weights up to which an ONNX export is one file: its format ends at 2 GiB."""
-SECTION = "vae_attention"
-"""Where OpenVINO's IR has the metadata, in its ``rt_info``."""
 RAW_THRESHOLDS = ("image_threshold", "pixel_threshold", "image_min", "image_max", "pixel_min", "pixel_max")
 """Attributes of anomalib's post-processors, in the units of the torch model's scores and maps."""
 ANOMALIB_THRESHOLDS = "anomalib's post-processor: the best F1 on the validation set; null where that had no labels"
@@ -35,8 +37,6 @@ SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {"image": ((), (1,)), "pixel": 
 """Shapes of the terms of :class:`Judgement`: all differ, or exporters would merge those of equal value."""
 TERMS = ("slope", "offset")
 RANGE = ("min", "max", "threshold")
-LEAST_HALVED = 256
-"""Fewest elements of a constant that FP16 halves: shapes and thresholds stay exact."""
 
 
 def raw_thresholds(post_processor: Any) -> dict[str, float | None]:  # noqa: ANN401
@@ -176,16 +176,41 @@ class Exports(LightningModule):
     def to_openvino(self, export_root: Path | str, *args, **kwargs) -> Path:
         """Export to OpenVINO; see :meth:`anomalib.models.components.base.ExportMixin.to_openvino`.
 
-        The ``rt_info`` of the model has :func:`describe` under :data:`SECTION`. With ``CompressionType.FP16`` the
-        constants are halved (see :func:`finish_openvino`).
+        The ``rt_info`` of the model has :func:`describe` under :data:`.openvino_ir.SECTION`. With
+        ``CompressionType.FP16`` the constants are halved (see :func:`.finish_openvino`), with ``INT8_PTQ`` the backbone
+        computes in integers (see :func:`.quantise_backbone`).
+
+        Raises:
+            ValueError: If the compression is ``INT8_ACQ``, or ``INT8_PTQ`` for a model without a pretrained backbone or
+                without a datamodule.
         """
+        compression = next((one for one in (*args, *kwargs.values()) if isinstance(one, CompressionType)), None)
+        if compression == CompressionType.INT8_ACQ:
+            msg = "compression_type=INT8_ACQ tunes the model on the labels of test images: use INT8_PTQ."
+            raise ValueError(msg)
+        if compression == CompressionType.INT8_PTQ and not hasattr(self.model, "backbone"):
+            msg = "compression_type=INT8_PTQ is for the pretrained backbone of vae='feature', and image VAEs have none."
+            raise ValueError(msg)
 
         def finish(file: Path) -> None:
-            finish_openvino(
-                file, describe(self), halved=CompressionType.FP16 in [*args, kwargs.get("compression_type")]
-            )
+            finish_openvino(file, describe(self), halved=compression == CompressionType.FP16)
+            if compression == CompressionType.INT8_PTQ:
+                logger.warning(
+                    "Scores of an 8-bit backbone are others: calibrate (`vae-attention calibrate`) the export."
+                )
 
         return _export(AnomalibModule.to_openvino, finish, self, Path(export_root), *args, **kwargs)
+
+    @staticmethod
+    def _post_training_quantization_ov(model: Any, datamodule: Any = None) -> Any:  # noqa: ANN401
+        """Quantise as anomalib's method does, which this replaces, but for what and with which images."""
+        if datamodule is None:
+            msg = "compression_type=INT8_PTQ needs a datamodule (--data), whose good training images set the scales."
+            raise ValueError(msg)
+        datamodule.setup("fit")
+        images = datamodule.train_data
+        chosen = np.unique(np.linspace(0, len(images) - 1, CALIBRATION_IMAGES).round().astype(int))
+        return quantise_backbone(model, (images[index].image[None].numpy() for index in chosen))
 
 
 def describe_onnx(file: Path, description: dict[str, str]) -> None:
@@ -196,42 +221,6 @@ def describe_onnx(file: Path, description: dict[str, str]) -> None:
     kept = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, {**kept, **description})
     onnx.save(model, file)
-
-
-def finish_openvino(file: Path, description: dict[str, str], *, halved: bool = False) -> None:
-    """Write metadata into a model of OpenVINO, and halve its constants if asked.
-
-    OpenVINO's own halving (``compress_to_fp16``) leaves a model as it is that has constants of a byte, as exemplars
-    are. Constants stay in single precision that are small, or have values beyond those of half precision.
-
-    Args:
-        file: The ``.xml`` file, with its weights beside it.
-        description: The metadata.
-        halved: Whether to write constants in half precision; computation is in the precision of the runtime.
-    """
-    import openvino
-    from openvino import opset13 as operators
-
-    model = openvino.Core().read_model(file)
-    for name, text in description.items():
-        model.set_rt_info(text, [SECTION, name])
-    for node in model.get_ops() if halved else ():
-        if node.get_type_name() != "Constant" or node.get_element_type() != openvino.Type.f32:
-            continue
-        values = node.get_data()
-        if values.size < LEAST_HALVED or np.abs(values).max() > np.finfo(np.float16).max:
-            continue
-        # The runtime folds the conversion when it compiles the model.
-        half = operators.convert(operators.constant(values.astype(np.float16)), "f32")
-        for reader in node.output(0).get_target_inputs():
-            reader.replace_source_output(half.output(0))
-    # The weights are mapped into memory, so that they cannot be written over.
-    with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
-        written = Path(scratch) / file.name
-        openvino.save_model(model, written, compress_to_fp16=False)
-        del model
-        for part in (written.with_suffix(".bin"), written):
-            part.replace(file.parent / part.name)
 
 
 def _leave(file: Path) -> None:

@@ -55,7 +55,7 @@ def prepare_weights(output: Path, cells: Sequence[Cell]) -> dict[str, str]:
     """
     cache = (output / "weights").resolve()
     layers = dict.fromkeys(layer for cell in cells for layer in cell.layers)
-    models = dict.fromkeys(cell.model.partition(":")[0] for cell in cells if cell.model != BACKBONE)
+    models = dict.fromkeys(cell.model for cell in cells if cell.model != BACKBONE)
     checked = ["--backbone", cells[0].backbone, "--layers", *layers, "--models", *models]
     process = subprocess.run(  # noqa: S603 - this Python, this package
         [sys.executable, "-m", f"{__package__}.weights", cache, *checked], capture_output=True, text=True, check=False

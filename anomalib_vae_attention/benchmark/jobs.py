@@ -47,18 +47,14 @@ def run_job(
     log = folder / "log.txt"
     start = time.perf_counter()
     with log.open("w", encoding="utf-8") as stream:
-        # Absolute paths, so that the job may be in any folder.
-        process = subprocess.Popen(  # noqa: S603 - this Python, this package
+        # Absolute paths, so that the job may be in any folder. An interruption ends the process, too.
+        code = subprocess.run(  # noqa: S603 - this Python, this package
             [sys.executable, "-m", f"{__package__}.{module}", str((folder / name).resolve())],
             env={**os.environ, **environment},
             stdout=stream,
             stderr=subprocess.STDOUT,
-        )
-        try:
-            code = process.wait()
-        finally:
-            process.kill()
-            process.wait()
+            check=False,
+        ).returncode
     seconds = time.perf_counter() - start
     result = read_json(folder / RESULT)
     if code == 0 and result and result["status"] == SKIPPED:

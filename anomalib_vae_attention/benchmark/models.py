@@ -15,8 +15,10 @@ from torch import nn
 
 from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.backbone import Backbone
+from anomalib_vae_attention.common.argument_checks import require_choice
 from anomalib_vae_attention.common.machine import available_gib
 from anomalib_vae_attention.common.mvtec_layout import TRAIN_GOOD, list_images
+from anomalib_vae_attention.reference import REFERENCES
 
 from .coreset import fit_gib, use_fast_coreset
 from .plan import BACKBONE, FAST, OURS, UNCACHED, Cell, read_model
@@ -46,6 +48,14 @@ def find_model_class(name: str) -> type[AnomalibModule]:
         return found
     msg = f"models: {name!r} is not available; anomalib has {', '.join(sorted(anomalib.models.list_models()))}."
     raise ValueError(msg)
+
+
+def require_model(text: str) -> None:
+    """Raise a ``ValueError`` unless there is a model, with or without a variant, and in ours the reference."""
+    name, variant = read_model(text)
+    find_model_class(name)
+    if name == OURS:
+        require_choice(f"models: the reference in {text!r}", variant.removesuffix(UNCACHED), list(REFERENCES))
 
 
 def build_model(cell: Cell) -> AnomalibModule | BareBackbone:

@@ -18,13 +18,6 @@ FAST = "-fast"
 """Ending of a variant of patchcore that computes the distances of its coreset faster than anomalib does."""
 
 
-def _reference(text: str) -> str:
-    if text.removesuffix(UNCACHED) not in {"exemplars", "gaussian"}:
-        msg = f"it is exemplars or gaussian, with or without {UNCACHED}"
-        raise ValueError(msg)
-    return text
-
-
 def _coreset(text: str) -> str:
     ratio = float(text.removesuffix(FAST))
     if not 0 < ratio <= 1:
@@ -41,7 +34,8 @@ def _count(text: str) -> int | None:
 
 
 VARIANTS: dict[str, tuple[Callable[[str], Any], str]] = {
-    OURS: (_reference, "exemplars"),
+    # Which references there are is known where torch is imported, in weights.py.
+    OURS: (str, "exemplars"),
     "patchcore": (_coreset, "0.1"),
     "padim": (_count, "100"),
 }
@@ -53,9 +47,9 @@ def read_model(text: str) -> tuple[str, Any]:
     """Split the name of a model into model and variant.
 
     Args:
-        text: ``MODEL`` or ``MODEL:VARIANT``: the reference of ``vae_attention`` (``exemplars``, ``gaussian``, or either
-            with :data:`UNCACHED`), the coreset ratio of ``patchcore``, in (0, 1], with or without :data:`FAST`, the
-            number of features of ``padim``, or the number of epochs of another model of anomalib.
+        text: ``MODEL`` or ``MODEL:VARIANT``: the reference of ``vae_attention``, with or without :data:`UNCACHED`, the
+            coreset ratio of ``patchcore``, in (0, 1], with or without :data:`FAST`, the number of features of
+            ``padim``, or the number of epochs of another model of anomalib.
 
     Returns:
         Model and variant, which is the default one where none is given.

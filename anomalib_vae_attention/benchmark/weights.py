@@ -18,7 +18,7 @@ from safetensors.torch import save
 from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, WEIGHTS_PACKAGES, Backbone, load_packaged_weights
 from anomalib_vae_attention.common.atomic_files import replacing
 
-from .models import find_model_class
+from .models import require_model
 
 
 def write_cache(cache: Path, name: str = PACKAGED_BACKBONE) -> Path:
@@ -52,13 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
         "--backbone", default=PACKAGED_BACKBONE, help="backbone to check, and to write if it is packaged"
     )
     parser.add_argument("--layers", nargs="*", default=[], help="layers that it must have")
-    parser.add_argument("--models", nargs="*", default=[], help="models of anomalib that there must be")
+    parser.add_argument("--models", nargs="*", default=[], help="models that there must be, with variants")
     parsed = parser.parse_args(arguments)
     try:
         if parsed.layers:
             Backbone(parsed.backbone, parsed.layers, pre_trained=False)
-        for name in parsed.models:
-            find_model_class(name)
+        for model in parsed.models:
+            require_model(model)
     except ValueError as error:
         print(error, file=sys.stderr)
         return 1

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_vae_attention.anomalib_support.exports import SECTION, describe_onnx, finish_openvino
+from anomalib_vae_attention.anomalib_support.exports import describe_onnx
+from anomalib_vae_attention.anomalib_support.openvino_ir import SECTION, finish_openvino
 from anomalib_vae_attention.anomalib_support.provenance import PACKAGE, warn_if_newer
 from anomalib_vae_attention.common.atomic_files import replacing
 

@@ -1,12 +1,15 @@
 """Reading and writing files: whole or not at all."""
 
+import errno
 import json
 import os
 import tempfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 
 @contextmanager
@@ -36,6 +39,47 @@ def settle(file: Path) -> None:
     """Wait until a file's content is on the disk: a power cut must not leave a name without it."""
     with file.open("rb+") as opened:
         os.fsync(opened.fileno())
+
+
+def ensure_folder(folder: Path, is_whole: Callable[[Path], bool], make: Callable[[Path], None]) -> bool:
+    """Make a folder unless it is whole already; of several processes one makes it, and the others wait.
+
+    It is made in a temporary folder beside its place, and then renamed: no reader ever sees half of it, and an
+    interruption leaves nothing that could be mistaken for it.
+
+    Args:
+        folder: The folder; those above it are made if they are missing.
+        is_whole: Tells of a folder, which may be missing, whether it is whole; another one is replaced.
+        make: Makes the folder that it is given, and fills it.
+
+    Returns:
+        Whether it was made now.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        if is_whole(folder):
+            return False
+        # A folder inside the temporary one, which may be read by its owner only.
+        with tempfile.TemporaryDirectory(
+            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
+        ) as temporary:
+            made = Path(temporary, "made")
+            make(made)
+            if folder.exists():
+                folder.rename(Path(temporary, "replaced"))
+            made.rename(folder)
+    return True
+
+
+@contextmanager
+def explaining(problem: str, advice: str) -> Generator[None, None, None]:
+    """Say in an ``OSError`` what cannot be done and what to do; its class and number stay."""
+    try:
+        yield
+    except OSError as error:
+        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror or str(error)
+        msg = f"{problem} ({reason}); {advice}"
+        raise OSError(error.errno or errno.EIO, msg) from error
 
 
 def write_json(file: Path, content: Any) -> None:  # noqa: ANN401

@@ -32,16 +32,13 @@ def read_idx(file: Path) -> NDArray[np.uint8]:
     """
     try:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-    except (EOFError, gzip.BadGzipFile) as error:
-        msg = f"{file} cannot be unpacked: {error}"
+        # Two zeros, 8 for bytes, the number of dimensions, and four bytes of each.
+        start = 4 + 4 * content[3] if content[:3] == b"\0\0\x08" else 0
+        shape = np.frombuffer(content[4:start], ">u4").tolist()
+        return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+    except (EOFError, gzip.BadGzipFile, IndexError, ValueError) as error:
+        msg = f"{file} is no IDX file of bytes, or is cut short: {error}"
         raise ValueError(msg) from error
-    dimensions = content[3] if content[:3] == b"\0\0\x08" else 0
-    start = 4 + 4 * dimensions
-    shape = np.frombuffer(content[4:start], ">u4").tolist()
-    if not dimensions or len(content) != start + int(np.prod(shape)):
-        msg = f"{file} is no IDX file of bytes, or is cut short."
-        raise ValueError(msg)
-    return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 
 def read_mnist(root: Path, split: str, download: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -1,10 +1,9 @@
 """One-class MNIST: a digit is normal, others are not; or strokes that do not belong to it, with their masks."""
 
-import errno
 import logging
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Literal
 
 import numpy as np
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anomalib_vae_attention.common.argument_checks import require_choice
+from anomalib_vae_attention.common.atomic_files import ensure_folder, explaining
 
 from .idx import SHAPE, read_mnist
 
@@ -133,13 +133,9 @@ class OneClassMNIST(Folder):
             return
         logger.info("Writing %s of MNIST as PNG files to %s", ", ".join(missing), self.image_root.resolve())
         for folder in missing:
-            files = list(self._images_of(folder))
-            try:
-                self._write(self.image_root / folder, files)
-            except OSError as error:
-                reason = error.strerror or str(error)
-                msg = f"image_root={str(self.image_root)!r} cannot be written ({reason}); name a folder that can."
-                raise OSError(error.errno or errno.EIO, msg) from error
+            write = partial(self._write, list(self._images_of(folder)))
+            with explaining(f"image_root={str(self.image_root)!r} cannot be written", "name a folder that can."):
+                ensure_folder(self.image_root / folder, Path.is_dir, write)
 
     def _images_of(self, folder: str) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         """Make the images of a folder, each with its number in the split for a name."""
@@ -153,19 +149,11 @@ class OneClassMNIST(Folder):
             yield f"{number:05d}.png", image
 
     @staticmethod
-    def _write(folder: Path, files: list[tuple[str, NDArray[np.uint8]]]) -> None:
-        """Write a folder whole or not at all; another process may have been quicker."""
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True) as temporary:
-            written = Path(temporary, "written")
-            written.mkdir()
-            for name, image in files:
-                Image.fromarray(image).save(written / name)
-            try:
-                written.rename(folder)
-            except OSError:
-                if not folder.is_dir():
-                    raise
+    def _write(files: list[tuple[str, NDArray[np.uint8]]], folder: Path) -> None:
+        """Make a folder with images."""
+        folder.mkdir()
+        for name, image in files:
+            Image.fromarray(image).save(folder / name)
 
     def _setup(self, _stage: str | None = None) -> None:
         """Create the datasets, and write their files first if ``prepare_data`` has not been called."""

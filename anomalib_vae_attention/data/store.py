@@ -1,13 +1,11 @@
 """Putting a drawn category in its folder, whole or not at all, and recognising it later."""
 
-import errno
 import json
-from contextlib import suppress
+from functools import partial
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
-from filelock import FileLock
+from anomalib_vae_attention.common.atomic_files import ensure_folder, explaining
 
 from .drawing import FORMAT_VERSION, MAKER, MARKER, choose_drawing, draw_category
 
@@ -62,32 +60,11 @@ def _inspect(folder: Path) -> bool:
     return marker.get("version") == FORMAT_VERSION and present.issuperset(marker["files"])
 
 
-def _move_into_place(drawn: Path, folder: Path) -> bool:
-    """Rename ``drawn`` to ``folder``; ``False`` if another process has done so first."""
-    with suppress(OSError):
-        drawn.rename(folder)
-        return True
-    # The place is taken. Without the lock, one process could take another's new folder for the outdated one.
-    with FileLock(folder.with_name(f".{folder.name}.lock")):
-        if is_drawn(folder):
-            return False
-        if folder.exists():
-            folder.rename(drawn.with_name("outdated"))
-        try:
-            drawn.rename(folder)
-        except OSError:
-            if not is_drawn(folder):
-                raise
-            return False
-    return True
-
-
 def ensure_category(root: Path, category: str) -> bool:
     """Draw a category below the root of the data set unless it is there already; say whether it was drawn now.
 
-    It is drawn in a temporary folder beside its place and then renamed: no reader ever sees half of it, an
-    interrupted drawing leaves nothing that could be mistaken for it, and of several processes that draw at once the
-    first one's work is kept. A category from another version of the package is replaced.
+    It is there whole or not at all, as :func:`.ensure_folder` says. A category from another version of the package is
+    replaced.
 
     Raises:
         ValueError: If there is no such category, or if its place is taken by something else.
@@ -95,16 +72,7 @@ def ensure_category(root: Path, category: str) -> bool:
     """
     choose_drawing(category)
     folder = root / category
-    try:
-        if is_drawn(folder):
-            return False
-        root.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(prefix=f".{category}-", dir=root, ignore_cleanup_errors=True) as temporary:
-            # A folder inside it, because the temporary one itself may be read by its owner only.
-            drawn = Path(temporary, "drawn")
-            draw_category(category, drawn)
-            return _move_into_place(drawn, folder)
-    except OSError as error:
-        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror or str(error)
-        msg = f"root={str(root)!r}: the embedded data set cannot be drawn there ({reason}); name a folder to write to"
-        raise OSError(error.errno or errno.EIO, msg) from error
+    problem = f"root={str(root)!r}: the embedded data set cannot be drawn there"
+    with explaining(problem, "name a folder to write to"):
+        # A whole one may lie where nobody may write.
+        return not is_drawn(folder) and ensure_folder(folder, is_drawn, partial(draw_category, category))

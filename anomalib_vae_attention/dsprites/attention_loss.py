@@ -113,10 +113,10 @@ class AttentionDisentanglement(nn.Module):
         by_parameters[:, rows, 0, latents] = 1
         if self.score == "sample":
             by_parameters[:, rows, 1, latents] = (0.5 * noise * (0.5 * encoded.log_variance).exp())[:, latents]
-        alpha = encoder.mean_adjoint(by_parameters.flatten(2), encoded, self.layer)
+        alpha = encoder.by_activations(by_parameters.flatten(2), encoded, self.layer).mean((-2, -1))
         alpha = alpha if self.second_order else alpha.detach()
-        activations = encoded.activations[LAYERS.index(self.layer)]
-        maps = weighted_attention(activations, alpha, both_signs=self.both_signs).to(encoded.mean.dtype)
+        maps = weighted_attention(encoded.activations(self.layer), alpha, both_signs=self.both_signs)
+        maps = maps.to(encoded.mean.dtype)
         if self.normalise:
             greatest = maps.amax((-2, -1), keepdim=True)
             maps = maps / torch.where(greatest > 0, greatest, 1)

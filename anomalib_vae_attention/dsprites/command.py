@@ -1,9 +1,8 @@
-"""The command ``vae-attention dsprites``: Lightning's command line on dSprites, and campaigns of many runs.
+"""The command ``vae-attention dsprites``: Lightning's command line on dSprites, and pictures of its runs.
 
     vae-attention dsprites fit --config configs/dsprites/ad_factor_vae.yaml --ckpt_path last
     vae-attention dsprites test --config configs/dsprites/ad_factor_vae.yaml --ckpt_path last
     vae-attention dsprites traverse --config configs/dsprites/ad_factor_vae.yaml
-    vae-attention dsprites campaign configs/dsprites/campaign.yaml
 
 A run lives in ``trainer.default_root_dir``: checkpoints, ``scores.csv``, ``test.json``, Lightning's logs, pictures.
 """
@@ -13,8 +12,6 @@ import logging
 import sys
 from pathlib import Path
 
-from . import campaign
-from .allocator import keep_freed_memory
 from .callbacks import load_weights
 from .lightning_cli import make_cli
 from .plots import plot_runs
@@ -23,12 +20,10 @@ from .traversal import draw_pictures
 logger = logging.getLogger(__name__)
 
 USAGE = """usage: vae-attention dsprites fit|test|traverse --config FILE [ARGUMENTS]
-       vae-attention dsprites campaign FILE... [ARGUMENTS]
 
   fit       train a model; --ckpt_path last resumes
   test      measure disentanglement; --ckpt_path last takes the last checkpoint
   traverse  write latent traversals, attention maps and a plot of several runs
-  campaign  train several models with several seeds, on processors or side by side on a GPU
 
 Each takes --help."""
 
@@ -68,26 +63,18 @@ def main(arguments: list[str] | None = None) -> int:
         Exit code: 1 after an error in the data or the training, 2 for a subcommand that does not exist.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    if not arguments or arguments[0] not in {"fit", "test", "traverse", "campaign"}:
+    if not arguments or arguments[0] not in {"fit", "test", "traverse"}:
         wanted_help = bool(arguments) and arguments[0] in {"-h", "--help"}
         print(USAGE, file=sys.stdout if wanted_help else sys.stderr)
         return 0 if wanted_help else 2
-    keep_freed_memory()
     try:
-        return run(arguments[0], arguments[1:])
+        if arguments[0] == "traverse":
+            traverse(arguments[1:])
+        else:
+            make_cli(arguments)
     except (OSError, ValueError, FloatingPointError) as error:
         print(f"vae-attention dsprites: {error}", file=sys.stderr)
         return 1
-
-
-def run(subcommand: str, arguments: list[str]) -> int:
-    """Run one of the subcommands, and return its exit code."""
-    if subcommand == "campaign":
-        return campaign.main(arguments, main)
-    if subcommand == "traverse":
-        traverse(arguments)
-    else:
-        make_cli([subcommand, *arguments])
     return 0
 
 

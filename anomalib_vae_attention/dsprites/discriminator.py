@@ -7,8 +7,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from .convolution import working_type
-
 NEGATIVE_SLOPE = 0.2
 WIDTH, DEPTH = 1000, 6
 
@@ -67,12 +65,13 @@ class Discriminator(nn.Module):
         """
         half = len(latents)
         *inner, last = cast("list[nn.Linear]", list(self.layers))
-        working = working_type(latents)
+        device = latents.device.type
+        working = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else latents.dtype
         # What reads or writes latents is small, and stays in full precision.
         weights = [layer.weight if layer is inner[0] else layer.weight.to(working) for layer in inner]
         inputs = [torch.cat([latents, permuted])]
         direction = last.weight[0] - last.weight[1]
-        with torch.autocast(latents.device.type, enabled=False):
+        with torch.autocast(device, enabled=False):
             for layer, weight in zip(inner, weights, strict=True):
                 output = F.linear(inputs[-1].to(weight.dtype), weight, layer.bias.to(weight.dtype))
                 inputs.append(F.leaky_relu_(output, NEGATIVE_SLOPE))

@@ -12,7 +12,7 @@ from anomalib_vae_attention.image_vae.elbo import kl_by_latent
 from .attention_loss import AttentionDisentanglement
 from .dataset import Batch
 from .discriminator import Discriminator, permute
-from .networks import Decoder, Encoded, Encoder
+from .networks import Decoder, Encoder
 
 
 class Terms(NamedTuple):
@@ -73,11 +73,11 @@ class BetaVAE(pl.LightningModule):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Encode images ``(B, 1, 64, 64)`` to their posterior means ``(B, d)``."""
-        return self.encoder(images).mean
+        return self.encoder.encode(images).mean
 
     def terms(self, images: torch.Tensor) -> Terms:
         """Compute the loss of images of shape ``(B, 1, 64, 64)``: the ELBO's terms and the attention's."""
-        encoded: Encoded = self.encoder(images)
+        encoded = self.encoder.encode(images)
         noise = torch.randn(encoded.mean.shape, generator=self.generator).to(images)
         latents = encoded.mean + (0.5 * encoded.log_variance).exp() * noise
         logits = self.decoder(latents)

@@ -1,20 +1,30 @@
 """The networks of Kim and Mnih ("Disentangling by Factorising", ICML 2018, appendix A) for 64x64 binary images."""
 
-from itertools import pairwise
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 from torch import nn
-from torch.nn import functional as F  # noqa: N812
 
-from .convolution import convolve_one_channel, mean_of_transposed, transposed, transposed_to_one_channel
+from anomalib_vae_attention.image_vae.conv import ConvDecoder, ConvEncoder
+from anomalib_vae_attention.image_vae.network import Trace
+
+from .drawing import SIZE
 
 LAYERS = ("conv1", "conv2", "conv3", "conv4")
-"""Names of the encoder's convolutions, whose activations attention can look at."""
+"""Names of the encoder's convolutions, whose activations, after the ReLU, attention can look at."""
 
 CHANNELS = (1, 32, 32, 64, 64)
 HIDDEN = 128
 SMALLEST = 4
+
+
+class LatentLayer(nn.Linear):
+    """A layer that reads or writes latents: it is small, and works in the data type of its weights under autocast."""
+
+    def forward(self, signal: torch.Tensor) -> torch.Tensor:
+        """Apply the layer to signals of shape ``(B, ...)``."""
+        with torch.autocast(signal.device.type, enabled=False):
+            return super().forward(signal.to(self.weight.dtype))
 
 
 class Encoded(NamedTuple):
@@ -23,29 +33,26 @@ class Encoded(NamedTuple):
     Attributes:
         mean: Posterior means, of shape ``(B, d)``.
         log_variance: Logarithms of the posterior variances, of shape ``(B, d)``.
-        activations: Outputs of the convolutions after their ReLU, of shapes ``(B, 32, 32, 32)``, ``(B, 32, 16, 16)``,
-            ``(B, 64, 8, 8)`` and ``(B, 64, 4, 4)``.
-        hidden: Output of the hidden layer after its ReLU, of shape ``(B, 128)``.
+        trace: All activations by the names of the encoder's layers; see :class:`.ConvEncoder`.
     """
 
     mean: torch.Tensor
     log_variance: torch.Tensor
-    activations: tuple[torch.Tensor, ...]
-    hidden: torch.Tensor
+    trace: Trace
+
+    def activations(self, layer: str) -> torch.Tensor:
+        """Return the activations of one of :data:`LAYERS`.
+
+        Their shapes are ``(B, 32, 32, 32)``, ``(B, 32, 16, 16)``, ``(B, 64, 8, 8)`` and ``(B, 64, 4, 4)``.
+        """
+        return self.trace[_relu(layer)]
 
 
-def weights_of(layer: nn.Module) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the weight and bias of a layer that has both."""
-    return cast("torch.Tensor", layer.weight), cast("torch.Tensor", layer.bias)
+def _relu(layer: str) -> str:
+    return layer.replace("conv", "relu")
 
 
-def in_full_precision(layer: nn.Module, signal: torch.Tensor) -> torch.Tensor:
-    """Apply a layer in the data type of its weights, whatever autocast says: what reads or writes latents is small."""
-    with torch.autocast(signal.device.type, enabled=False):
-        return layer(signal.to(weights_of(layer)[0].dtype))
-
-
-class Encoder(nn.Module):
+class Encoder(ConvEncoder):
     """Four convolutions and two linear layers from an image to a diagonal Gaussian q(z|x).
 
     Args:
@@ -53,25 +60,15 @@ class Encoder(nn.Module):
     """
 
     def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        pairs = pairwise(CHANNELS)
-        self.convolutions = nn.ModuleList(nn.Conv2d(before, after, 4, 2, 1) for before, after in pairs)
-        self.hidden = nn.Linear(CHANNELS[-1] * SMALLEST**2, HIDDEN)
-        self.posterior = nn.Linear(HIDDEN, 2 * latent_dim)
+        super().__init__(CHANNELS[0], latent_dim, (SIZE, SIZE), CHANNELS[1:], HIDDEN, LatentLayer)
 
-    def forward(self, images: torch.Tensor) -> Encoded:
+    def encode(self, images: torch.Tensor) -> Encoded:
         """Encode images of shape ``(B, 1, 64, 64)``, pixels from 0 to 1."""
-        activations = []
-        signal = images
-        for index, convolution in enumerate(self.convolutions):
-            # The first has one channel, for which there is something faster.
-            signal = F.relu(convolution(signal) if index else convolve_one_channel(signal, *weights_of(convolution)))
-            activations.append(signal)
-        hidden = F.relu(self.hidden(signal.flatten(1)))
-        mean, log_variance = in_full_precision(self.posterior, hidden).chunk(2, 1)
-        return Encoded(mean, log_variance, tuple(activations), hidden)
+        trace = self.trace(images)
+        mean, log_variance = trace[self.steps[-1].name].chunk(2, 1)
+        return Encoded(mean, log_variance, trace)
 
-    def adjoint(self, gradient: torch.Tensor, encoded: Encoded, layer: str) -> torch.Tensor:
+    def by_activations(self, gradient: torch.Tensor, encoded: Encoded, layer: str) -> torch.Tensor:
         """Carry gradients on the posterior's parameters back to a layer's activations.
 
         Made of ordinary operations on the weights, so that what is computed from the result can be differentiated once
@@ -79,59 +76,21 @@ class Encoder(nn.Module):
 
         Args:
             gradient: Gradients by means and log variances, several per image, shape ``(B, P, 2 d)``.
-            encoded: What :meth:`forward` made of the images.
+            encoded: What :meth:`encode` made of the images.
             layer: One of :data:`LAYERS`.
 
         Returns:
             Gradients by the layer's activations, shape ``(B, P, C, h, w)``.
         """
-        signal = (gradient @ self.posterior.weight) * (encoded.hidden > 0)[:, None]
-        signal = (signal @ self.hidden.weight).unflatten(2, (CHANNELS[-1], SMALLEST, SMALLEST))
-        for index in range(len(LAYERS) - 1, LAYERS.index(layer), -1):
-            signal = signal * (encoded.activations[index] > 0)[:, None]
-            signal = F.conv_transpose2d(
-                signal.flatten(0, 1), weights_of(self.convolutions[index])[0], stride=2, padding=1
-            )
-            signal = signal.unflatten(0, gradient.shape[:2])
-        return signal
-
-    def mean_adjoint(self, gradient: torch.Tensor, encoded: Encoded, layer: str) -> torch.Tensor:
-        """Average :meth:`adjoint` over the places of the layer: the ``alpha`` of Liu et al. (CVPR 2020), eq. 1.
-
-        The last transposed convolution, which is most of the work, need not be computed for its mean.
-
-        Returns:
-            Means of the gradients by the layer's activations, shape ``(B, P, C)``.
-        """
-        if layer == LAYERS[-1]:
-            return self.adjoint(gradient, encoded, layer).mean((-2, -1))
-        after = LAYERS.index(layer) + 1
-        signal = self.adjoint(gradient, encoded, LAYERS[after]) * (encoded.activations[after] > 0)[:, None]
-        means = mean_of_transposed(signal.flatten(0, 1), weights_of(self.convolutions[after])[0])
-        return means.unflatten(0, gradient.shape[:2])
+        return self.adjoint(gradient, encoded.trace, [_relu(layer)])[_relu(layer)]
 
 
-class Decoder(nn.Module):
-    """Two linear layers and four transposed convolutions from latents to the logits of an image.
+class Decoder(ConvDecoder):
+    """Two linear layers and four transposed convolutions from latents ``(B, d)`` to logits ``(B, 1, 64, 64)``.
 
     Args:
         latent_dim: Number of latents ``d``.
     """
 
     def __init__(self, latent_dim: int) -> None:
-        super().__init__()
-        widths = CHANNELS[::-1]
-        pairs = pairwise(widths)
-        self.linears = nn.ModuleList([nn.Linear(latent_dim, HIDDEN), nn.Linear(HIDDEN, widths[0] * SMALLEST**2)])
-        self.convolutions = nn.ModuleList(nn.ConvTranspose2d(before, after, 4, 2, 1) for before, after in pairs)
-
-    def forward(self, latents: torch.Tensor) -> torch.Tensor:
-        """Decode latents ``(B, d)`` to logits ``(B, 1, 64, 64)``."""
-        first, second = self.linears
-        hidden = F.relu(in_full_precision(first, latents))
-        signal = F.relu(second(hidden))
-        signal = signal.unflatten(1, (CHANNELS[-1], SMALLEST, SMALLEST)).contiguous(memory_format=torch.channels_last)
-        *inner, last = self.convolutions
-        for convolution in inner:
-            signal = F.relu(transposed(signal, *weights_of(convolution)))
-        return transposed_to_one_channel(signal, *weights_of(last))
+        super().__init__(CHANNELS[0], latent_dim, (SIZE, SIZE), CHANNELS[1:], HIDDEN, LatentLayer)

@@ -1,46 +1,14 @@
-"""Plots of several runs: their course over the steps, and reconstruction against disentanglement."""
+"""Plot of several runs: reconstruction against disentanglement."""
 
 import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from anomalib_vae_attention.common.atomic_files import replacing
 
 from .callbacks import TEST_FILE
-
-METRICS = {
-    "factor_vae_score": "FactorVAE score",
-    "mig": "MIG",
-    "dci_disentanglement_lasso": "DCI disentanglement, lasso",
-    "reconstruction": "reconstruction error (nats per image)",
-}
-"""What is plotted over the steps, by column of the table."""
-
-
-def plot_courses(table: pd.DataFrame, file: Path) -> None:
-    """Plot metrics over the steps, a colour a config: the mean over its seeds, and from the least to the greatest.
-
-    Args:
-        table: Columns ``config``, ``seed``, ``step`` and those of :data:`METRICS`.
-        file: PNG file to write.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
-    figure = Figure(figsize=(10, 6.5), layout="constrained")
-    axes = figure.subplots(2, 2)
-    for (metric, name), axis in zip(METRICS.items(), axes.flat, strict=True):
-        for config, rows in table.groupby("config", sort=False):
-            steps = rows.groupby("step")[metric].agg(["mean", "min", "max"])
-            axis.plot(steps.index, steps["mean"], label=f"{config} ({rows['seed'].nunique()})")
-            axis.fill_between(steps.index, steps["min"], steps["max"], alpha=0.2)
-        axis.set(xlabel="optimiser steps", ylabel=name)
-    axes[0, 0].legend(title="config (seeds)")
-    with replacing(file) as temporary:
-        figure.savefig(temporary, dpi=110)
 
 
 def plot_runs(runs: list[Path], folder: Path) -> Path:

@@ -1,8 +1,5 @@
 """Keeping dSprites on disk at one bit per pixel, whole or not at all."""
 
-import errno
-import hashlib
-import logging
 import os
 from collections.abc import Iterable, Iterator
 from itertools import product
@@ -12,19 +9,15 @@ import numpy as np
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.atomic_files import explaining, replacing
 
 from .drawing import FACTOR_SIZES, IMAGE_BYTES, SIZE, draw_grid
-
-logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 """Version of the drawing; to be raised with every change that alters a pixel."""
 
 IMAGES = int(np.prod(FACTOR_SIZES))
 """Number of images, 737,280."""
-
-DIGEST_BYTES = hashlib.blake2b().digest_size
 
 
 def draw_all() -> Iterator[bytes]:
@@ -33,58 +26,37 @@ def draw_all() -> Iterator[bytes]:
         yield draw_grid(shape, scale, orientation).tobytes()
 
 
-def is_whole(file: Path) -> bool:
-    """Tell whether a file holds all images followed by their BLAKE2b digest, and is neither truncated nor altered."""
-    length = IMAGES * IMAGE_BYTES
-    if not file.is_file() or file.stat().st_size != length + DIGEST_BYTES:
-        return False
-    digest = hashlib.blake2b()
-    with file.open("rb") as stream:
-        for start in range(0, length, 1 << 22):
-            digest.update(stream.read(min(1 << 22, length - start)))
-        return digest.digest() == stream.read()
-
-
 def write_images(file: Path, chunks: Iterable[bytes]) -> None:
-    """Write images, given as bits in the order of the index, and their digest, whole or not at all.
+    """Write images, given as bits in the order of the index, whole or not at all.
 
     Raises:
         ValueError: If the chunks don't hold all images.
         OSError: If the file cannot be written; nothing is left behind.
     """
-    if file.exists():
-        logger.warning("%s is truncated or was altered; it is written anew.", file)
-    digest, length = hashlib.blake2b(), 0
-    with replacing(file) as temporary, temporary.open("wb") as stream:
-        for chunk in chunks:
-            stream.write(chunk)
-            digest.update(chunk)
-            length += len(chunk)
+    with replacing(file) as temporary:
+        with temporary.open("wb") as stream:
+            stream.writelines(chunks)
+        length = temporary.stat().st_size
         if length != IMAGES * IMAGE_BYTES:
             msg = f"{length / IMAGE_BYTES:g} images were to be kept, but dSprites has {IMAGES}"
             raise ValueError(msg)
-        stream.write(digest.digest())
 
 
 def ensure_images(file: Path, make: Iterable[bytes]) -> None:
     """Write the images unless they are there already; ``make``, which gives them as bits, is not asked then.
 
-    Of several processes that come at once, one writes and the others wait. A truncated or altered file is replaced.
+    Of several processes that come at once, one writes and the others wait. A truncated file is replaced.
 
     Raises:
         ValueError: If ``make`` fails to give all images.
         OSError: If the file cannot be written, naming it; the subclass and number tell why.
     """
-    try:
+    size = IMAGES * IMAGE_BYTES
+    with explaining(f"{file}: the {size >> 20} MiB of dSprites cannot be kept there", "name another root"):
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_name(f".{file.name}.lock")):
-            if not is_whole(file):
+            if not file.is_file() or file.stat().st_size != size:
                 write_images(file, make)
-    except OSError as error:
-        reason = "its folder is a file" if isinstance(error, FileExistsError) else error.strerror or str(error)
-        size = f"{IMAGES * IMAGE_BYTES >> 20} MiB"
-        msg = f"{file}: the {size} of dSprites cannot be kept there ({reason}); name another root"
-        raise OSError(error.errno or errno.EIO, msg) from error
 
 
 def read_images(file: Path, indices: NDArray[np.int64]) -> NDArray[np.uint8]:

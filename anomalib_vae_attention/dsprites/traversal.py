@@ -46,7 +46,7 @@ def traversal_attention(model: BetaVAE, traversals: torch.Tensor, layer: str) ->
     attention = AttentionDisentanglement(layer=layer, score="mean")  # type: ignore[arg-type]
     rows = []
     for latent, images in enumerate(traversals):
-        encoded = model.encoder(images[:, None])
+        encoded = model.encoder.encode(images[:, None])
         maps = attention.maps(model.encoder, encoded, torch.zeros_like(encoded.mean), [latent])
         maps = F.interpolate(maps, (SIZE, SIZE), mode="bilinear", align_corners=False)[:, 0]
         rows.append(maps / maps.max().clamp_min(torch.finfo(maps.dtype).tiny))

@@ -1,1 +1,1 @@
-"""Looking at trained models: what each latent looks at, as pictures, and how good each attention and layer is."""
+"""Looking at trained models: what each latent looks at, as pictures, and scores on test images."""

@@ -1,7 +1,8 @@
 """Convolutional networks for small images: each convolution halves the image, then one hidden layer.
 
 With widths 64 and 128 on 28x28 pixels the network for MNIST, with 64, 128 and 256 on 100x100 pixels that for UCSD Ped1
-of Liu et al. (CVPR 2020): kernels of 4, stride 2, a hidden layer of 1024, 32 latents.
+of Liu et al. (CVPR 2020): kernels of 4, stride 2, a hidden layer of 1024, 32 latents. Kim and Mnih's networks for
+dSprites are of this kind, too.
 """
 
 import math
@@ -40,17 +41,24 @@ class ConvEncoder(Network):
         size: Height and width of the image in pixels.
         widths: Channels of each convolution.
         hidden_dim: Width of the hidden layer.
+        latent_layer: Class of the layer that writes, or in the decoder reads, latents.
     """
 
     def __init__(
-        self, channels: int, latent_dim: int, size: Sequence[int], widths: Sequence[int], hidden_dim: int
+        self,
+        channels: int,
+        latent_dim: int,
+        size: Sequence[int],
+        widths: Sequence[int],
+        hidden_dim: int,
+        latent_layer: type[nn.Linear] = nn.Linear,
     ) -> None:
         super().__init__()
         cells = sizes_of(size, len(widths))[-1]
         pairs = pairwise([channels, *widths])
         self.convolutions = nn.ModuleList(nn.Conv2d(*pair, KERNEL, STRIDE, PADDING) for pair in pairs)
         self.hidden = nn.Linear(widths[-1] * math.prod(cells), hidden_dim)
-        self.posterior = nn.Linear(hidden_dim, 2 * latent_dim)
+        self.posterior = latent_layer(hidden_dim, 2 * latent_dim)
         layers: list[tuple[str, nn.Module]] = []
         for number, convolution in enumerate(self.convolutions, start=1):
             layers += [(f"conv{number}", convolution), (f"relu{number}", nn.ReLU())]
@@ -63,12 +71,18 @@ class ConvDecoder(Network):
     """The encoder backwards, from latents to the logits of an image; arguments as of :class:`ConvEncoder`."""
 
     def __init__(
-        self, channels: int, latent_dim: int, size: Sequence[int], widths: Sequence[int], hidden_dim: int
+        self,
+        channels: int,
+        latent_dim: int,
+        size: Sequence[int],
+        widths: Sequence[int],
+        hidden_dim: int,
+        latent_layer: type[nn.Linear] = nn.Linear,
     ) -> None:
         super().__init__()
         sizes = sizes_of(size, len(widths))[::-1]
         self.linears = nn.ModuleList([
-            nn.Linear(latent_dim, hidden_dim),
+            latent_layer(latent_dim, hidden_dim),
             nn.Linear(hidden_dim, widths[-1] * math.prod(sizes[0])),
         ])
         layers: list[tuple[str, nn.Module]] = []

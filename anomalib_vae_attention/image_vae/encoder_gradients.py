@@ -1,6 +1,5 @@
 """What an image VAE's encoder makes of images, and the gradients of that by its layers, without autograd."""
 
-import copy
 import math
 from collections.abc import Iterator, Sequence
 
@@ -30,7 +29,6 @@ class EncoderGradients:
         kept = encoder.from_layer(min(layers, key=encoder.map_layers.index)) if layers else []
         self._trace = encoder.trace(image, kept)
         self.posterior = vae.split(self._trace[encoder.steps[-1].name])
-        self._jacobian: dict[str, torch.Tensor] | None = None
 
     @property
     def activations(self) -> list[torch.Tensor]:
@@ -42,19 +40,9 @@ class EncoderGradients:
         """Number of latents ``d``."""
         return self.posterior.mean.shape[1]
 
-    def at(self, layers: Sequence[str]) -> "EncoderGradients":
-        """Return the same for some of the layers."""
-        some = copy.copy(self)
-        some.layers = list(layers)
-        return some
-
     def of_decoded(self, latent: torch.Tensor) -> "EncoderGradients":
         """Return the same for what latents ``(B, d)`` are decoded to."""
         return EncoderGradients(self.vae, self.vae.decode(latent), self.layers)
-
-    def keep_jacobian(self) -> None:
-        """Compute the gradients of all parameters once, where several attentions need them."""
-        self._jacobian = dict(zip(self.layers, self.by_parameters(range(2 * self.latent_dim)), strict=True))
 
     def by_parameters(self, parameters: Sequence[int]) -> list[torch.Tensor]:
         """Return gradients of ``P`` parameters of the posterior by each layer, of shape ``(B, P, C, h, w)``.
@@ -62,8 +50,6 @@ class EncoderGradients:
         Args:
             parameters: Which of them: 0 to ``d - 1`` are the means, ``d`` to ``2 d - 1`` the log variances.
         """
-        if self._jacobian is not None:
-            return [self._jacobian[name][:, list(parameters)] for name in self.layers]
         chosen = torch.eye(2 * self.latent_dim, device=self.image.device)[list(parameters)]
         # The length of a tensor would fix the number of images in an export; its shape does not.
         return self._back(chosen.expand(self.posterior.mean.shape[0], -1, -1))
@@ -71,8 +57,6 @@ class EncoderGradients:
     def by_mean(self, gradient: torch.Tensor) -> list[torch.Tensor]:
         """Carry a gradient by the posterior means, of shape ``(B, d)``, back to each layer, ``(B, C, h, w)``."""
         seed = torch.cat([gradient, torch.zeros_like(gradient)], dim=1)
-        if self._jacobian is not None:
-            return [torch.einsum("bk,bk...->b...", seed, self._jacobian[name]) for name in self.layers]
         return [by_layer[:, 0] for by_layer in self._back(seed[:, None])]
 
     def _back(self, seeds: torch.Tensor) -> list[torch.Tensor]:

@@ -9,7 +9,7 @@ from torch import nn
 
 from anomalib_vae_attention.common.argument_checks import require_choice, require_whole
 from anomalib_vae_attention.reference import MAX_EXEMPLARS, LeftOut, make_reference
-from anomalib_vae_attention.scoring import fail_safe, only_scorable, require_scorable, to_unit_interval
+from anomalib_vae_attention.scoring import as_floats, fail_safe, only_scorable, require_scorable, to_unit_interval
 from anomalib_vae_attention.vae import Posterior
 
 from .attention_maps import ATTENTIONS, Explained, MapAverage, NormalImages, explain, join, latent_maps
@@ -140,9 +140,9 @@ class ImageVaeModel(nn.Module):
 
         Raises:
             RuntimeError: If the model has not been fitted, or its checkpoint does not know the attention.
-            ValueError: If the images are not of the network's size.
+            ValueError: If the images are not of the network's size, or are none.
         """
-        image = self.prepare_image(image)
+        image = self.prepare_image(as_floats(image, self))
         if self.training:
             noise = torch.randn(len(image), self.latent_dim, device=image.device)
             return self.vae.elbo_terms(image.contiguous(memory_format=torch.channels_last), noise)
@@ -172,29 +172,6 @@ class ImageVaeModel(nn.Module):
         chosen = self.find_layers(layers) if layers else self.attention_layers
         parts = self._encode(image, chosen if ATTENTIONS[name].uses_layers else [], [name])
         return join([explain(seen, self.normal, name, self.average) for seen in parts])
-
-    @torch.no_grad()
-    def explain_all(
-        self, image: torch.Tensor, layers: Sequence[str], attentions: Sequence[str] = tuple(ATTENTIONS)
-    ) -> dict[tuple[str, str], Explained]:
-        """Do :meth:`explain` for each of some layers and attentions, by default all, which share the gradients.
-
-        Returns:
-            Maps ``(B, H, W)`` and scores ``(B,)`` by attention and layer; the layer's name is empty for attentions
-            that use none.
-        """
-        names = dict(zip(layers, self.find_layers(layers), strict=True))
-        for attention in attentions:
-            require_choice("attention", attention, list(ATTENTIONS))
-        found: dict[tuple[str, str], list[Explained]] = {}
-        for seen in self._encode(image, list(names.values()), attentions):
-            if any(ATTENTIONS[attention].gradients_per_latent for attention in attentions):
-                seen.keep_jacobian()
-            for attention in attentions:
-                for layer in layers if ATTENTIONS[attention].uses_layers else [""]:
-                    one = seen.at([names[layer]] if layer else [])
-                    found.setdefault((attention, layer), []).append(explain(one, self.normal, attention, self.average))
-        return {key: join(parts) for key, parts in found.items()}
 
     def _encode(
         self, image: torch.Tensor, layers: Sequence[str], attentions: Sequence[str]

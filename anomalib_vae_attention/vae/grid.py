@@ -38,7 +38,9 @@ class _Resamplings(SizedResamplings):
             def pool_and_resize(side: int, cells: int) -> torch.Tensor:
                 return resize_matrix(side, cells) @ pool_matrix(side, width)
 
-            return (Resampling(pool_and_resize, size, grid_size) for size in sizes)
+            # A window of one cell averages nothing.
+            matrix = pool_and_resize if width > 1 else resize_matrix
+            return (Resampling(matrix, size, grid_size) for size in sizes)
 
         self.to_grid = nn.ModuleList(itertools.chain.from_iterable(map(pooled, POOL_SIZES)))
         self.from_grid = nn.ModuleList(Resampling(resize_matrix, grid_size, size) for size in sizes)

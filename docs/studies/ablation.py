@@ -8,7 +8,7 @@ is not computed again.
 import argparse
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -124,14 +124,20 @@ def batches(layers: Sequence[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
         yield [layer[start : start + BATCH].float() for layer in layers]
 
 
+@contextlib.contextmanager
+def given(model: VaeAttentionModel, layers: list[torch.Tensor]) -> Generator[torch.Tensor, None, None]:
+    """Let a model's backbone return these layers; yield images to pass to it, whose pixels do not matter."""
+    with patch.object(model.backbone, "forward", lambda _: layers):
+        yield torch.zeros(len(layers[0]), 3, *SIZE)
+
+
 def fit(layers: list[torch.Tensor], arguments: dict[str, Any]) -> VaeAttentionModel:
     """Fit a model to layers of normal images, as :class:`.ClosedFormFit` does."""
-    model = VaeAttentionModel(pre_trained=False, **arguments).eval()
-    sizes = [(layer.shape[-2], layer.shape[-1]) for layer in layers]
-    model._prepare(SIZE, sizes)  # noqa: SLF001
+    model = VaeAttentionModel(pre_trained=False, **arguments)
     moments, place_share = FeatureMoments(), PlaceShare()
     for batch in batches(layers):
-        moments.update(model.grid.stack(batch))  # noqa: PD013
+        with given(model.train(), batch) as images:
+            moments.update(model(images))
     model.vae.initialise(model.grid.fit(*moments.compute()))
     model.reference.start()
     for batch in batches(layers):
@@ -139,7 +145,7 @@ def fit(layers: list[torch.Tensor], arguments: dict[str, Any]) -> VaeAttentionMo
         model.reference.update(posterior)
         place_share.update(posterior)
     model.calibrate(model.reference.finish(), place_share.compute())
-    return model
+    return model.eval()
 
 
 def judge(model: VaeAttentionModel, images: Images) -> dict[str, float]:
@@ -150,8 +156,8 @@ def judge(model: VaeAttentionModel, images: Images) -> dict[str, float]:
         AUPRO(fields=["anomaly_map", "gt_mask"]),
     ]
     for number, layers in enumerate(batches(images.test)):
-        with patch.object(model, "layers", lambda _, layers=layers: layers):
-            prediction = model(torch.zeros(len(layers[0]), 3, *SIZE))
+        with given(model, layers) as given_images:
+            prediction = model(given_images)
         some = slice(number * BATCH, (number + 1) * BATCH)
         batch = ImageBatch(
             image=torch.zeros(len(layers[0]), 3, *SIZE),

@@ -21,7 +21,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_vae_attention.dsprites.allocator import keep_freed_memory
 from anomalib_vae_attention.dsprites.attention_loss import AttentionDisentanglement
 from anomalib_vae_attention.dsprites.discriminator import Discriminator, permute
 from anomalib_vae_attention.dsprites.models import FactorVAE
@@ -136,7 +135,7 @@ STEPS: dict[str, Callable[[], Step]] = {
     "+ one discriminator pass": lambda: PlainStep(second_batch=False, one_pass=True),
     "+ fused Adam": lambda: PlainStep(second_batch=False, one_pass=True, fused=True),
     "+ channels last": lambda: PlainStep(second_batch=False, one_pass=True, fused=True, channels_last=True),
-    "FactorVAE (+ convolutions)": lambda: _ours(None),
+    "FactorVAE": lambda: _ours(None),
     "AD-FactorVAE, random": lambda: _ours(AttentionDisentanglement()),
     "AD-FactorVAE, all": lambda: _ours(AttentionDisentanglement(pairs="all")),
     "plain PyTorch, bf16": lambda: _in_bf16(PlainStep()),
@@ -201,14 +200,11 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--steps", type=int, default=3, help="steps in a turn")
-    parser.add_argument("--return-memory", action="store_true", help="leave the allocator of the system as it is")
     parser.add_argument("--output", type=Path, help="JSON file of all turns")
     parser.add_argument("--profile", choices=list(STEPS), help="show where the time of one kind of step goes, instead")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     torch.manual_seed(0)
-    if not arguments.return_memory:
-        keep_freed_memory()
     if arguments.profile:
         print(profile(arguments.profile, arguments.batch_size, arguments.steps))
         return

@@ -56,7 +56,7 @@ def losses(model: BetaVAE, images: torch.Tensor, seed: int) -> Iterator[tuple[st
     apart = {"pairs": "all", "both_signs": True, "normalise": True}
     choices["all, second order, both signs, normalised"] = apart
     choices["all, both signs, normalised"] = {**apart, "second_order": False}
-    encoded = model.encoder(images)
+    encoded = model.encoder.encode(images)
     for layer, (name, choice) in product(LAYERS, choices.items()):
         loss = AttentionDisentanglement(layer=layer, **choice)  # type: ignore[arg-type]
         generator = torch.Generator().manual_seed(seed)
@@ -77,7 +77,7 @@ def empty_maps(model: BetaVAE, images: torch.Tensor) -> pd.DataFrame:
         A row per latent, the most active first: ``KL``, its divergence from the prior in nats, averaged over the
         images, and for each layer the share of the images, from 0 to 1, whose map of it is empty.
     """
-    encoded = model.encoder(images)
+    encoded = model.encoder.encode(images)
     latents = list(range(encoded.mean.shape[1]))
     table = pd.DataFrame({"KL": kl_by_latent(encoded.mean, encoded.log_variance).mean(0).numpy()})
     noise = torch.randn_like(encoded.mean)

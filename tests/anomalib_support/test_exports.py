@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from anomalib.deploy import CompressionType
 from anomalib.models.components import AnomalibModule
 from support import small_model
 
+from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.anomalib_support import exports
 
 
@@ -103,3 +105,25 @@ def test_half_precision_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     model.to_openvino(tmp_path, compression_type=CompressionType.FP16)
     model.to_openvino(tmp_path, "model", (64, 64), CompressionType.FP16)
     assert halved == [False, False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("model", "compression", "words"),
+    [
+        ({"vae": "conv"}, CompressionType.INT8_PTQ, "image VAEs have none"),
+        ({"pre_trained": False}, CompressionType.INT8_ACQ, "labels of test images: use INT8_PTQ"),
+    ],
+)
+def test_compressions_that_are_refused(
+    model: dict[str, Any], compression: CompressionType, words: str, tmp_path: Path
+) -> None:
+    """At once, with the reason."""
+    with pytest.raises(ValueError, match=words):
+        VaeAttention(**model).to_openvino(tmp_path, compression_type=compression)
+    assert not list(tmp_path.iterdir())
+
+
+def test_integers_need_images() -> None:
+    """Their scales are those of good images."""
+    with pytest.raises(ValueError, match="needs a datamodule"):
+        VaeAttention(pre_trained=False)._post_training_quantization_ov(None)

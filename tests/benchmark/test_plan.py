@@ -47,7 +47,6 @@ def test_one_name_for_every_model(given: str, canonical: str) -> None:
         "patchcore:-fast",
         "padim:0",
         "padim:1.5",
-        "vae_attention:none",
         "",
     ],
 )

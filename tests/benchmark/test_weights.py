@@ -34,9 +34,18 @@ def test_padim_has_the_backbone_that_we_have(name: str, hub: Path) -> None:
     assert list(file.parents[1].glob("*/model.safetensors")) == [file]
 
 
-def test_a_layer_that_does_not_exist_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert weights.main([str(tmp_path), "--layers", "blocks.1", "blocks.99"]) == 1
-    assert "blocks.99" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layers", "blocks.1", "blocks.99"], "blocks.99"),
+        (["--models", "vae_attention:none"], "the reference in 'vae_attention:none' must be one of"),
+    ],
+)
+def test_what_does_not_exist_is_named(
+    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert weights.main([str(tmp_path), "--models", "vae_attention:gaussian-uncached", *arguments]) == 1
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

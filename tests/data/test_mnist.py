@@ -112,7 +112,7 @@ def test_files_that_are_missing_or_broken(root: Path, tmp_path: Path) -> None:
         OneClassMNIST(root=root, image_root=tmp_path / "file").prepare_data()
     packed = root / "train-images-idx3-ubyte.gz"
     packed.write_bytes(packed.read_bytes()[:100])
-    with pytest.raises(ValueError, match="cannot be unpacked"):
+    with pytest.raises(ValueError, match="cut short: Compressed file ended"):
         read_idx(packed)
     for content in (b"", b"\0\0\x08\x01\0\0\0\x09ab", b"PNG"):
         (tmp_path / "bad").write_bytes(content)

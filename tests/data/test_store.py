@@ -25,7 +25,7 @@ def test_interrupted_drawing_leaves_nothing(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """After a fault halfway the root is as before, and the next use draws."""
+    """After a fault halfway the root is as before, but for a lock, and the next use draws."""
     draw, drawn = drawing.draw_image, []
 
     def fail_at_fourth(category: str, name: drawing.Name) -> drawing.DrawnImage:
@@ -39,7 +39,7 @@ def test_interrupted_drawing_leaves_nothing(
         with pytest.raises(failure):
             store.ensure_category(tmp_path, "washer")
     assert len(drawn) == 4
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [".washer.lock"]
     assert store.ensure_category(tmp_path, "washer")
     assert store.is_drawn(tmp_path / "washer")
 
@@ -81,22 +81,22 @@ def test_processes_that_draw_at_once_all_end_well(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """All have drawn before any renames; one wins, the others use its work, and nothing else is left."""
+    """All find that it is missing at once; one draws, the others use its work, and nothing else is left."""
     if outdated:
         store.ensure_category(tmp_path, "washer")
         edit_marker(tmp_path / "washer", version=0)
     barrier = multiprocessing.get_context("fork").Barrier(3)
-    draw = drawing.draw_category
+    choose = drawing.choose_drawing
 
-    def draw_and_wait(category: str, folder: Path) -> None:
-        draw(category, folder)
+    def choose_and_wait(category: str) -> object:
         barrier.wait(60)
+        return choose(category)
 
-    monkeypatch.setattr(store, "draw_category", draw_and_wait)
+    monkeypatch.setattr(store, "choose_drawing", choose_and_wait)
     codes = run_in_children(lambda _: 10 + store.ensure_category(tmp_path, "washer"), 3)
     assert sorted(codes) == [10, 10, 11]
     assert store.is_drawn(tmp_path / "washer")
-    assert {path.name for path in tmp_path.iterdir()} <= {"washer", ".washer.lock"}
+    assert {path.name for path in tmp_path.iterdir()} == {"washer", ".washer.lock"}
 
 
 def edit_marker(folder: Path, **changes: object) -> None:
@@ -179,4 +179,4 @@ def test_root_that_cannot_be_written(
     assert caught.value.errno == code
     assert str(tmp_path) in str(caught.value)
     assert os.strerror(code) in str(caught.value)
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == [".washer.lock"]

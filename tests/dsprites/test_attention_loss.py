@@ -14,7 +14,7 @@ def encode(latent_dim: int = 4) -> tuple[Encoder, Encoded, torch.Tensor]:
     for parameter in encoder.parameters():
         # Larger weights than at the start, so that no map is 0 everywhere.
         parameter.data.mul_(2)
-    encoded = encoder(torch.rand(3, 1, 64, 64, dtype=torch.float64))
+    encoded = encoder.encode(torch.rand(3, 1, 64, 64, dtype=torch.float64))
     return encoder, encoded, torch.randn(3, latent_dim, dtype=torch.float64)
 
 
@@ -42,7 +42,7 @@ def test_maps_and_second_order_path_against_autograd(layer: str, score: str) -> 
     explained = encoded.mean
     if score == "sample":
         explained = explained + (0.5 * encoded.log_variance).exp() * noise
-    activations = encoded.activations[LAYERS.index(layer)]
+    activations = encoded.activations(layer)
     expected = []
     for latent in (1, 3):
         (gradient,) = torch.autograd.grad(explained[:, latent].sum(), activations, create_graph=True)
@@ -83,7 +83,7 @@ def test_normalised_maps_reach_one_or_are_zero() -> None:
 def test_maps_of_both_signs_do_not_vanish() -> None:
     """Where every activation argues against a latent, eq. 2's map is empty; that of both signs is not."""
     encoder, encoded, noise = encode()
-    activations = encoded.activations[-1]
+    activations = encoded.activations("conv4")
     gradients = -torch.ones(3, 1, *activations.shape[1:], dtype=torch.float64)
     assert not latent_attention(activations, gradients).any()
     torch.testing.assert_close(latent_attention(activations, gradients, both_signs=True)[:, 0], activations.sum(1))
@@ -97,7 +97,7 @@ def test_maps_of_both_signs_do_not_vanish() -> None:
 def with_means(means: list[float]) -> Encoded:
     """Make posteriors of unit variance with given means."""
     mean = torch.tensor([means, means])
-    return Encoded(mean, torch.zeros_like(mean), (), torch.empty(0))
+    return Encoded(mean, torch.zeros_like(mean), {})
 
 
 def test_random_pairs_are_distinct_and_reproducible() -> None:

@@ -11,9 +11,10 @@ import pytest
 import torch
 import yaml
 from PIL import Image
+from support import small_run
 
 from anomalib_vae_attention import cli
-from anomalib_vae_attention.dsprites import allocator, callbacks, campaign, command, lightning_cli, traversal
+from anomalib_vae_attention.dsprites import callbacks, command, lightning_cli, traversal
 from anomalib_vae_attention.dsprites.attention_loss import AttentionDisentanglement
 from anomalib_vae_attention.dsprites.models import FactorVAE
 
@@ -35,21 +36,6 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(callbacks, name, lambda *_: FAST_SCORES)
 
 
-def small(sprites_root: Path) -> list[str]:
-    """List arguments that make a run small."""
-    options = {
-        "data.root": sprites_root,
-        "data.batch_size": 4,
-        "data.batches_per_epoch": 2,
-        "data.test_batches": 1,
-        "scores.every_n_steps": 1,
-        "trainer.enable_progress_bar": "false",
-        "trainer.enable_model_summary": "false",
-        "trainer.log_every_n_steps": 1,
-    }
-    return [str(part) for name, value in options.items() for part in (f"--{name}", value)]
-
-
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
@@ -62,7 +48,7 @@ def rows(run: Path) -> list[tuple[int, float]]:
 
 def test_fit_resume_test_and_traverse(folder: Path, sprites_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A run in two parts leaves the rows of one in one part, and whatever the documentation names."""
-    config = ["--config", str(CONFIGS["ad_factor_vae"]), *small(sprites_root), "--ckpt_path", "last"]
+    config = ["--config", str(CONFIGS["ad_factor_vae"]), *small_run(sprites_root), "--ckpt_path", "last"]
     for run, steps in (("whole", 4), ("parts", 2), ("parts", 4)):
         where = ["--trainer.max_steps", str(steps), "--trainer.default_root_dir", run]
         assert cli.main(["dsprites", "fit", *config, *where]) == 0
@@ -102,7 +88,7 @@ command.main(sys.argv[1:])
 
 def test_a_killed_run_goes_on_from_its_last_epoch(folder: Path, sprites_root: Path) -> None:
     """A run that was killed within its third epoch ends as one that was not."""
-    arguments = ["fit", "--config", str(CONFIGS["ad_factor_vae"]), *small(sprites_root), "--ckpt_path", "last"]
+    arguments = ["fit", "--config", str(CONFIGS["ad_factor_vae"]), *small_run(sprites_root), "--ckpt_path", "last"]
     arguments += ["--trainer.max_steps", "7", "--trainer.default_root_dir"]
     assert command.main([*arguments, "whole"]) == 0
     killed = subprocess.run([sys.executable, "-c", KILLED_RUN, *arguments, "killed"], capture_output=True, check=False)
@@ -119,7 +105,7 @@ def test_a_killed_run_goes_on_from_its_last_epoch(folder: Path, sprites_root: Pa
 
 def test_rows_after_the_checkpoint_are_dropped(folder: Path, sprites_root: Path) -> None:
     """A run killed between checkpoints has rows of steps that it will do again."""
-    arguments = ["fit", "--config", str(CONFIGS["vae"]), *small(sprites_root), "--trainer.default_root_dir", "run"]
+    arguments = ["fit", "--config", str(CONFIGS["vae"]), *small_run(sprites_root), "--trainer.default_root_dir", "run"]
     assert command.main([*arguments, "--trainer.max_steps", "2"]) == 0
     file = folder / "run" / "scores.csv"
     before = rows(folder / "run")
@@ -128,42 +114,6 @@ def test_rows_after_the_checkpoint_are_dropped(folder: Path, sprites_root: Path)
     after = rows(folder / "run")
     assert after[:2] == before
     assert [step for step, _ in after] == [1, 2, 3, 4]
-
-
-def test_campaign(folder: Path, sprites_root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A model with every seed; what is done is not done again."""
-    arguments = [str(CONFIGS["vae"]), "--seeds", "0", "1", "--max_steps", "2"]
-    arguments += ["--output", "campaign", *small(sprites_root)]
-    assert command.main(["campaign", *arguments]) == 0
-    courses = callbacks.read_scores(folder / "campaign" / "scores.csv")
-    assert [(row["config"], row["seed"], row["step"]) for row in courses] == [
-        ("vae", str(seed), str(step)) for seed in (0, 1) for step in (1, 2)
-    ]
-    # Other seeds, other weights and batches.
-    assert len({row["reconstruction"] for row in courses}) == 4
-    assert "0.500 +- 0.000 (2 seeds)" in capsys.readouterr().out
-    for name in ("disentanglement.png", "course.png"):
-        with Image.open(folder / "campaign" / name) as picture:
-            assert np.asarray(picture).std() > 0
-    (folder / "campaign" / "vae-0" / "checkpoints" / "last.ckpt").unlink()
-    assert command.main(["campaign", *arguments]) == 0
-    assert not (folder / "campaign" / "vae-0" / "checkpoints" / "last.ckpt").exists()
-
-
-def test_runs_of_a_campaign_that_are_not_done_are_in_the_table(tmp_path: Path) -> None:
-    """The table of all courses has them, that of the tests has not; seeds and configs come from the folders' names."""
-    row = {"step": 5, "factor_vae_score": 0.5, "mig": 0.1, "dci_disentanglement_lasso": 0.2, "reconstruction": 9.0}
-    for name, score in (("vae-0", 0.5), ("my-vae-12", 0.75)):
-        (tmp_path / name).mkdir()
-        callbacks.write_scores(tmp_path / name / "scores.csv", [{**row, "factor_vae_score": score}])
-    (tmp_path / "vae-0" / "test.json").write_text(json.dumps({"model": "VAE", **row}))
-    campaign.collect(tmp_path)
-    table = callbacks.read_scores(tmp_path / "scores.csv")
-    assert [(row["config"], row["seed"], row["factor_vae_score"]) for row in table] == [
-        ("my-vae", "12", "0.75"),
-        ("vae", "0", "0.5"),
-    ]
-    assert [row["config"] for row in callbacks.read_scores(tmp_path / "results.csv")] == ["vae"]
 
 
 def test_every_config_is_parsed_with_the_paper_s_settings(sprites_root: Path) -> None:
@@ -206,7 +156,7 @@ def test_hint_at_bf16(
     said: list[str] = []
     monkeypatch.setattr(lightning_cli, "rank_zero_info", said.append)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {instructions: True}, raising=False)
-    arguments = ["--config", str(CONFIGS["vae"]), *small(sprites_root), "--trainer.default_root_dir", str(folder)]
+    arguments = ["--config", str(CONFIGS["vae"]), *small_run(sprites_root), "--trainer.default_root_dir", str(folder)]
     cli_of_config = lightning_cli.make_cli([*arguments, "--trainer.precision", precision], run=False)
     cli_of_config.before_fit()
     assert len(said) == hints
@@ -285,7 +235,3 @@ def test_tiles_are_laid_in_rows() -> None:
 def test_nothing_of_anomalib_is_imported() -> None:
     code = "import sys; import anomalib_vae_attention.dsprites.command; sys.exit('anomalib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_freed_memory_can_be_kept_anywhere() -> None:
-    assert isinstance(allocator.keep_freed_memory(), bool)

@@ -41,7 +41,7 @@ def test_step_of_factor_vae_is_algorithm_2_on_one_batch(images: torch.Tensor) ->
     model, twin = FactorVAE(gamma=10.0), FactorVAE(gamma=10.0)
     twin.load_state_dict(model.state_dict())
     logged = model.optimise(images, model.make_optimizers())
-    encoded = twin.encoder(images)
+    encoded = twin.encoder.encode(images)
     noise = torch.randn(16, 10, generator=twin.generator)
     latents = encoded.mean + (0.5 * encoded.log_variance).exp() * noise
     reconstruction = F.binary_cross_entropy_with_logits(twin.decoder(latents), images, reduction="sum") / 16

@@ -1,47 +1,12 @@
-"""Fast forms of the convolutions and of the discriminator's two losses against PyTorch's own."""
+"""The networks, their adjoint and the discriminator's two losses against plain PyTorch and autograd."""
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_vae_attention.dsprites import convolution
 from anomalib_vae_attention.dsprites.discriminator import Discriminator, permute
 from anomalib_vae_attention.dsprites.networks import LAYERS, Decoder, Encoder
-
-
-@pytest.mark.parametrize(
-    ("fast", "plain", "shape", "channels"),
-    [
-        (convolution.convolve_one_channel, F.conv2d, (3, 1, 8, 12), (5, 1)),
-        (convolution.transposed_to_one_channel, F.conv_transpose2d, (3, 5, 4, 6), (5, 1)),
-        (convolution.transposed, F.conv_transpose2d, (3, 5, 4, 6), (5, 7)),
-    ],
-)
-def test_fast_convolutions(fast: object, plain: object, shape: tuple[int, ...], channels: tuple[int, int]) -> None:
-    """Values and all gradients are those of PyTorch's convolutions."""
-    weight = torch.randn(*channels, 4, 4, dtype=torch.float64, requires_grad=True)
-    bias = torch.randn(channels[plain is not F.conv2d], dtype=torch.float64, requires_grad=True)
-    signal = torch.randn(shape, dtype=torch.float64, requires_grad=True)
-    ours, theirs = fast(signal, weight, bias), plain(signal, weight, bias, 2, 1)
-    torch.testing.assert_close(ours, theirs)
-    upstream = torch.randn_like(theirs)
-    gradients = (torch.autograd.grad(made, (signal, weight, bias), upstream) for made in (ours, theirs))
-    for mine, expected in zip(*gradients, strict=True):
-        torch.testing.assert_close(mine, expected)
-
-
-def test_mean_of_a_transposed_convolution() -> None:
-    """Value and gradients are those of the convolution's mean."""
-    signal = torch.randn(3, 5, 4, 6, dtype=torch.float64, requires_grad=True)
-    weight = torch.randn(5, 7, 4, 4, dtype=torch.float64, requires_grad=True)
-    ours = convolution.mean_of_transposed(signal, weight)
-    theirs = F.conv_transpose2d(signal, weight, None, 2, 1).mean((2, 3))
-    torch.testing.assert_close(ours, theirs)
-    upstream = torch.randn_like(theirs)
-    gradients = (torch.autograd.grad(made, (signal, weight), upstream) for made in (ours, theirs))
-    for mine, expected in zip(*gradients, strict=True):
-        torch.testing.assert_close(mine, expected)
 
 
 def test_encoder_and_decoder_are_kim_and_mnih_s() -> None:
@@ -51,9 +16,9 @@ def test_encoder_and_decoder_are_kim_and_mnih_s() -> None:
     plain = [first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), fourth, nn.ReLU(), nn.Flatten()]
     plain = nn.Sequential(*plain, encoder.hidden, nn.ReLU(), encoder.posterior)
     images = torch.rand(3, 1, 64, 64)
-    encoded = encoder(images)
+    encoded = encoder.encode(images)
     torch.testing.assert_close(torch.cat([encoded.mean, encoded.log_variance], 1), plain(images))
-    assert [tuple(layer.shape[1:]) for layer in encoded.activations] == [
+    assert [tuple(layer.shape[1:]) for layer in map(encoded.activations, LAYERS)] == [
         (32, 32, 32),
         (32, 16, 16),
         (64, 8, 8),
@@ -75,14 +40,14 @@ def test_encoder_and_decoder_are_kim_and_mnih_s() -> None:
 def test_adjoint_is_autograd_s_gradient(layer: str) -> None:
     """And so is the gradient of what is computed from it: the second-order path."""
     encoder = Encoder(4).double()
-    encoded = encoder(torch.rand(3, 1, 64, 64, dtype=torch.float64))
+    encoded = encoder.encode(torch.rand(3, 1, 64, 64, dtype=torch.float64))
     upstream = torch.randn(3, 2, 8, dtype=torch.float64)
-    activations = encoded.activations[LAYERS.index(layer)]
+    activations = encoded.activations(layer)
     parameters = torch.cat([encoded.mean, encoded.log_variance], 1)
     expected = torch.stack(
         [torch.autograd.grad(parameters, activations, upstream[:, row], create_graph=True)[0] for row in range(2)], 1
     )
-    ours = encoder.adjoint(upstream, encoded, layer)
+    ours = encoder.by_activations(upstream, encoded, layer)
     torch.testing.assert_close(ours, expected)
     weights = [parameter for name, parameter in encoder.named_parameters() if not name.endswith("bias")]
     probe = torch.randn_like(expected)

@@ -2,9 +2,11 @@
 
 import json
 import shutil
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
+import int8_onnx
 import numpy as np
 import onnx
 import onnx_runtime
@@ -21,6 +23,7 @@ from PIL import Image
 from support import SIZE, make_engine, small_model
 
 from anomalib_vae_attention import EmbeddedAD, NormalQuantile, VaeAttention
+from anomalib_vae_attention.anomalib_support.openvino_ir import quantise_backbone
 from anomalib_vae_attention.calibrate.command import main as calibrate
 
 
@@ -53,6 +56,11 @@ def judge(checkpoint: Path, image: torch.Tensor) -> tuple[float, bool, np.ndarra
     return result.pred_score.item(), result.pred_label.item(), result.anomaly_map.squeeze().numpy()
 
 
+def judge_file(checkpoint: Path, file: Path) -> tuple[float, bool, np.ndarray]:
+    """Return score, label and map of an image file in eager PyTorch."""
+    return judge(checkpoint, read_image(file, as_tensor=True)[None])
+
+
 def same(ours: tuple, theirs: tuple) -> None:
     """Demand one verdict, and scores and maps within 1e-5."""
     assert ours[1] is theirs[1]
@@ -65,11 +73,53 @@ def test_examples(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRUST_REMOTE_CODE", "1")
     monkeypatch.chdir("/proc")
     for file in (*line.good.glob("*.png"), next(line.good.parent.glob("[!g]*/*.png"))):
-        expected = judge(line.checkpoint, read_image(file, as_tensor=True)[None])
+        expected = judge_file(line.checkpoint, file)
         same(onnx_runtime.main(line.onnx, file), expected)
         same(open_vino.main(line.openvino, file), expected)
         same(openvino_inferencer.main(line.openvino, file), expected)
         same(torch_inferencer.main(line.torch, file), expected)
+
+
+def test_cpp_example(line: Line, tmp_path: Path) -> None:
+    """It compiles with the headers of OpenVINO's wheel, and judges bytes as PyTorch does; too few are an error."""
+    compiler, runtime = shutil.which("g++"), Path(openvino.__file__).parent
+    if compiler is None or not (runtime / "include" / "openvino").is_dir():
+        pytest.skip("needs g++ and a wheel of OpenVINO with its headers")
+    source = Path(__file__).parents[2] / "docs" / "examples" / "open_vino.cpp"
+    libraries = [str(next((runtime / "libs").glob("libopenvino.so*"))), f"-Wl,-rpath,{runtime / 'libs'}"]
+    judge = tmp_path / "judge"
+    command = [compiler, "-std=c++17", str(source), f"-I{runtime / 'include'}", *libraries, "-o", str(judge)]
+    subprocess.run(command, check=True)
+    for file in line.good.glob("*.png"):
+        pixels = np.asarray(Image.open(file).convert("RGB"))
+        score, label, _ = judge_file(line.checkpoint, file)
+        command = [str(judge), str(line.openvino), *map(str, pixels.shape[:2])]
+        answer = subprocess.run(command, input=pixels.tobytes(), capture_output=True, check=True).stdout.split()
+        assert float(answer[0]) == pytest.approx(score, abs=0.02)
+        assert answer[1] == (b"defective" if label else b"good")
+        short = subprocess.run(command, input=pixels.tobytes()[:-1], capture_output=True, check=False)
+        assert (short.returncode, short.stderr) == (1, b"too few pixels\n")
+
+
+def test_a_backbone_of_integers(line: Line, tmp_path: Path) -> None:
+    """In both runtimes only convolutions compute in integers, and thresholds calibrated anew part the good images."""
+    pytest.importorskip("nncf")
+    files = sorted(line.good.glob("*.png"))
+    model = openvino.Core().read_model(line.openvino)
+    quantised = quantise_backbone(model, [read_image(file, as_tensor=True)[None].numpy() for file in files])
+    openvino.save_model(quantised, tmp_path / "model.xml", compress_to_fp16=False)
+    int8_onnx.main(line.onnx, line.good, tmp_path / "model.onnx")
+    fed = [
+        target.get_node().get_type_name()
+        for node in quantised.get_ops()
+        if node.get_type_name() == "FakeQuantize" and "weights" not in node.get_friendly_name()
+        for target in node.output(0).get_target_inputs()
+    ]
+    assert fed
+    assert set(fed) <= {"Convolution", "GroupConvolution"}
+    for file, run in ((tmp_path / "model.xml", open_vino.main), (tmp_path / "model.onnx", onnx_runtime.main)):
+        assert calibrate([str(file), str(line.good), "--false_positive_rate", "0.6"]) == 0
+        assert sum(run(file, image)[1] for image in files) == 1
 
 
 def test_arrays_of_any_kind(line: Line) -> None:
@@ -124,7 +174,7 @@ def test_calibration_is_the_same_everywhere(new_images: bool, line: Line, tmp_pa
     assert model.get_rt_info(["vae_attention", "thresholds_from"]).astype(str) == told["thresholds_from"]
     labels = []
     for file in line.good.glob("*.png"):
-        expected = judge(written[".ckpt"], read_image(file, as_tensor=True)[None])
+        expected = judge_file(written[".ckpt"], file)
         labels.append(expected[1])
         same(onnx_runtime.main(written[".onnx"], file), expected)
         same(open_vino.main(written[".xml"], file), expected)

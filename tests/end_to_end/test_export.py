@@ -18,7 +18,7 @@ from anomalib.deploy import OpenVINOInferencer, TorchInferencer
 from support import Fitted
 
 from anomalib_vae_attention import EmbeddedAD, NormalQuantile, VaeAttention
-from anomalib_vae_attention.anomalib_support.exports import finish_openvino
+from anomalib_vae_attention.anomalib_support.openvino_ir import finish_openvino
 from anomalib_vae_attention.data import drawing
 
 NAMES = ("pred_score", "pred_label", "anomaly_map", "pred_mask")
@@ -115,8 +115,8 @@ def test_exports_keep_the_exemplars_as_bytes(quantile: VaeAttention, exported: d
     tensors = sum(tensor.nbytes for tensor in [*quantile.parameters(), *quantile.buffers()])
     for file in exported.values():
         written = sum(part.stat().st_size for part in file.parent.iterdir())
-        # A quarter of the bank for the graph: exemplars of two bytes would already be too much.
-        assert bank < written < tensors + bank / 4
+        # Half of the bank for the graph: exemplars of two bytes would be too much.
+        assert bank < written < tensors + bank / 2
 
 
 def test_an_onnx_export_is_one_file_that_explains_itself(exported: dict[str, Path], fitted: Fitted) -> None:

@@ -127,17 +127,6 @@ def test_scores_and_baselines_by_their_definitions(name: str) -> None:
         torch.testing.assert_close(model.explain(image, "elbo_gradient")[0], gradient)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_all_at_once_is_each_alone(name: str) -> None:
-    model, image = make(name)
-    found = model.explain_all(image, LAYERS[name])
-    layers = {attention: LAYERS[name] if row.uses_layers else [""] for attention, row in ATTENTIONS.items()}
-    assert list(found) == [(attention, layer) for attention in layers for layer in layers[attention]]
-    for (attention, layer), both in found.items():
-        for ours, theirs in zip(both, model.explain(image, attention, [layer] if layer else None), strict=True):
-            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
-
-
 def test_layers_are_averaged_after_resizing() -> None:
     model, image = make("resnet18")
     both = model.explain(image, "latent", ["layer1", "layer3"])[0]

@@ -1,19 +1,23 @@
 """Disentanglement metrics: pure functions of an encoder and a data set with known factors, deterministic by seed.
 
-Each takes the data set, the encoder, numbers of images or points, and the seed of all its draws.
+The FactorVAE and beta-VAE scores choose the factors of their images, and take encoder and data. The others take
+samples: codes of images drawn at random, with the factors behind them.
 """
+
+import torch
 
 from .beta_vae import beta_vae_score
 from .dci import disentanglement_completeness_informativeness
 from .explained import explained_variance
 from .factor_vae import factor_vae_score
 from .mig import mutual_information_gap
-from .sampling import Encode, FactorData
+from .sampling import Encode, FactorData, Sample, draw_sample
 from .sap import separated_attribute_predictability
 
 __all__ = [
     "Encode",
     "FactorData",
+    "Sample",
     "all_metrics",
     "beta_vae_score",
     "disentanglement_completeness_informativeness",
@@ -25,36 +29,49 @@ __all__ = [
 ]
 
 
+def draw_samples(data: FactorData, encode: Encode, seed: int, *counts: int) -> list[Sample]:
+    """Draw samples of so many images each, one after the other."""
+    generator = torch.Generator().manual_seed(seed)
+    return [draw_sample(data, encode, count, generator) for count in counts]
+
+
 def quick_metrics(data: FactorData, encode: Encode, seed: int = 0) -> dict[str, float]:
     """Compute the metrics to follow during training: FactorVAE score, MIG, DCI by lasso.
 
     Returns:
         Scores by name, from 0 to 1, those of DCI marked ``_lasso``, and ``active_latents``.
     """
-    lasso = disentanglement_completeness_informativeness(data, encode, "lasso", 5_000, 2_500, seed=seed)
+    (sample,) = draw_samples(data, encode, seed, 10_000)
+    seen, unseen = draw_samples(data, encode, seed, 5_000, 2_500)
+    lasso = disentanglement_completeness_informativeness(seen, unseen, "lasso", seed)
     return {
         **factor_vae_score(data, encode, seed=seed),
-        **mutual_information_gap(data, encode, seed=seed),
+        **mutual_information_gap(sample),
         **{f"{name}_lasso": value for name, value in lasso.items()},
     }
 
 
 def all_metrics(data: FactorData, encode: Encode, seed: int = 0, boosting: bool = True) -> dict[str, float]:
-    """Compute every metric, with its default arguments.
+    """Compute every metric.
 
     Args:
         data: The data set.
         encode: The encoder.
         seed: Seed of all draws.
-        boosting: Compute DCI by boosted trees, too: a minute or two, where all others take seconds.
+        boosting: Compute DCI by boosted trees, too: a minute or two, where all others take seconds. It is made of 2,000
+            and 1,000 images, a fifth of what Locatello et al. (ICML 2019) take.
 
     Returns:
         Scores by name, from 0 to 1, and ``active_latents``.
     """
-    return {
+    seen, unseen = draw_samples(data, encode, seed, 10_000, 5_000)
+    scores = {
         **quick_metrics(data, encode, seed),
         **beta_vae_score(data, encode, seed=seed),
-        **separated_attribute_predictability(data, encode, seed=seed),
-        **explained_variance(data, encode, seed=seed),
-        **(disentanglement_completeness_informativeness(data, encode, seed=seed) if boosting else {}),
+        **separated_attribute_predictability(seen, unseen),
+        **explained_variance(seen, data.factors),
     }
+    if boosting:
+        seen, unseen = draw_samples(data, encode, seed, 2_000, 1_000)
+        scores |= disentanglement_completeness_informativeness(seen, unseen, "boosting", seed)
+    return scores

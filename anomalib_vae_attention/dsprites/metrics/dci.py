@@ -3,48 +3,37 @@
 from typing import Literal
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import Lasso
 
-from .sampling import Encode, FactorData, Sample, active_latents, draw_sample
+from .sampling import Sample, active_latents
 
 
 def disentanglement_completeness_informativeness(
-    data: FactorData,
-    encode: Encode,
-    learner: Literal["boosting", "lasso"] = "boosting",
-    train: int = 2_000,
-    test: int = 1_000,
-    seed: int = 0,
+    seen: Sample, unseen: Sample, learner: Literal["boosting", "lasso"], seed: int = 0
 ) -> dict[str, float]:
-    """Compute disentanglement, completeness and informativeness (DCI) of an encoder.
+    """Compute disentanglement, completeness and informativeness (DCI).
 
     Eastwood and Williams ("A framework for the quantitative evaluation of disentangled representations", ICLR 2018,
-    section 2). The ``learner`` predicts the factors, from ``train`` images to learn from and ``test`` more:
+    section 2). The ``learner`` predicts the factors; collapsed latents have no importance:
 
-    - ``boosting``: scikit-learn's gradient-boosted trees, each factor a class, as in Locatello et al. (ICML 2019), who
-      train on 10,000 and test on 5,000 images; the defaults here are a fifth of that, because 40 orientations times
-      100 trees take their time. Informativeness is the test accuracy.
+    - ``boosting``: scikit-learn's gradient-boosted trees, each factor a class, as in Locatello et al. (ICML 2019).
+      Informativeness is the test accuracy. 40 orientations times 100 trees take their time.
     - ``lasso``: linear regression with an L1 penalty of 0.02, one of Eastwood and Williams's own; factors are numbers,
       standardised like the codes. Informativeness is the squared correlation of prediction and factor on the test
       images. A second's work, but blind to what is not linear.
+
+    Args:
+        seen: What the learner learns from.
+        unseen: What it is tested on.
+        learner: Which.
+        seed: The learner's seed.
 
     Returns:
         ``dci_disentanglement``, ``dci_completeness`` and ``dci_informativeness``, each from 0 to 1; all 0 if every
         latent is collapsed.
     """
-    generator = torch.Generator().manual_seed(seed)
-    seen = draw_sample(data, encode, train, generator)
-    unseen = draw_sample(data, encode, test, generator)
-    return dci_of(seen, unseen, learner, seed)
-
-
-def dci_of(
-    seen: Sample, unseen: Sample, learner: Literal["boosting", "lasso"] = "boosting", seed: int = 0
-) -> dict[str, float]:
-    """Compute the scores from codes and factors to train and to test on; collapsed latents have no importance."""
     active = active_latents(seen.codes)
     importance = np.zeros((seen.codes.shape[1], seen.factors.shape[1]))
     right = np.zeros(seen.factors.shape[1])

@@ -74,7 +74,7 @@ def decode(latents: torch.Tensor, weights: Weights) -> torch.Tensor:
 def mean_adjoint(slope: torch.Tensor, encoded: Encoded, layer: str, weights: Weights) -> torch.Tensor:
     """Carry the gradient of every latent back to a layer, and average it over the places: Liu et al., eq. 1's alpha.
 
-    The latents explained are ``mu_i + s_i(log sigma_i^2)``. As :meth:`..networks.Encoder.mean_adjoint`, it is made of
+    The latents explained are ``mu_i + s_i(log sigma_i^2)``. As :meth:`.Encoder.by_activations`, it is made of
     ordinary operations on the weights, to be differentiated once more.
 
     Args:

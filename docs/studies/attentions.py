@@ -1,4 +1,11 @@
-"""The command ``vae-attention evaluate``: how good each attention and layer of trained image VAEs is."""
+r"""How good each attention and layer of trained image VAEs is on test images: AUROC and best IoU.
+
+    python docs/studies/attentions.py --config configs/paper/mvtec.yaml --ckpt_path a.ckpt b.ckpt c.ckpt \
+        --layers conv1 layer1 layer2.1.conv1 layer3 layer4 data.init_args.root=DIR
+
+All test images count, the good ones included. Best IoU is the greatest intersection over union of true and predicted
+pixels, pooled over all images, over all thresholds: it is chosen on the test images, as in the paper. Nothing else is.
+"""
 
 import argparse
 import re
@@ -15,38 +22,76 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from anomalib_vae_attention.common.atomic_files import replacing
-from anomalib_vae_attention.image_vae.attention_maps import ATTENTIONS
+from anomalib_vae_attention.explain.data import read_datamodule
+from anomalib_vae_attention.explain.explainers import load_model
+from anomalib_vae_attention.explain.scores import score
+from anomalib_vae_attention.image_vae.attention_maps import ATTENTIONS, Explained, explain, join
+from anomalib_vae_attention.image_vae.encoder_gradients import EncoderGradients, encode_in_parts
 from anomalib_vae_attention.image_vae.model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
 
-from .data import read_datamodule
-from .explainers import load_model
-from .scores import score
-
 COLUMNS = ("image_AUROC", "pixel_AUROC", "best_IoU")
 OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
-EPILOG = """
-All test images count, the good ones included. Best IoU is the greatest intersection over union of true and predicted
-pixels, pooled over all images, over all thresholds: it is chosen on the test images, as in the paper. Nothing else is.
 
-example:
-  vae-attention evaluate --config configs/paper/mvtec.yaml --ckpt_path a.ckpt b.ckpt c.ckpt \\
-      --layers conv1 layer1 layer2.1.conv1 layer3 layer4 data.init_args.root=DIR
-"""
+
+class SharedGradients(EncoderGradients):
+    """The same as its base, with the gradients of all parameters computed once, for several layers and attentions."""
+
+    def __init__(self, seen: EncoderGradients) -> None:
+        self.__dict__.update(vars(seen))
+        every = seen.by_parameters(range(2 * seen.latent_dim))
+        self.jacobian = dict(zip(seen.layers, every, strict=True))
+
+    def by_parameters(self, parameters: Sequence[int]) -> list[torch.Tensor]:
+        """Look gradients of some parameters up."""
+        return [self.jacobian[name][:, list(parameters)] for name in self.layers]
+
+    def by_mean(self, gradient: torch.Tensor) -> list[torch.Tensor]:
+        """Weigh the gradients of the means, instead of carrying their sum back."""
+        weights = torch.cat([gradient, torch.zeros_like(gradient)], dim=1)
+        return [torch.einsum("bk,bk...->b...", weights, self.jacobian[name]) for name in self.layers]
 
 
 def observe(module: VaeAttention, datamodule: AnomalibDataModule, layers: Sequence[str]) -> None:
-    """Have a model learn from the training images what attentions must know of layers."""
+    """Have a model learn from the training images what attentions must know of layers, beside its own."""
     model, dataset = image_model(module), cast("Any", datamodule.train_data)
     loader = DataLoader(dataset, cast("Any", datamodule).eval_batch_size, collate_fn=dataset.collate_fn)
+    batches = prepared(module, loader, "training images")
+    model.observe((model.prepare_image(batch.image) for batch in batches), layers)
 
-    def images() -> Iterator[torch.Tensor]:
-        for loaded in tqdm(loader, desc="training images", disable=None):
-            batch = move_data_to_device(loaded, module.device)
-            cast("Any", module.pre_processor).on_test_batch_start(None, None, batch, 0)
-            yield model.prepare_image(batch.image)
 
-    model.observe(images(), layers)
+def prepared(module: VaeAttention, loader: DataLoader, title: str) -> Iterator[Any]:
+    """Pre-process batches as the engine does: masks are resized with the images."""
+    for loaded in tqdm(loader, desc=title, disable=None):
+        batch = move_data_to_device(loaded, module.device)
+        cast("Any", module.pre_processor).on_test_batch_start(None, None, batch, 0)
+        yield batch
+
+
+@torch.no_grad()
+def explain_all(
+    model: ImageVaeModel, image: torch.Tensor, layers: Sequence[str], attentions: Sequence[str] = tuple(ATTENTIONS)
+) -> dict[tuple[str, str], Explained]:
+    """Do ``model.explain`` for each of some layers and attentions, by default all, which share the gradients.
+
+    Returns:
+        Maps ``(B, H, W)`` and scores ``(B,)`` by attention and layer; the layer's name is empty for attentions that use
+        none.
+
+    Raises:
+        ValueError: If there is no such layer.
+    """
+    names = dict(zip(layers, model.find_layers(layers), strict=True))
+    most = model.latent_dim * max(ATTENTIONS[attention].gradients_per_latent for attention in attentions)
+    found: dict[tuple[str, str], list[Explained]] = {}
+    for part in encode_in_parts(model.vae, image, list(names.values()), max(1, most)):
+        seen = SharedGradients(part) if most else part
+        for attention in attentions:
+            for layer in layers if ATTENTIONS[attention].uses_layers else [""]:
+                seen.layers = [names[layer]] if layer else []
+                one = explain(seen, model.normal, attention, model.average)
+                found.setdefault((attention, layer), []).append(one)
+    return {key: join(parts) for key, parts in found.items()}
 
 
 @torch.no_grad()
@@ -59,18 +104,15 @@ def collect(
         By attention and layer, the batches with maps ``(B, H, W)``, scores ``(B,)`` and truth, without the images.
 
     Raises:
-        ValueError: If the model has no image VAE, or there is no such attention or layer.
+        ValueError: If the model has no image VAE, or there is no such layer.
     """
     model = image_model(module)
     if any(ATTENTIONS[attention].uses_residuals for attention in attentions):
         observe(module, datamodule, layers)
     predicted: dict[tuple[str, str], list[ImageBatch]] = {}
-    for loaded in tqdm(datamodule.test_dataloader(), desc="test images", disable=None):
-        batch = move_data_to_device(loaded, module.device)
-        # The engine's own way: masks are resized with the images.
-        cast("Any", module.pre_processor).on_test_batch_start(None, None, batch, 0)
+    for batch in prepared(module, cast("Any", datamodule.test_dataloader()), "test images"):
         image = model.prepare_image(batch.image)
-        for key, (maps, scores) in model.explain_all(image, layers, attentions).items():
+        for key, (maps, scores) in explain_all(model, image, layers, attentions).items():
             found = batch.update(in_place=False, image=batch.image[:, :, :1, :1], anomaly_map=maps, pred_score=scores)
             predicted.setdefault(key, []).append(found)
     return predicted
@@ -106,12 +148,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="vae-attention evaluate",
-        description="Measure each attention and layer of trained image VAEs on test images: AUROC and best IoU.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="config of the run, for its data")
     parser.add_argument(
         "--ckpt_path", type=Path, nargs="+", required=True, help="checkpoints; of several, mean and deviation"
@@ -120,7 +157,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--attentions", nargs="+", default=list(ATTENTIONS), choices=list(ATTENTIONS), metavar="ATTENTION"
     )
-    parser.add_argument("--output", type=Path, default=Path("results/evaluate.csv"), help="CSV file to write")
+    parser.add_argument("--output", type=Path, default=Path("results/attentions.csv"), help="CSV file to write")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as data.init_args.root=DIR")
     return parser
 
@@ -149,14 +186,18 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     return table
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command; return its exit code, 1 after an error in arguments or data."""
-    parsed = parse(arguments)
+def main(arguments: list[str] | None = None) -> int:
+    """Run the study; return its exit code, 1 after an error in arguments or data."""
+    parsed = parse(sys.argv[1:] if arguments is None else arguments)
     try:
         table = run(parsed)
     except (OSError, ValueError) as error:
-        print(f"vae-attention evaluate: {error}", file=sys.stderr)
+        print(f"attentions.py: {error}", file=sys.stderr)
         return 1
     print(summarise(table).to_string(index=False))
     print(f"Written to {parsed.output}")
     return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

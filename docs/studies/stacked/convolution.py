@@ -14,9 +14,8 @@ from typing import Any
 import torch
 from torch.nn import functional as F  # noqa: N812
 
-from anomalib_vae_attention.dsprites.convolution import KERNEL, PADDING, STRIDE, fold
-
 from .blocks import CONSTANT, AddParts, FromBlocks, ToBlocks, ToParts
+from .windows import KERNEL, PADDING, STRIDE, fold
 
 PIECES = 16
 """At most in how many pieces of each run the gradients by weights are summed."""

@@ -1,22 +1,26 @@
 """Campaigns: their arms, training side by side with scores and checkpoints, and what the comparison says."""
 
+import json
 from pathlib import Path
 
+import campaign
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
+from stacked import campaign as stacked_campaign
+from stacked import evaluation, launch, runs, scores
+from stacked.arms import Arm, Schedule, arguments_of, read_manifest
+from stacked.campaign import Run, StackedCampaign
+from stacked.comparison import compare
+from support import small_run
 
-from anomalib_vae_attention.dsprites import campaign, command, lightning_cli
-from anomalib_vae_attention.dsprites.arms import Arm, Schedule, arguments_of, read_manifest
+from anomalib_vae_attention.dsprites import callbacks, lightning_cli
 from anomalib_vae_attention.dsprites.callbacks import load_weights, read_scores
-from anomalib_vae_attention.dsprites.comparison import compare
 from anomalib_vae_attention.dsprites.dataset import index_of
 from anomalib_vae_attention.dsprites.metrics import Encode
 from anomalib_vae_attention.dsprites.models import VAE, FactorVAE
-from anomalib_vae_attention.dsprites.stacked import campaign as stacked_campaign
-from anomalib_vae_attention.dsprites.stacked import evaluation, launch, runs, scores
-from anomalib_vae_attention.dsprites.stacked.campaign import Run, StackedCampaign
 
 CONFIGS = Path(__file__).parents[2] / "configs" / "dsprites"
 
@@ -53,7 +57,7 @@ def test_manifests_that_are_wrong(content: str, message: str, tmp_path: Path) ->
 
 def test_gpu_that_there_is_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    assert command.main(["campaign", str(CONFIGS / "vae.yaml"), "--accelerator", "gpu"]) == 1
+    assert campaign.main([str(CONFIGS / "vae.yaml"), "--accelerator", "gpu"]) == 1
     assert "--accelerator gpu: PyTorch finds no CUDA device" in capsys.readouterr().err
 
 
@@ -169,3 +173,45 @@ def test_comparison_by_hand() -> None:
     both = compare(table, [("ad", "factor"), ("factor", "ad")])
     assert both.iloc[-1]["arm"] == "all"
     assert both.iloc[-1]["difference"] == pytest.approx(0)
+
+
+def test_campaign(
+    tmp_path: Path, sprites_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A model with every seed; what is done is not done again."""
+    scores_found = {"factor_vae_score": 0.5, "mig": 0.25, "dci_disentanglement_lasso": 0.125}
+    for name in ("quick_metrics", "all_metrics"):
+        monkeypatch.setattr(callbacks, name, lambda *_: scores_found)
+    folder = tmp_path / "campaign"
+    arguments = [str(CONFIGS / "vae.yaml"), "--seeds", "0", "1", "--max_steps", "2", "--output", str(folder)]
+    arguments += small_run(sprites_root)
+    assert campaign.main(arguments) == 0
+    courses = callbacks.read_scores(folder / "scores.csv")
+    assert [(row["config"], row["seed"], row["step"]) for row in courses] == [
+        ("vae", str(seed), str(step)) for seed in (0, 1) for step in (1, 2)
+    ]
+    # Other seeds, other weights and batches.
+    assert len({row["reconstruction"] for row in courses}) == 4
+    assert "0.500 +- 0.000 (2 seeds)" in capsys.readouterr().out
+    for name in ("disentanglement.png", "course.png"):
+        with Image.open(folder / name) as picture:
+            assert np.asarray(picture).std() > 0
+    (folder / "vae-0" / "checkpoints" / "last.ckpt").unlink()
+    assert campaign.main(arguments) == 0
+    assert not (folder / "vae-0" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_runs_of_a_campaign_that_are_not_done_are_in_the_table(tmp_path: Path) -> None:
+    """The table of all courses has them, that of the tests has not; seeds and configs come from the folders' names."""
+    row = {"step": 5, "factor_vae_score": 0.5, "mig": 0.1, "dci_disentanglement_lasso": 0.2, "reconstruction": 9.0}
+    for name, score in (("vae-0", 0.5), ("my-vae-12", 0.75)):
+        (tmp_path / name).mkdir()
+        callbacks.write_scores(tmp_path / name / "scores.csv", [{**row, "factor_vae_score": score}])
+    (tmp_path / "vae-0" / "test.json").write_text(json.dumps({"model": "VAE", **row}))
+    campaign.collect(tmp_path)
+    table = callbacks.read_scores(tmp_path / "scores.csv")
+    assert [(row["config"], row["seed"], row["factor_vae_score"]) for row in table] == [
+        ("my-vae", "12", "0.75"),
+        ("vae", "0", "0.5"),
+    ]
+    assert [row["config"] for row in callbacks.read_scores(tmp_path / "results.csv")] == ["vae"]

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from anomalib_vae_attention.dsprites.arms import Arm, Schedule, arguments_of
 from anomalib_vae_attention.dsprites.drawing import IMAGE_BYTES
 from anomalib_vae_attention.dsprites.lightning_cli import make_cli
 from anomalib_vae_attention.dsprites.store import IMAGES
 
+from .arms import Arm, Schedule, arguments_of
 from .campaign import Run, StackedCampaign
 from .scores import Scorer
 

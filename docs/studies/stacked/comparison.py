@@ -1,10 +1,14 @@
-"""Is one arm of a campaign better than another? Differences paired by seed, with interval and permutation test."""
+"""Is one arm of a campaign better than another? Courses over the steps, and differences paired by seed."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.figure import Figure
 from scipy import stats
+
+from anomalib_vae_attention.common.atomic_files import replacing
 
 METRICS = (
     "factor_vae_score",
@@ -15,6 +19,13 @@ METRICS = (
     "beta_vae_score",
     "reconstruction",
 )
+PLOTTED = {
+    "factor_vae_score": "FactorVAE score",
+    "mig": "MIG",
+    "dci_disentanglement_lasso": "DCI disentanglement, lasso",
+    "reconstruction": "reconstruction error (nats per image)",
+}
+"""What is plotted over the steps, by column of the table."""
 
 
 def compare(results: pd.DataFrame, pairs: Sequence[tuple[str, str]], metrics: Sequence[str] = METRICS) -> pd.DataFrame:
@@ -55,3 +66,26 @@ def summarise(differences: np.ndarray) -> dict[str, float]:
     test = stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=2**14)
     low, high = float(interval.low), float(interval.high)
     return {"seeds": count, "difference": mean, "low": low, "high": high, "p": float(test.pvalue)}
+
+
+def plot_courses(table: pd.DataFrame, file: Path) -> None:
+    """Plot metrics over the steps, a colour a config: the mean over its seeds, and from the least to the greatest.
+
+    Args:
+        table: Columns ``config``, ``seed``, ``step`` and those of :data:`PLOTTED`.
+        file: PNG file to write.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
+    axes = figure.subplots(2, 2)
+    for (metric, name), axis in zip(PLOTTED.items(), axes.flat, strict=True):
+        for config, rows in table.groupby("config", sort=False):
+            steps = rows.groupby("step")[metric].agg(["mean", "min", "max"])
+            axis.plot(steps.index, steps["mean"], label=f"{config} ({rows['seed'].nunique()})")
+            axis.fill_between(steps.index, steps["min"], steps["max"], alpha=0.2)
+        axis.set(xlabel="optimiser steps", ylabel=name)
+    axes[0, 0].legend(title="config (seeds)")
+    with replacing(file) as temporary:
+        figure.savefig(temporary, dpi=110)

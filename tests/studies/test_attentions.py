@@ -1,7 +1,8 @@
-"""The command ``vae-attention evaluate``: its figures against other libraries', and what it writes."""
+"""Attentions and layers side by side: the figures against other libraries', and what it writes."""
 
 from pathlib import Path
 
+import attentions
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,12 +11,12 @@ import yaml
 from anomalib.data import ImageBatch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from image_vaes import LAYERS, SMALL, make
 from sklearn.metrics import jaccard_score
 from support import make_engine, scores
 from torchmetrics.functional.classification import binary_auroc
 
-from anomalib_vae_attention import EmbeddedAD, VaeAttention, cli
-from anomalib_vae_attention.explain.evaluation import measure, parse
+from anomalib_vae_attention import EmbeddedAD, VaeAttention
 from anomalib_vae_attention.image_vae.attention_maps import ATTENTIONS
 
 
@@ -31,7 +32,7 @@ def test_best_iou_is_the_best_jaccard_score_of_all_thresholds(levels: int, count
         anomaly_map=torch.from_numpy(maps)[None, None],
         gt_mask=torch.from_numpy(truth)[None, None],
     )
-    assert measure({("a", "b"): [batch]})[0]["best_IoU"] == pytest.approx(expected, abs=1e-6)
+    assert attentions.measure({("a", "b"): [batch]})[0]["best_IoU"] == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +56,9 @@ def test_all_attentions_of_two_checkpoints(
 ) -> None:
     config, checkpoints = run
     output = tmp_path / "table.csv"
-    arguments = ["evaluate", "--config", str(config), "--ckpt_path", *checkpoints, "--layers", "conv1", "conv2"]
+    arguments = ["--config", str(config), "--ckpt_path", *checkpoints, "--layers", "conv1", "conv2"]
     arguments += ["--output", str(output), f"data.init_args.root={small_data.root}"]
-    assert cli.main(arguments) == 0
+    assert attentions.main(arguments) == 0
     table = pd.read_csv(output)
     rows = sum(2 if attention.uses_layers else 1 for attention in ATTENTIONS.values())
     assert len(table) == 2 * rows
@@ -94,7 +95,6 @@ def test_errors_name_the_argument(
 ) -> None:
     config, checkpoints = run
     arguments = [
-        "evaluate",
         "--config",
         str(config),
         "--ckpt_path",
@@ -102,19 +102,40 @@ def test_errors_name_the_argument(
         "--output",
         str(tmp_path / "o.csv"),
     ]
-    assert cli.main([*arguments, f"data.init_args.root={small_data.root}", *changed]) == 1
+    assert attentions.main([*arguments, f"data.init_args.root={small_data.root}", *changed]) == 1
     assert message in capsys.readouterr().err
 
 
 def test_a_config_without_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "config.yaml").write_text("model: {class_path: vae_attention}")
-    arguments = ["evaluate", "--config", str(tmp_path / "config.yaml"), "--ckpt_path", "x.ckpt"]
-    assert cli.main(arguments) == 1
+    arguments = ["--config", str(tmp_path / "config.yaml"), "--ckpt_path", "x.ckpt"]
+    assert attentions.main(arguments) == 1
     assert "has no section data" in capsys.readouterr().err
 
 
 def test_overrides_may_stand_after_a_list() -> None:
     """An override after --layers is no layer, and one after --ckpt_path no checkpoint."""
-    parsed = parse(["--config", "a.yaml", "--layers", "conv1", "conv2", "data.x=1", "--ckpt_path", "a.ckpt", "y=2"])
+    parsed = attentions.parse([
+        "--config",
+        "a.yaml",
+        "--layers",
+        "conv1",
+        "conv2",
+        "data.x=1",
+        "--ckpt_path",
+        "a.ckpt",
+        "y=2",
+    ])
     assert (parsed.layers, parsed.ckpt_path) == (["conv1", "conv2"], [Path("a.ckpt")])
     assert parsed.overrides == ["data.x=1", "y=2"]
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_all_at_once_is_each_alone(name: str) -> None:
+    model, image = make(name)
+    found = attentions.explain_all(model, image, LAYERS[name])
+    layers = {attention: LAYERS[name] if row.uses_layers else [""] for attention, row in ATTENTIONS.items()}
+    assert list(found) == [(attention, layer) for attention in layers for layer in layers[attention]]
+    for (attention, layer), both in found.items():
+        for ours, theirs in zip(both, model.explain(image, attention, [layer] if layer else None), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

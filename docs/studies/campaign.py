@@ -1,7 +1,7 @@
-"""The command ``vae-attention dsprites campaign``: several models with several seeds, resumable, in one table.
+"""Several models of dSprites with several seeds, resumable, in one table.
 
-    vae-attention dsprites campaign configs/dsprites/campaign.yaml --seeds 0 1 2 --accelerator gpu --minutes 9
-    vae-attention dsprites campaign configs/dsprites/{beta_vae,factor_vae}.yaml --max_steps 20000
+    python docs/studies/campaign.py configs/dsprites/campaign.yaml --seeds 0 1 2 --accelerator gpu --minutes 9
+    python docs/studies/campaign.py configs/dsprites/{beta_vae,factor_vae}.yaml --max_steps 20000
 
 On processors the runs are trained one after the other; a run that is done is left alone, and commands side by side,
 with different arms or seeds, can share an output folder. On a GPU all of them are trained side by side. Either goes on
@@ -12,17 +12,18 @@ where it was stopped when the command is given again. Arguments that are not the
 import argparse
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
+from stacked.arms import Arm, Schedule, arguments_of, read_manifest
+from stacked.comparison import METRICS, compare, plot_courses
+from stacked.launch import run_side_by_side
 
 from anomalib_vae_attention.common.atomic_files import replacing
-
-from .arms import Arm, Schedule, arguments_of, read_manifest
-from .callbacks import SCORES_FILE, TEST_FILE
-from .comparison import METRICS, compare
-from .plots import plot_courses, plot_runs
+from anomalib_vae_attention.dsprites import command
+from anomalib_vae_attention.dsprites.callbacks import SCORES_FILE, TEST_FILE
+from anomalib_vae_attention.dsprites.plots import plot_runs
 
 
 def finished_steps(run: Path) -> int:
@@ -31,14 +32,7 @@ def finished_steps(run: Path) -> int:
     return int(json.loads(file.read_text(encoding="utf-8"))["step"]) if file.is_file() else 0
 
 
-def run_all(
-    arms: Sequence[Arm],
-    seeds: Sequence[int],
-    steps: int,
-    output: Path,
-    more: list[str],
-    run_command: Callable[[list[str]], int],
-) -> list[Path]:
+def run_all(arms: Sequence[Arm], seeds: Sequence[int], steps: int, output: Path, more: list[str]) -> list[Path]:
     """Fit and test what has not been done yet, seed by seed, so that early results compare all models.
 
     Args:
@@ -47,7 +41,6 @@ def run_all(
         steps: Optimiser steps of each run.
         output: Folder of all runs; each has a folder named after its arm and seed.
         more: Further arguments for every run.
-        run_command: Runs ``vae-attention dsprites`` with some arguments, and returns its exit code.
 
     Returns:
         The folders of the runs that are done.
@@ -57,7 +50,7 @@ def run_all(
         for arm in arms:
             run = output / f"{arm.name}-{seed}"
             shared = [*arguments_of(arm, seed, run, more), "--trainer.max_steps", str(steps), "--ckpt_path", "last"]
-            if finished_steps(run) < steps and any(run_command([job, *shared]) for job in ("fit", "test")):
+            if finished_steps(run) < steps and any(command.main([job, *shared]) for job in ("fit", "test")):
                 print(f"{run} failed; the others go on.", file=sys.stderr)
                 continue
             done.append(run)
@@ -116,23 +109,16 @@ def print_tables(folder: Path, pairs: Sequence[tuple[str, str]]) -> None:
         print(compared.to_string(index=False, float_format="%.3f"))
 
 
-def main(arguments: list[str], run_command: Callable[[list[str]], int]) -> int:
+def main(arguments: list[str] | None = None) -> int:
     """Run the campaign.
 
     Args:
-        arguments: Those after ``campaign``.
-        run_command: As for :func:`run_all`.
+        arguments: Those of the command line by default.
 
     Returns:
-        Exit code: 1 if a run failed.
-
-    Raises:
-        OSError: If a file cannot be read or written.
-        ValueError: If a manifest is wrong, or there is no GPU where one is asked for.
+        Exit code: 1 if a run failed, a manifest is wrong, or there is no GPU where one is asked for.
     """
-    parser = argparse.ArgumentParser(
-        "vae-attention dsprites campaign", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", type=Path, help="config files, one per model, or manifests of arms")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--max_steps", type=int, default=20_000, help="steps of each run, whole epochs of 1,000")
@@ -144,16 +130,26 @@ def main(arguments: list[str], run_command: Callable[[list[str]], int]) -> int:
     parser.add_argument("--score_every", type=int, default=10_000, help="gpu: steps between two rows of scores")
     parser.add_argument("--save_every", type=int, default=50_000, help="gpu: steps between two checkpoints, 0 for none")
     chosen, more = parser.parse_known_args(arguments)
+    try:
+        return run_campaign(chosen, more)
+    except (OSError, ValueError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 1
+
+
+def run_campaign(chosen: argparse.Namespace, more: list[str]) -> int:
+    """Run the campaign of the parsed arguments, with more of them for every run, and return the exit code."""
     manifest = read_manifest(chosen.files)
     if chosen.accelerator == "gpu":
-        # Its worker processes import this module, too, and must not pay for what it needs.
-        from .stacked.launch import run_side_by_side
-
         schedule = Schedule(chosen.max_steps, chosen.score_every, chosen.save_every)
         done = run_side_by_side(manifest.arms, chosen.seeds, schedule, chosen.output, more, chosen.minutes)
         collect(chosen.output)
     else:
-        done = run_all(manifest.arms, chosen.seeds, chosen.max_steps, chosen.output, more, run_command)
+        done = run_all(manifest.arms, chosen.seeds, chosen.max_steps, chosen.output, more)
     if done:
         print_tables(chosen.output, manifest.compare)
     return int(len(done) < len(manifest.arms) * len(chosen.seeds))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

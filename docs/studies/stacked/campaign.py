@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from anomalib_vae_attention.common.atomic_files import write_json
-from anomalib_vae_attention.dsprites.arms import Schedule
 from anomalib_vae_attention.dsprites.callbacks import (
     SCORES_FILE,
     TEST_FILE,
@@ -21,6 +20,7 @@ from anomalib_vae_attention.dsprites.callbacks import (
 )
 from anomalib_vae_attention.dsprites.models import BetaVAE
 
+from .arms import Schedule
 from .evaluation import encode_means, loss_on_test_batches
 from .runs import STEPS, StackedRuns
 from .scores import Scorer

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from stacked import convolution
+from stacked import runs as stacked_runs
+from stacked.draws import Draws, draw, unpack
+from stacked.layout import arrange, restore
+from stacked.runs import StackedRuns
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention.dsprites import models
 from anomalib_vae_attention.dsprites.attention_loss import AttentionDisentanglement
 from anomalib_vae_attention.dsprites.models import BetaVAE, FactorVAE
-from anomalib_vae_attention.dsprites.stacked import convolution
-from anomalib_vae_attention.dsprites.stacked import runs as stacked_runs
-from anomalib_vae_attention.dsprites.stacked.draws import Draws, draw, unpack
-from anomalib_vae_attention.dsprites.stacked.layout import arrange, restore
-from anomalib_vae_attention.dsprites.stacked.runs import StackedRuns
 
 ATTENTIONS: dict[str, Callable[[], AttentionDisentanglement | None]] = {
     "none": lambda: None,
