@@ -1,6 +1,7 @@
 """What anomalib's ``Folder`` takes without a word, though it is not what was meant."""
 
 import logging
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,9 @@ def _check_pairs(samples: Sequence[Any], images: Path, masks: Path) -> None:
     given = {Path(image): Path(mask) for image, mask in rows if mask}
     right = pair_masks(_below(given, images), images, list_images(masks), masks).masks
     wrong = [
-        (image, mask) for image, mask in given.items() if image.is_relative_to(images) and right.get(image) != mask
+        (image, mask)
+        for image, mask in given.items()
+        if right.get(image, mask) != mask or not re.search(rf"(?<![^\W_]){re.escape(image.stem)}(?![^\W_])", mask.stem)
     ]
     if wrong:
         listed = "; ".join(f"{image} with {mask}" for image, mask in wrong[:3])

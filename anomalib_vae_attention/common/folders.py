@@ -12,8 +12,9 @@ NAMES = {
     "masks": "masks mask ground_truth groundtruth gt annotations segmentation segmentations",
 }
 """Names of folders, in lower case and with underscores, by what lies in them."""
-OF_MASKS = re.compile(r"[-_ .](mask|masks|gt|label|seg|segmentation|ground_?truth)$", re.IGNORECASE)
-"""What follows the image's name in the name of its mask."""
+_MASK = "(masks?|gt|label|seg|segmentation|ground_?truth)"
+OF_MASKS = re.compile(rf"^{_MASK}[-_ .]|[-_ .]{_MASK}$", re.IGNORECASE)
+"""What comes before or after the image's name in the name of its mask."""
 
 
 def kind_of(name: str) -> str | None:

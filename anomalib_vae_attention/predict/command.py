@@ -88,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         inputs = find_inputs(given.images)
         model = load_model(given.model, given.device)
         folder = choose_folder(given.output, model.file)
-        rows = predict(model, inputs, folder, f"Predictions in {folder}", f"Model {model.file}", given.batch_size)
+        rows = predict(model, inputs, folder, "Predictions", f"Model {model.file}", given.batch_size)
     except (OSError, ValueError) as error:
         print(f"vae-attention predict: {error}", file=sys.stderr)
         return 1

@@ -30,6 +30,9 @@ def test_wrong_pairs_are_refused_by_name(tmp_path: Path) -> None:
     write_images(tmp_path)
     masks(tmp_path, "0.png", "1_mask.png")
     checked(tmp_path, mask_dir="masks")
+    # Names that only anomalib knows go on working.
+    (tmp_path / "masks" / "0.png").rename(tmp_path / "masks" / "0_hole_a.png")
+    checked(tmp_path, mask_dir="masks")
     (tmp_path / "masks" / "1_mask.png").rename(tmp_path / "masks" / "11.png")
     with pytest.raises(ValueError, match=r"1 pairs do not belong.*1\.png with .*11\.png"):
         make_engine(tmp_path / "results").fit(model=small_model(), datamodule=folder(tmp_path, mask_dir="masks"))

@@ -51,12 +51,12 @@ def test_what_lies_in_the_good_folder_but_is_something_else(tmp_path: Path) -> N
 def test_masks_are_paired_by_place_and_name(tmp_path: Path) -> None:
     """Not by order: 10 comes before 2, one image has no mask, one mask no image, and kinds share names."""
     draw(tmp_path, *(f"bad/{name}.png" for name in ("1", "2", "10", "hole/1", "hole/7")))
-    draw(tmp_path, *(f"masks/{name}.png" for name in ("1_mask", "10_mask", "2_mask", "hole/1_mask", "hole/8_mask")))
+    draw(tmp_path, *(f"masks/{name}.png" for name in ("1_mask", "mask_10", "2", "hole/1_mask", "hole/8_mask")))
     pairs = pair_masks(
         list_images(tmp_path / "bad"), tmp_path / "bad", list_images(tmp_path / "masks"), tmp_path / "masks"
     )
     found = {image.relative_to(tmp_path / "bad").as_posix(): mask.name for image, mask in pairs.masks.items()}
-    assert found == {"1.png": "1_mask.png", "2.png": "2_mask.png", "10.png": "10_mask.png", "hole/1.png": "1_mask.png"}
+    assert found == {"1.png": "1_mask.png", "2.png": "2.png", "10.png": "mask_10.png", "hole/1.png": "1_mask.png"}
     assert [file.name for file in pairs.missing] == ["7.png"]
     assert [file.name for file in pairs.surplus] == ["8_mask.png"]
 
