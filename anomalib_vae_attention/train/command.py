@@ -118,8 +118,8 @@ def measure(rows: Sequence[dict[str, Any]], rate: float) -> str:
     )
     if binomtest(alarms, good, rate, alternative="greater").pvalue < UNLIKELY:
         text += (
-            "\nThat is more than chance: these good images are not like those learnt from. Learn from such images, too, "
-            "or take the threshold from some: vae-attention calibrate MODEL GOOD_IMAGES --false_positive_rate RATE"
+            "\nThat is more than chance: these good images are not like those learnt from. Learn from such images, "
+            "too, or take the threshold from some: vae-attention calibrate MODEL GOOD_IMAGES --false_positive_rate RATE"
         )
     return text
 
