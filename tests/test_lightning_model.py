@@ -29,8 +29,9 @@ def test_fitted_state_is_finite_and_small(fitted: Fitted) -> None:
     """All parameters and buffers are finite, and a cell has an exemplar of each image, and shared ones."""
     for name, tensor in fitted.model.state_dict().items():
         assert not tensor.is_floating_point() or tensor.isfinite().all(), name
-    assert fitted.model.model.reference.bank.shape == (32 * 32, 96, 60)
-    assert fitted.model.model.reference.common.shape == (96, 2048)
+    # The noise level is carried as one latent more.
+    assert fitted.model.model.reference.bank.shape == (32 * 32, 96 + 1, 60)
+    assert fitted.model.model.reference.common.shape == (96 + 1, 2048)
     assert fitted.model.model.is_fitted
 
 
@@ -241,6 +242,6 @@ def test_the_reference_says_its_size(small_data: EmbeddedAD, tmp_path: Path, cap
     with caplog.at_level(logging.INFO, logger="anomalib_vae_attention"):
         model = small_model(max_exemplars=5)
         make_engine(tmp_path).fit(model=model, datamodule=small_data)
-    assert model.model.reference.bank.shape == (64, 32, 5)
+    assert model.model.reference.bank.shape == (64, 32 + 1, 5)
     assert any("max_exemplars=5" in record.getMessage() for record in caplog.records)
     assert any("8 images" in record.getMessage() for record in caplog.records)

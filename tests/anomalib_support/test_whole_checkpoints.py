@@ -85,7 +85,7 @@ def test_predictions_of_sixteen_bits_are_refused(tmp_path: Path) -> None:
 
     write_images(tmp_path / "data", good=1)
     Image.fromarray(torch.full((64, 64), 5000, dtype=torch.uint16).numpy()).save(tmp_path / "data" / "good" / "1.png")
-    with pytest.raises(ValueError, match=r"1\.png has levels from 5000 to 5000"):
+    with pytest.raises(ValueError, match=r"1\.png would be read wrongly: it has levels from 5000 to 5000"):
         make_engine(tmp_path / "results").fit(
             model=small_model(),
             datamodule=folder(tmp_path / "data", normal_test_dir="good"),

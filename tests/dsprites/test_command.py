@@ -1,6 +1,7 @@
 """The command from end to end on a few small steps, and its errors."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -91,7 +92,13 @@ def test_a_killed_run_goes_on_from_its_last_epoch(folder: Path, sprites_root: Pa
     arguments = ["fit", "--config", str(CONFIGS["ad_factor_vae"]), *small_run(sprites_root), "--ckpt_path", "last"]
     arguments += ["--trainer.max_steps", "7", "--trainer.default_root_dir"]
     assert command.main([*arguments, "whole"]) == 0
-    killed = subprocess.run([sys.executable, "-c", KILLED_RUN, *arguments, "killed"], capture_output=True, check=False)
+    # As many threads as here: sums over parts of a batch are rounded by their number.
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED_RUN, *arguments, "killed"],
+        capture_output=True,
+        check=False,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     (checkpoint,) = (folder / "killed" / "checkpoints").iterdir()
     assert torch.load(checkpoint, weights_only=True)["global_step"] == 4

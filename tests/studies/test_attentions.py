@@ -81,7 +81,7 @@ def test_all_attentions_of_two_checkpoints(
     ("changed", "message"),
     [
         (["--layers", "conv9"], "'conv9' is no layer of the encoder"),
-        (["--ckpt_path", "missing.ckpt"], "--ckpt_path missing.ckpt: there is no such file"),
+        (["--ckpt_path", "missing.ckpt"], "There is no file or folder missing.ckpt"),
         (["root=1=2", "nothing"], "are no overrides"),
     ],
 )
