@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from anomalib.data import InferenceBatch
+from anomalib.data.utils import read_image
 from anomalib.deploy import CompressionType
 from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
@@ -208,9 +209,11 @@ class Exports(LightningModule):
             msg = "compression_type=INT8_PTQ needs a datamodule (--data), whose good training images set the scales."
             raise ValueError(msg)
         datamodule.setup("fit")
-        images = datamodule.train_data
-        chosen = np.unique(np.linspace(0, len(images) - 1, CALIBRATION_IMAGES).round().astype(int))
-        return quantise_backbone(model, (images[index].image[None].numpy() for index in chosen))
+        files = list(datamodule.train_data.samples.image_path)
+        chosen = np.unique(np.linspace(0, len(files) - 1, CALIBRATION_IMAGES).round().astype(int))
+        # From the files: a datamodule that a fit has used resizes its items as the model's pre-processor does.
+        images = [np.asarray(read_image(files[index], as_tensor=True))[None] for index in chosen]
+        return quantise_backbone(model, images)
 
 
 def describe_onnx(file: Path, description: dict[str, str]) -> None:

@@ -7,7 +7,7 @@ import pytest
 
 
 def test_every_way_is_measured(tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Half the size for FP16, one accuracy for all, a ratio for each runtime."""
+    """Half the size for FP16, at f32's accuracy; near it with 8 bits, less so in ONNX Runtime; a ratio for each."""
     pytest.importorskip("nncf")
     wanted = {name: compression.COMPRESSIONS[name] for name in ("f32", "FP16", "INT8_PTQ")}
     monkeypatch.setattr(compression, "COMPRESSIONS", wanted)
@@ -16,7 +16,11 @@ def test_every_way_is_measured(tiny_root: Path, tmp_path: Path, monkeypatch: pyt
     assert half.mib < 0.7 * whole.mib
     assert whole.ratio == table.loc["ONNX Runtime, f32"].ratio == 1
     assert (table.median_ms > 0).all()
-    assert (table.pixel_AUROC - whole.pixel_AUROC).abs().max() < 0.02
+    loss = (table.pixel_AUROC - whole.pixel_AUROC).abs()
+    assert loss.loc[["OpenVINO, FP16", "ONNX Runtime, f32"]].max() < 0.001
+    assert loss.loc["OpenVINO, INT8_PTQ"] < 0.02
+    # Its scales are the extremes of the activations, and what the latents leave out is small beside these.
+    assert loss.loc["ONNX Runtime, INT8_PTQ"] < 0.06
     assert table.loc["OpenVINO, INT8_PTQ"].pixel_AUROC != whole.pixel_AUROC
     assert table.good_flagged.between(0, 1).all()
 
