@@ -19,7 +19,7 @@ def test_every_way_is_measured(tiny_root: Path, tmp_path: Path, monkeypatch: pyt
     loss = (table.pixel_AUROC - whole.pixel_AUROC).abs()
     assert loss.loc[["OpenVINO, FP16", "ONNX Runtime, f32"]].max() < 0.001
     assert loss.loc["OpenVINO, INT8_PTQ"] < 0.02
-    # Its scales are the extremes of the activations, and what the latents leave out is small beside these.
+    # .043 on these images, .012 in OpenVINO: more than before what the latents leave out counted.
     assert loss.loc["ONNX Runtime, INT8_PTQ"] < 0.06
     assert table.loc["OpenVINO, INT8_PTQ"].pixel_AUROC != whole.pixel_AUROC
     assert table.good_flagged.between(0, 1).all()
