@@ -61,7 +61,7 @@ class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Provenance, E
         latent_dim: Number of latents. With ``"feature"`` per cell, fewer than the layers' channels together, 96 for
             ``None``; with image VAEs per image, 32 for ``None``.
         max_exemplars: Most training images that ``"exemplars"`` chooses from. Of more it takes a random sample. What it
-            keeps takes up to 68 KiB per image at 256x256 with ``"feature"``. No effect on ``"gaussian"``.
+            keeps takes up to 101 KiB per image at 256x256 with ``"feature"``. No effect on ``"gaussian"``.
         input_size: Height and width to which the default pre-processor resizes images. For ``None`` 256x256, and 28x28
             with ``"conv"``. Cells of the feature VAE's grid keep 8x8 pixels. Image VAEs take images of this size only.
         pre_processor: Pre-processor, or whether to use the default. That resizes to ``input_size``, and normalises as

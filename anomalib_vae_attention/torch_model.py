@@ -204,8 +204,8 @@ class VaeAttentionModel(nn.Module):
         match = Match(found.energy, found.gradient[:, :-1], found.latent[:, :-1], found.nearest)
         level, normal_level = posterior.mean[:, -1], found.latent[:, -1].detach()
         energy = match.energy + self.noise_weight * (level - normal_level).exp()
-        by_noise = self.vae.noise_gradient(residual) * (self.noise_weight * (-normal_level).exp())[:, None]
-        by_layer = zip(self.vae.adjoint(match.gradient), self.vae.by_layer(by_noise), strict=True)
+        noise_gradient = self.vae.noise_gradient(residual, self.noise_weight * (-normal_level).exp())
+        by_layer = zip(self.vae.adjoint(match.gradient), noise_gradient, strict=True)
         return match, energy, [by_latents + by_noise for by_latents, by_noise in by_layer]
 
     def at_image_size(self, attention: Sequence[torch.Tensor], energy: torch.Tensor | None = None) -> torch.Tensor:

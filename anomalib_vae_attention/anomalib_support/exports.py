@@ -212,7 +212,7 @@ class Exports(LightningModule):
         files = list(datamodule.train_data.samples.image_path)
         chosen = np.unique(np.linspace(0, len(files) - 1, CALIBRATION_IMAGES).round().astype(int))
         # From the files: a datamodule that a fit has used resizes its items as the model's pre-processor does.
-        images = [np.asarray(read_image(files[index], as_tensor=True))[None] for index in chosen]
+        images = (np.asarray(read_image(files[index], as_tensor=True))[None] for index in chosen)
         return quantise_backbone(model, images)
 
 

@@ -65,7 +65,7 @@ class Exemplars(NormalReference):
 
     Args:
         max_exemplars: Most images to choose from. Of more, a random sample of that size is taken (reservoir sampling,
-            seeded). An exemplar takes ``(d + 4) h w`` bytes: 68 KiB for 64 latents on a 32x32 grid.
+            seeded). An exemplar takes ``(d + 4) h w`` bytes: 101 KiB for 96 latents and the noise level on 32x32 cells.
     """
 
     bank: torch.Tensor

@@ -106,12 +106,20 @@ class FeatureVAE(nn.Module):
         """
         return residual.square().sum(1) / self._total_noise
 
-    def noise_gradient(self, residual: torch.Tensor) -> torch.Tensor:
-        """Return the gradient of half the :meth:`noise` by the features, of shape ``(B, C, h, w)``.
+    def noise_gradient(self, residual: torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
+        """Return the gradient of half the weighted sum of the :meth:`noise` by the features.
 
         A projection is its own adjoint and its own square, so this is the residual but for a factor.
+
+        Args:
+            residual: See :meth:`residual`, of shape ``(B, C, h, w)``.
+            weight: Weight of each cell, of shape ``(B, h, w)``.
+
+        Returns:
+            The gradient by layer, of shape ``(B, C_l, h, w)``.
         """
-        return residual / self._total_noise
+        gradient = residual * (weight / self._total_noise)[:, None]
+        return [gradient[:, part] for part in self._parts]
 
     @property
     def _total_noise(self) -> torch.Tensor:
@@ -135,10 +143,6 @@ class FeatureVAE(nn.Module):
         """Carry a gradient on the posterior mean ``(B, d, h, w)`` back to the features, by layer ``(B, C_l, h, w)``."""
         weights = self.encoder.weight.transpose(0, 1)
         return [_at_every_cell(weights[part], gradient) for part in self._parts]
-
-    def by_layer(self, features: torch.Tensor) -> list[torch.Tensor]:
-        """Divide stacked features ``(B, C, h, w)`` by layer, each of shape ``(B, C_l, h, w)``."""
-        return [features[:, part] for part in self._parts]
 
     @torch.no_grad()
     def initialise(self, covariance: torch.Tensor) -> None:

@@ -35,7 +35,6 @@ def test_residual_is_that_of_principal_components() -> None:
     expected = torch.from_numpy(rows - pca.inverse_transform(pca.transform(rows)))
     torch.testing.assert_close(residual[0, :, :, 0].T, expected, rtol=1e-6, atol=1e-6)
     assert float(vae.noise(residual).mean()) == pytest.approx(1, rel=1e-6)
-    assert [part.shape[1] for part in vae.by_layer(residual)] == [5, CHANNELS - 5]
 
 
 def test_gradient_of_the_noise() -> None:
@@ -44,8 +43,11 @@ def test_gradient_of_the_noise() -> None:
     vae = fit_vae(cells)
     features = make_cells(7).requires_grad_()
     residual = vae.residual(features, vae.posterior(features).mean)
-    (expected,) = torch.autograd.grad(0.5 * vae.noise(residual).sum(), features)
-    torch.testing.assert_close(vae.noise_gradient(residual), expected)
+    weight = torch.rand(1, 7, 1, dtype=torch.float64)
+    (expected,) = torch.autograd.grad(0.5 * (weight * vae.noise(residual)).sum(), features)
+    parts = vae.noise_gradient(residual, weight)
+    assert [part.shape[1] for part in parts] == [5, CHANNELS - 5]
+    torch.testing.assert_close(torch.cat(parts, 1), expected)
 
 
 @pytest.mark.parametrize("name", ["exemplars", "gaussian"])
