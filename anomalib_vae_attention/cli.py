@@ -12,6 +12,7 @@ COMMANDS = {
     "predict": ("anomalib_vae_attention.predict.command", "judge images: verdicts, pictures and a report"),
     "benchmark": ("anomalib_vae_attention.benchmark.command", "compare vae_attention with other models of anomalib"),
     "calibrate": ("anomalib_vae_attention.calibrate.command", "set thresholds of a trained or exported model anew"),
+    "drift": ("anomalib_vae_attention.predict.drift", "chart the share of flagged images: has the line changed?"),
     "dsprites": ("anomalib_vae_attention.dsprites.command", "train, test and look at disentangled VAEs on dSprites"),
     "explain": ("anomalib_vae_attention.explain.command", "show what each latent of a trained model looks at"),
 }
@@ -29,7 +30,14 @@ MEANINGLESS = (
 """How warnings begin that other packages raise of each other, or of what is meant here."""
 CHATTER = ("💡 Tip", "GPU available", "TPU available", "`Trainer(val_check_interval=1.0)`", "`Trainer.fit` stopped")
 """How messages of Lightning begin that say nothing to the user of a command."""
-EXTRAS = {"openvino": "openvino", "onnx": "openvino", "onnxscript": "openvino", "onnxruntime": "benchmark"}
+EXTRAS = {
+    "openvino": "openvino",
+    "onnx": "openvino",
+    "onnxscript": "openvino",
+    "onnxruntime": "benchmark",
+    "ray": "ray",
+    "pyarrow": "ray",
+}
 """Packages that commands may miss, and the extra that brings them."""
 
 

@@ -72,11 +72,14 @@ class OnnxExport:
                 entry = self._terms[f"judgement.{level}_{term}"]
                 entry.CopyFrom(numpy_helper.from_array(np.full(tuple(entry.dims), value, np.float32), entry.name))
 
-    def open(self) -> Run:
-        """Return what runs the model in ONNX Runtime."""
+    def open(self, threads: int | None = None) -> Run:
+        """Return what runs the model in ONNX Runtime, in as many threads as there are cores, or so many."""
         import onnxruntime
 
-        session = onnxruntime.InferenceSession(self._model.SerializeToString(), providers=["CPUExecutionProvider"])
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or 0
+        providers = ["CPUExecutionProvider"]
+        session = onnxruntime.InferenceSession(self._model.SerializeToString(), options, providers=providers)
         name = session.get_inputs()[0].name
         return lambda image: tuple(session.run(list(OUTPUTS.values()), {name: image}))  # type: ignore[return-value]
 
@@ -141,11 +144,14 @@ class OpenVinoExport:
             clamp.input(0).replace_source_output(line.output(0))
         self._model.validate_nodes_and_infer_types()
 
-    def open(self) -> Run:
-        """Return what runs the model in OpenVINO, in single precision."""
+    def open(self, threads: int | None = None) -> Run:
+        """Return what runs the model in OpenVINO, in single precision, in as many threads as it likes, or so many."""
         import openvino
 
-        compiled = openvino.Core().compile_model(self._model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+        # Processes of few threads, each of which were bound to the first cores, would share these.
+        few = {} if threads is None else {"INFERENCE_NUM_THREADS": threads, "ENABLE_CPU_PINNING": False}
+        options = {"INFERENCE_PRECISION_HINT": "f32", **few}
+        compiled = openvino.Core().compile_model(self._model, "CPU", options)
 
         def run(image: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
             result = compiled(image)

@@ -1,5 +1,6 @@
 """Reading an image file as a person sees it, or saying why that cannot be done."""
 
+import io
 from pathlib import Path
 
 import numpy as np
@@ -37,8 +38,12 @@ def is_turned(image: Image.Image) -> bool:
     return image.getexif().get(ORIENTATION, 1) not in {0, 1}
 
 
-def read_upright(file: Path) -> NDArray[np.uint8]:
+def read_upright(file: Path, content: bytes | None = None) -> NDArray[np.uint8]:
     """Read an image as it is meant to be seen: turned as its EXIF data say, grey and transparent ones as colours.
+
+    Args:
+        file: The file.
+        content: What is in it, where that is not to be read from the disk.
 
     Returns:
         Pixels of shape ``(H, W, 3)``.
@@ -47,7 +52,7 @@ def read_upright(file: Path) -> NDArray[np.uint8]:
         OSError: If it cannot be read, or would be read wrongly; the message names the file.
     """
     try:
-        with Image.open(file) as image:
+        with Image.open(file if content is None else io.BytesIO(content)) as image:
             reason = why_misread(image)
             if reason is None:
                 return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

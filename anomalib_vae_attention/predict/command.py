@@ -4,16 +4,17 @@ import argparse
 import logging
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from anomalib_vae_attention.common.argument_checks import require_whole
 from anomalib_vae_attention.common.atomic_files import read_json
+from anomalib_vae_attention.common.models import find_model
 
 from .inputs import find_inputs
 from .models import load_model
-from .results import DEFECTIVE, ERROR, OVERLAYS, REPORT, RUN, TABLE, fingerprint
+from .results import DEFECTIVE, ERROR, OVERLAYS, REPORT, RUN, TABLE, fingerprint, same_run
 from .run import BATCH_SIZE, predict
 
 DEFAULT_OUTPUT = Path("predictions")
@@ -46,27 +47,42 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batch_size", type=int, default=BATCH_SIZE, help=f"most images at once ({BATCH_SIZE})")
     parser.add_argument("--device", help="of a checkpoint: cpu or cuda (cuda where there is one)")
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: all cores or machines, and a table only",
+    )
+    parser.add_argument("--address", help="of a Ray cluster, HOST:PORT (this machine)")
+    parser.add_argument("--actors", type=int, help="processes of --engine ray (one per core, or GPU for a checkpoint)")
     return parser
 
 
-def choose_folder(given: Path | None, model: Path, default: Path = DEFAULT_OUTPUT) -> Path:
+def choose_folder(given: Path | None, model: Path, engine: str = "local", default: Path = DEFAULT_OUTPUT) -> Path:
     """Return the folder to write to: the one that was named, or the first that is free or holds this model's run."""
     if given is not None:
         return given
-    sha256, number = fingerprint(model), 1
+    told, number = {"sha256": fingerprint(model), "engine": engine}, 1
     while True:
         folder = default if number == 1 else default.with_name(f"{default.name}-{number}")
-        told = read_json(folder / RUN)
-        if not folder.exists() or (told is not None and told["sha256"] == sha256):
+        before = read_json(folder / RUN)
+        if not folder.exists() or (before is not None and same_run(before, told)):
             return folder
         number += 1
 
 
-def summarise(rows: Sequence[dict[str, Any]]) -> str:
-    """Say in a few lines what came out, and how right that is where the truth is known."""
-    counts = Counter(row["label"] for row in rows)
-    lines = [f"{len(rows)} images: " + ", ".join(f"{count} {label}" for label, count in sorted(counts.items()))]
-    known = Counter((row["truth"], row["label"]) for row in rows if row["truth"] and row["label"] != ERROR)
+def summarise(counts: Counter[tuple[str, str]], errors: Iterable[str]) -> str:
+    """Say in a few lines what came out, and how right that is where the truth is known.
+
+    Args:
+        counts: How many images there are of each truth and label.
+        errors: Why images could not be judged, of which the first five are told.
+    """
+    labels: Counter[str] = Counter()
+    for (_, label), count in counts.items():
+        labels[label] += count
+    lines = [f"{counts.total()} images: " + ", ".join(f"{count} {label}" for label, count in sorted(labels.items()))]
+    known = Counter({pair: count for pair, count in counts.items() if pair[0] and pair[1] != ERROR})
     if known:
         bad, fine = (
             sum(count for (truth, _), count in known.items() if truth == kind) for kind in ("defective", "good")
@@ -75,8 +91,40 @@ def summarise(rows: Sequence[dict[str, Any]]) -> str:
             f"by the names of folders: {known['defective', 'defective']} of {bad} defective images found, "
             f"{known['good', 'defective']} of {fine} good ones called defective"
         )
-    lines += [f"  {row['error']}" for row in rows if row["label"] == ERROR][:5]
+    lines += [f"  {error}" for error in islice(errors, 5)]
     return "\n".join(lines)
+
+
+def run(given: argparse.Namespace) -> Counter[tuple[str, str]]:
+    """Predict with the engine that was chosen, say what came out and where it is, and return the counts."""
+    require_whole("--batch_size", given.batch_size, 1)
+    if given.engine == "ray":
+        from .ray_engine import PARTS, predict_on_ray
+
+        folder = choose_folder(given.output, find_model(given.model), given.engine)
+        counts, errors = predict_on_ray(
+            given.model,
+            given.images,
+            folder,
+            address=given.address,
+            actors=given.actors,
+            device=given.device,
+            batch_size=given.batch_size,
+        )
+        print(f"{summarise(counts, errors)}\ntable    {folder / PARTS}")
+        return counts
+    for name in ("address", "actors"):
+        if getattr(given, name) is not None:
+            msg = f"--{name} is an argument of --engine ray."
+            raise ValueError(msg)
+    inputs = find_inputs(given.images)
+    model = load_model(given.model, given.device)
+    folder = choose_folder(given.output, model.file)
+    rows = predict(model, inputs, folder, "Predictions", f"Model {model.file}", given.batch_size)
+    counts = Counter((row["truth"], row["label"]) for row in rows)
+    print(summarise(counts, (row["error"] for row in rows if row["label"] == ERROR)))
+    print(f"table    {folder / TABLE}\npictures {folder / OVERLAYS}\nreport   {folder / REPORT}")
+    return counts
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -84,14 +132,8 @@ def main(arguments: list[str] | None = None) -> int:
     given = make_parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     try:
-        require_whole("--batch_size", given.batch_size, 1)
-        inputs = find_inputs(given.images)
-        model = load_model(given.model, given.device)
-        folder = choose_folder(given.output, model.file)
-        rows = predict(model, inputs, folder, "Predictions", f"Model {model.file}", given.batch_size)
+        counts = run(given)
     except (OSError, ValueError) as error:
         print(f"vae-attention predict: {error}", file=sys.stderr)
         return 1
-    print(summarise(rows))
-    print(f"table    {folder / TABLE}\npictures {folder / OVERLAYS}\nreport   {folder / REPORT}")
-    return EXIT_DEFECT if given.fail_on_defect and any(row["label"] in {DEFECTIVE, ERROR} for row in rows) else 0
+    return EXIT_DEFECT if given.fail_on_defect and any(label in {DEFECTIVE, ERROR} for _, label in counts) else 0

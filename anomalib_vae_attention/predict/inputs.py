@@ -1,9 +1,10 @@
 """The images to predict: found in files, folders and patterns, named once each, and read ahead."""
 
+import csv
 import glob
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import NamedTuple
@@ -15,6 +16,8 @@ from anomalib_vae_attention.common.folders import kind_of, pair_masks
 from anomalib_vae_attention.common.images import read_upright
 from anomalib_vae_attention.common.mvtec_layout import IMAGE_SUFFIXES, MASKS, TEST, list_images
 
+LISTS, PARQUET = (".txt", ".csv"), ".parquet"
+"""How files end that list images."""
 MOST_PIXELS = 2**22
 """Pixels of all images of a batch together: 48 MiB of floats."""
 
@@ -27,12 +30,14 @@ class Input(NamedTuple):
         name: What its pictures are called: its path below the folder that all inputs lie in.
         defective: What is known of it: whether it shows a defect, or ``None``.
         true_mask: The file of its true mask, or ``None``.
+        content: What the file holds, where that is not to be read from the disk.
     """
 
     path: Path
     name: str
     defective: bool | None = None
     true_mask: Path | None = None
+    content: bytes | None = None
 
 
 class Read(NamedTuple):
@@ -50,16 +55,23 @@ def find_inputs(sources: Sequence[str | Path]) -> list[Input]:
     folder ``test``, whose masks are those of MVTec AD's layout.
 
     Args:
-        sources: Files, folders (with their subfolders) and patterns such as ``"line3/**/*.png"``.
+        sources: Files, folders (with their subfolders), patterns such as ``"line3/**/*.png"``, and lists of files:
+            a path per line (``.txt``), or a column ``path`` (``.csv``), relative to the list's folder.
 
     Raises:
         FileNotFoundError: If one of them is not there, or holds no image.
+        ValueError: If a list has no column of paths.
     """
     files: list[Path] = []
     for source in sources:
         path = Path(source).expanduser()
         if path.is_dir():
             found = list_images(path)
+        elif path.suffix == PARQUET:
+            msg = f"{source}: a Parquet of images is read by --engine ray, and named alone."
+            raise ValueError(msg)
+        elif path.suffix in LISTS and path.is_file():
+            found = _read_list(path)
         elif path.exists():
             found = [path]
         else:
@@ -73,16 +85,31 @@ def find_inputs(sources: Sequence[str | Path]) -> list[Input]:
     absolute = list(dict.fromkeys(Path(os.path.abspath(file)) for file in files))  # noqa: PTH100
     above = Path(os.path.commonpath([file.parent for file in absolute]))
     masks = _find_masks(absolute)
-    return [Input(file, file.relative_to(above).as_posix(), _truth(file), masks.get(file)) for file in absolute]
+    truths = {folder: truth_of(folder) for folder in {file.parent for file in absolute}}
+    return [Input(file, file.relative_to(above).as_posix(), truths[file.parent], masks.get(file)) for file in absolute]
 
 
-def _truth(file: Path) -> bool | None:
-    kind = kind_of(file.parent.name)
+def _read_list(file: Path) -> list[Path]:
+    """Read the paths in a list; files that are not there are for the reader of images to tell."""
+    with file.open(encoding="utf-8", errors="surrogateescape", newline="") as opened:
+        if file.suffix == ".txt":
+            names = [line.strip() for line in opened]
+        else:
+            rows = csv.DictReader(opened)
+            if "path" not in (rows.fieldnames or ()):
+                msg = f"{file}: a list of images in CSV has a column `path`, but this one has {rows.fieldnames}."
+                raise ValueError(msg)
+            names = [row["path"] for row in rows]
+    return [file.parent / name for name in names if name]
+
+
+def truth_of(folder: Path) -> bool | None:
+    """Return whether the images of a folder are defective by its name and place, ``None`` if that is not known."""
+    kind = kind_of(folder.name)
     if kind in {"good", "defective"}:
         return kind == "defective"
-    in_test = file.parent.parent.name == TEST and any(
-        kind_of(one.name) == "good" for one in file.parent.parent.iterdir()
-    )
+    test = folder.parent
+    in_test = test.name == TEST and test.is_dir() and any(kind_of(one.name) == "good" for one in test.iterdir())
     return True if in_test else None
 
 
@@ -96,41 +123,50 @@ def _find_masks(files: Sequence[Path]) -> dict[Path, Path]:
     return found
 
 
-def read_ahead(inputs: Sequence[Input], pool: Executor, batch_size: int) -> Iterator[Read]:
-    """Read images in the threads of a pool, some batches ahead, and put neighbours of one size together.
+def read(one: Input) -> Read:
+    """Read an image, or say why that cannot be done."""
+    try:
+        return Read([one], [read_upright(one.path, one.content)])
+    except OSError as problem:
+        return Read([one], [], str(problem))
+
+
+def read_ahead(inputs: Iterable[Input], pool: Executor, batch_size: int) -> Iterator[Read]:
+    """Read images in the threads of a pool, some batches ahead, in their order."""
+    left = iter(inputs)
+    waiting: deque[Future[Read]] = deque()
+
+    def fill() -> None:
+        while len(waiting) < 2 * batch_size and (one := next(left, None)) is not None:
+            waiting.append(pool.submit(read, one))
+
+    fill()
+    while waiting:
+        future = waiting.popleft()
+        fill()
+        yield future.result()
+
+
+def in_batches(reads: Iterable[Read], batch_size: int) -> Iterator[Read]:
+    """Put neighbours of one size together.
 
     Args:
-        inputs: The images.
-        pool: Threads.
+        reads: Images, each for itself.
         batch_size: Most images of a batch; fewer where they have more than :data:`MOST_PIXELS` together.
 
     Yields:
         Batches in the order of the images; an image that cannot be read comes alone, with the reason.
     """
-    left = iter(inputs)
-    waiting: deque[tuple[Input, Future[NDArray[np.uint8]]]] = deque()
     together = Read([], [])
-
-    def fill() -> None:
-        while len(waiting) < 2 * batch_size and (one := next(left, None)) is not None:
-            waiting.append((one, pool.submit(read_upright, one.path)))
-
-    fill()
-    while waiting:
-        one, future = waiting.popleft()
-        fill()
-        try:
-            pixels, error = [future.result()], ""
-        except OSError as problem:
-            pixels, error = [], str(problem)
-        if together.pixels and (not pixels or not _fits(together, pixels[0], batch_size)):
+    for one in reads:
+        if together.pixels and (one.error or not _fits(together, one.pixels[0], batch_size)):
             yield together
             together = Read([], [])
-        if error:
-            yield Read([one], [], error)
+        if one.error:
+            yield one
             continue
-        together.inputs.append(one)
-        together.pixels.extend(pixels)
+        together.inputs.extend(one.inputs)
+        together.pixels.extend(one.pixels)
     if together.pixels:
         yield together
 

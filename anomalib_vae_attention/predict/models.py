@@ -51,19 +51,25 @@ class Model(NamedTuple):
     seen: Callable[[int, int], Box]
 
 
-def load_model(path: Path, device: str | None = None) -> Model:
+def load_model(path: Path, device: str | None = None, threads: int | None = None) -> Model:
     """Load a checkpoint (``.ckpt``) or an export (``.onnx``, ``.xml``), or the one that a folder holds.
 
     Args:
         path: The file or folder; see :func:`.find_model`.
         device: Device of torch for a checkpoint; a GPU for ``None``, where there is one.
+        threads: How many threads compute on the CPU; the runtime's choice for ``None``. Torch has one number for all
+            models of a process.
 
     Raises:
         FileNotFoundError: If there is none.
         ValueError: If it is something else, or has no thresholds.
     """
     file = find_model(path)
-    return _load_checkpoint(file, device) if file.suffix == ".ckpt" else _load_export(file)
+    if file.suffix != ".ckpt":
+        return _load_export(file, threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    return _load_checkpoint(file, device)
 
 
 def judge(model: Model, images: Sequence[NDArray[np.uint8]]) -> Verdicts:
@@ -97,9 +103,9 @@ def _load_checkpoint(file: Path, device: str | None) -> Model:
     return Model(file, score, thresholds, lambda height, width: _seen_part(module.pre_processor, height, width))  # type: ignore[arg-type]
 
 
-def _load_export(file: Path) -> Model:
+def _load_export(file: Path, threads: int | None) -> Model:
     export = open_export(file)
-    run, thresholds = export.open(), (0.5, 0.5)
+    run, thresholds = export.open(threads), (0.5, 0.5)
 
     def score(batch: NDArray[np.float32]) -> Verdicts:
         one, anomaly_map = run(batch)

@@ -3,7 +3,8 @@
 import csv
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,45 @@ def fingerprint(file: Path) -> str:
     return digest.hexdigest()
 
 
+@contextmanager
+def claim(folder: Path, model: Path, engine: str = "local") -> Generator[None, None, None]:
+    """Make a folder one model's own, and keep other processes out.
+
+    Args:
+        folder: The folder; it is made if it is missing.
+        model: The model's file.
+        engine: What runs the model, each of which leaves other files.
+
+    Raises:
+        ValueError: If the folder holds something else, or another process writes to it.
+    """
+    told = {"model": str(model.resolve()), "sha256": fingerprint(model), "engine": engine}
+    before = read_json(folder / RUN)
+    if before is None and folder.exists() and any(folder.iterdir()):
+        msg = f"--output {folder}: the folder holds files that are no predictions. Choose another."
+        raise ValueError(msg)
+    if before is not None and not same_run(before, told):
+        of = f"the {before.get('engine', 'local')} engine" if before["sha256"] == told["sha256"] else "another model"
+        msg = f"--output {folder}: it holds predictions of {of}, {before['model']}. Choose another folder."
+        raise ValueError(msg)
+    write_json(folder / RUN, told)
+    lock = filelock.FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except filelock.Timeout as error:
+        msg = f"--output {folder}: another process writes to it."
+        raise ValueError(msg) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def same_run(before: dict[str, str], told: dict[str, str]) -> bool:
+    """Say whether two runs are of one model and one engine."""
+    return before["sha256"] == told["sha256"] and before.get("engine", "local") == told["engine"]
+
+
 class Results:
     """The folder that a run writes to, which is its own: another model's is refused, the same model's is continued.
 
@@ -61,25 +101,12 @@ class Results:
 
     def __init__(self, folder: Path, model: Path) -> None:
         self.folder, self.table = folder, folder / TABLE
-        told = {"model": str(model.resolve()), "sha256": fingerprint(model)}
-        before = read_json(folder / RUN)
-        if before is None and folder.exists() and any(folder.iterdir()):
-            msg = f"--output {folder}: the folder holds files that are no predictions. Choose another."
-            raise ValueError(msg)
-        if before is not None and before["sha256"] != told["sha256"]:
-            msg = f"--output {folder}: it holds predictions of another model, {before['model']}. Choose another folder."
-            raise ValueError(msg)
-        write_json(folder / RUN, told)
-        self._lock = filelock.FileLock(folder / ".lock", timeout=0)
+        self._claim = claim(folder, model)
         self.rows: dict[str, dict[str, Any]] = {}
 
     def __enter__(self) -> "Results":
         """Keep others out, and read what is there."""
-        try:
-            self._lock.acquire()
-        except filelock.Timeout as error:
-            msg = f"--output {self.folder}: another process writes to it."
-            raise ValueError(msg) from error
+        self._claim.__enter__()
         self.rows = {row["path"]: row for row in read_rows(self.table)}
         # The rest of a line that a kill cut off must not become part of the next one.
         self._rewrite()
@@ -87,7 +114,7 @@ class Results:
 
     def __exit__(self, *_error: object) -> None:
         """Let others in."""
-        self._lock.release()
+        self._claim.__exit__(None, None, None)
 
     def is_done(self, one: Input) -> bool:
         """Say whether an image has its row, and is still the file that it was."""

@@ -1,6 +1,6 @@
 """A run of predictions: images in, rows and pictures out, each image once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from anomalib_vae_attention.common.machine import cores
 
-from .inputs import Input, Read, read_ahead
+from .inputs import Input, Read, in_batches, read_ahead
 from .models import Model, Verdicts, judge
 from .pictures import Region, colour_map, largest_region, overlay, shrink, write
 from .report import write_report
@@ -20,6 +20,8 @@ from .results import DEFECTIVE, ERROR, GOOD, OVERLAYS, PARTS, REPORT, Results, s
 
 Row = dict[str, Any]
 BATCH_SIZE = 8
+NOTHING = np.zeros((0, 0, 3), np.uint8)
+"""The pixels of an image that cannot be read."""
 
 
 def predict(
@@ -46,8 +48,11 @@ def predict(
         left = [one for one in named if not results.is_done(one)]
         progress = tqdm(total=len(named), initial=len(named) - len(left), desc="images", unit="image")
         written: list[tuple[Row, Future[None] | None]] = []
-        for read in read_ahead(left, pool, batch_size):
-            rows = _judge_batch(model, read, folder, pool)
+        for batch in in_batches(read_ahead(left, pool, batch_size), batch_size):
+            rows = [
+                (row, verdict and pool.submit(_draw, folder, model, row, one.true_mask, pixels, verdict))
+                for row, one, pixels, verdict in judge_batch(model, batch)
+            ]
             # A row is added when its pictures are there; meanwhile the next batch was judged.
             results.append(_finished(written))
             written = rows
@@ -59,28 +64,29 @@ def predict(
         return [rows_of[str(one.path)] for one in named]
 
 
-def _judge_batch(
-    model: Model, read: Read, folder: Path, pool: ThreadPoolExecutor
-) -> list[tuple[Row, Future[None] | None]]:
-    """Judge a batch, and have its pictures written; what cannot be judged is an error in its row."""
-    if read.error:
-        return [(_row(model, one, error=read.error), None) for one in read.inputs]
+def judge_batch(model: Model, batch: Read) -> Iterator[tuple[Row, Input, NDArray[np.uint8], Verdicts | None]]:
+    """Judge a batch of images of one size; what cannot be read or judged is an error in its row.
+
+    Yields:
+        Of each image its row, itself, its pixels, and its own verdict without the axis of the batch, or ``None``.
+    """
+    if batch.error:
+        for one in batch.inputs:
+            yield _row(model, one, error=batch.error), one, NOTHING, None
+        return
     try:
-        verdicts = judge(model, read.pixels)
+        verdicts = judge(model, batch.pixels)
     except Exception as problem:  # noqa: BLE001 - what a runtime raises is its own
-        if len(read.inputs) == 1:
-            return [(_row(model, read.inputs[0], error=f"it cannot be judged: {problem}"), None)]
-        singles = [Read([one], [pixels]) for one, pixels in zip(read.inputs, read.pixels, strict=True)]
-        return [pair for single in singles for pair in _judge_batch(model, single, folder, pool)]
-    pairs: list[tuple[Row, Future[None] | None]] = []
-    for index, (one, pixels) in enumerate(zip(read.inputs, read.pixels, strict=True)):
+        for one, pixels in zip(batch.inputs, batch.pixels, strict=True):
+            alone = f"it cannot be judged: {problem}" if len(batch.inputs) == 1 else ""
+            yield from judge_batch(model, Read([one], [pixels], alone))
+        return
+    for index, (one, pixels) in enumerate(zip(batch.inputs, batch.pixels, strict=True)):
         single = Verdicts(*(values[index] for values in verdicts))
         seen = model.seen(*pixels.shape[:2])
         size = (pixels.shape[1], pixels.shape[0])
         region = largest_region(single.mask, size, seen) if single.defective else None
-        row = _row(model, one, single, region)
-        pairs.append((row, pool.submit(_draw, folder, model, row, one.true_mask, pixels, single)))
-    return pairs
+        yield _row(model, one, single, region), one, pixels, single
 
 
 def _finished(written: Sequence[tuple[Row, Future[None] | None]]) -> list[Row]:
@@ -95,7 +101,7 @@ def _row(
     model: Model, one: Input, verdict: Verdicts | None = None, region: Region | None = None, error: str = ""
 ) -> Row:
     label = ERROR if verdict is None else DEFECTIVE if verdict.defective else GOOD
-    size, modified = stamp(one.path)
+    size, modified = stamp(one.path) if one.content is None else (len(one.content), 0)
     return {
         "path": str(one.path),
         "score": None if verdict is None else round(float(verdict.score), 6),
