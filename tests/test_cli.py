@@ -47,6 +47,7 @@ def test_version_and_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> Non
     ("error", "code", "message"),
     [
         (ModuleNotFoundError("No module", name="openvino"), 1, "pip install '.[openvino]'"),
+        (ModuleNotFoundError("No module", name="ray"), 1, "pip install '.[ray]'"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )

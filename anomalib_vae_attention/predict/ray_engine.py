@@ -102,19 +102,20 @@ def predict_on_ray(
         How many rows there are in the folder of each truth and label, and a few of its errors.
 
     Raises:
-        OSError: If the cluster cannot be reached.
+        OSError: If the cluster cannot be reached, or there is no image.
         ValueError: If the folder belongs to another run, the images are not named once each, or the run failed.
     """
     if actors is not None:
         require_whole("--actors", actors, 1)
+    _reach(address)
+    given, folder = _find_parquet(sources), folder.resolve()
+    inputs = [] if given else find_inputs(sources)
+    total, column = _check(given) if given else (len(inputs), PATH)
     # Here for its errors only: a model that does not load is told before anything is started.
     file = load_model(model, "cpu").file.resolve()
-    folder = folder.resolve()
     with claim(folder, file, "ray"):
-        given = _find_parquet(sources)
-        images = given or _write_inputs(sources, folder)
-        base = Path("/") if given is None else images if images.is_dir() else images.parent
-        total, column = _check(images)
+        images = given or _write(inputs, folder / INPUTS)
+        base = images if images.is_dir() else images.parent
         _connect(address, actors)
         on_gpu = file.suffix == ".ckpt" and device != "cpu" and ray.cluster_resources().get("GPU", 0)
         count = actors or int(on_gpu or max(1, ray.cluster_resources()["CPU"] - SPARE))
@@ -146,12 +147,21 @@ def _connect(address: str | None, actors: int | None) -> None:
     if address is None:
         ray.init("local", num_cpus=(actors or cores()) + SPARE, include_dashboard=False, **quiet)
         return
+    try:
+        ray.init(address, **quiet)
+    except (OSError, RuntimeError) as error:
+        msg = f"--address {address}: no Ray cluster takes us in there: {error}"
+        raise OSError(msg) from error
+
+
+def _reach(address: str | None) -> None:
+    """Raise an ``OSError`` if nothing answers at an address: Ray would try for minutes, and then end the process."""
+    if address is None:
+        return
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
-        # Ray itself would try for minutes, and then end the process.
         socket.create_connection((host, int(port)), SECONDS).close()
-        ray.init(address, **quiet)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError) as error:
         msg = f"--address {address}: no Ray cluster answers there ({error}). Start one with `ray start --head`."
         raise OSError(msg) from error
 
@@ -177,10 +187,8 @@ def _find_parquet(sources: Sequence[str]) -> Path | None:
     return found[0].resolve() if found else None
 
 
-def _write_inputs(sources: Sequence[str], folder: Path) -> Path:
-    """Find images, and write their paths and names to a Parquet."""
-    inputs = find_inputs(sources)
-    file = folder / INPUTS
+def _write(inputs: Sequence[Input], file: Path) -> Path:
+    """Write the paths and names of images to a Parquet, and return it."""
     try:
         table = pa.table({PATH: [str(one.path) for one in inputs], "name": [one.name for one in inputs]})
     except UnicodeEncodeError as error:

@@ -15,10 +15,8 @@ from torchvision.transforms.v2 import CenterCrop, Compose, Normalize, Resize
 
 from anomalib_vae_attention import VaeAttention, cli
 from anomalib_vae_attention.anomalib_support.pre_processing import SamePreProcessor
-from anomalib_vae_attention.common.mvtec_layout import list_images
 from anomalib_vae_attention.predict import run
 from anomalib_vae_attention.predict.models import _seen_part, judge, load_model
-from anomalib_vae_attention.train.fit import fit
 
 
 class Parts(NamedTuple):
@@ -26,13 +24,6 @@ class Parts(NamedTuple):
 
     folder: Path
     checkpoint: Path
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Fit the default model to a few small images; tests must not change it."""
-    files = list_images(tiny_root / "parts" / "washer" / "train")
-    return fit(files, tmp_path_factory.mktemp("trained"), 0.2)[0]
 
 
 @pytest.fixture
@@ -108,6 +99,21 @@ def test_what_cannot_be_judged_is_a_row_with_an_error(parts: Parts, tmp_path: Pa
     assert predict(parts.checkpoint, parts.folder, "--output", tmp_path / "out", "--fail_on_defect") == 3
 
 
+def test_lists_name_images_beside_them(parts: Parts, tmp_path: Path) -> None:
+    """A list of lines and one in CSV, with a file twice and one that is not there."""
+    (parts.folder / "list.txt").write_text("ok/1.png\n\nng/1.png\nok/1.png\n", encoding="utf-8")
+    (parts.folder / "list.csv").write_text("line,path\n3,ok/1.png\n3,gone.png\n", encoding="utf-8")
+    assert (
+        predict(parts.checkpoint, parts.folder / "list.txt", parts.folder / "list.csv", "--output", tmp_path / "o") == 0
+    )
+    rows = table(tmp_path / "o")
+    assert {name: row["label"] == "error" for name, row in rows.items()} == {
+        "ok/1.png": False,
+        "ng/1.png": False,
+        "gone.png": True,
+    }
+
+
 def test_a_turned_image_is_judged_upright(parts: Parts, tmp_path: Path) -> None:
     upright = Image.open(parts.folder / "ng" / "1.png").convert("RGB").resize((90, 60))
     exif = Image.Exif()
@@ -176,6 +182,8 @@ def test_folders_of_others_are_left_alone(
         (".", "ok", "holds no model"),
         ("ok/1.png", "ok", "none of .ckpt, .xml, .onnx"),
         (None, "nothing/*.png", "there is no image there"),
+        (None, "parts.parquet", "is read by --engine ray"),
+        (None, "table.csv", "a list of images in CSV has a column `path`"),
     ],
 )
 def test_errors_name_what_is_wrong(
@@ -187,6 +195,7 @@ def test_errors_name_what_is_wrong(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(parts.folder)
+    Path("table.csv").write_text("file\nok/1.png\n", encoding="utf-8")
     assert predict(model or parts.checkpoint, images) == 1
     assert message in capsys.readouterr().err
 
