@@ -1,4 +1,4 @@
-"""Fit and predict on two processes; Lightning starts this script again for the second. Run by test_distributed.py."""
+"""Fit and predict on several processes; Lightning starts this script again for each. Run by test_distributed.py."""
 
 import argparse
 import os
@@ -28,11 +28,11 @@ class Die(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def two_engine(root: Path, **options: object) -> Engine:
-    """Make an engine of two processes."""
+def make_ddp_engine(root: Path, processes: int = 2, **options: object) -> Engine:
+    """Make an engine of several processes."""
     # Processes that are up already would make anomalib's folder of the second run at the same moment.
     time.sleep(rank_zero_only.rank)
-    return make_engine(root, devices=2, strategy="ddp", **options)
+    return make_engine(root, devices=processes, strategy="ddp", **options)
 
 
 def resume(data: Path, output: Path) -> None:
@@ -41,7 +41,7 @@ def resume(data: Path, output: Path) -> None:
     for name, epochs, seed in (("whole", 3, 0), ("stopped", 2, 0), ("resumed", 3, 1)):
         seed_everything(seed)
         model = VaeAttention("conv", input_size=(24, 30), latent_dim=4, widths=(8, 12), hidden_dim=16, visualizer=False)
-        engine = two_engine(output / name, max_epochs=epochs)
+        engine = make_ddp_engine(output / name, max_epochs=epochs)
         datamodule = folder(data, normal_test_dir="good", train_batch_size=2)
         engine.fit(model=model, datamodule=datamodule, ckpt_path=checkpoint if name == "resumed" else None)
         checkpoint = engine.best_model_path
@@ -53,6 +53,7 @@ def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("data", type=Path)
     parser.add_argument("output", type=Path)
+    parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--references", nargs="+", default=["exemplars"])
     parser.add_argument("--quantile", action="store_true")
     parser.add_argument("--die", type=int, help="rank of the process that dies")
@@ -63,7 +64,8 @@ def main() -> int:
         resume(parsed.data, parsed.output)
         return 0
     for reference in parsed.references:
-        engine = two_engine(parsed.output / reference, callbacks=[] if parsed.die is None else [Die(parsed.die)])
+        callbacks = [] if parsed.die is None else [Die(parsed.die)]
+        engine = make_ddp_engine(parsed.output / reference, parsed.processes, callbacks=callbacks)
         # Features are kept for the one and read again for the other.
         options = {"reference": reference, "cache_features": reference == "exemplars", "visualizer": True}
         if parsed.quantile:

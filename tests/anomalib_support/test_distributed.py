@@ -1,4 +1,4 @@
-"""Several processes: as one, with an odd number of images; a process that dies; each image predicted once."""
+"""Several processes: as one, with shares of unequal size; a process that dies; each image predicted once."""
 
 import os
 import subprocess
@@ -24,7 +24,7 @@ REFERENCES = ["exemplars", "gaussian"]
 
 
 def run(*arguments: object, seconds: int = 240) -> subprocess.CompletedProcess[str]:
-    """Run the script that fits on two processes."""
+    """Run the script that fits on several processes."""
     script = Path(__file__).with_name("distributed_run.py")
     command = [sys.executable, str(script), *map(str, arguments)]
     path = os.pathsep.join([str(script.parents[1]), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep)
@@ -49,20 +49,20 @@ def fitted_by_two(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-@pytest.mark.parametrize("reference", REFERENCES)
-def test_two_processes_are_as_one(reference: str, data: Path, fitted_by_two: Path, tmp_path: Path) -> None:
-    """Both processes end with the state, the scores and the thresholds of a fit by one, to 1e-5."""
+def is_as_one(output: Path, processes: int, reference: str, data: Path, alone_in: Path) -> None:
+    """Demand the state, the scores and the thresholds of a fit by one process, to 1e-5, of all processes."""
     post_processor = NormalQuantile(0.4, held_out=0.3)
     alone = small_model(reference=reference, post_processor=post_processor)
     datamodule = folder(data, normal_test_dir="good", train_batch_size=2)
-    make_engine(tmp_path).fit(model=alone, datamodule=datamodule)
+    make_engine(alone_in).fit(model=alone, datamodule=datamodule)
     image = torch.rand(4, 3, *SIZE)
     with torch.no_grad():
         expected = alone.eval()(image)
-    states = [torch.load(fitted_by_two / f"{reference}-{rank}.pt", weights_only=True) for rank in range(2)]
-    assert states[0].keys() == states[1].keys() == alone.state_dict().keys()
-    for name, tensor in states[0].items():
-        assert torch.equal(tensor, states[1][name]), name
+    states = [torch.load(output / f"{reference}-{rank}.pt", weights_only=True) for rank in range(processes)]
+    for state in states:
+        assert state.keys() == alone.state_dict().keys()
+        for name, tensor in states[0].items():
+            assert torch.equal(tensor, state[name]), name
     other = small_model(reference=reference, post_processor=NormalQuantile())
     other.load_state_dict(states[0])
     with torch.no_grad():
@@ -77,6 +77,26 @@ def test_two_processes_are_as_one(reference: str, data: Path, fitted_by_two: Pat
         assert other.model.reference.bank.shape[2] == IMAGES - 2
 
 
+def predicted(output: Path, processes: int) -> list[list[str]]:
+    """Return the images that each process predicted."""
+    return [(output / f"predicted-{rank}.txt").read_text(encoding="utf-8").split() for rank in range(processes)]
+
+
+@pytest.mark.parametrize("reference", REFERENCES)
+def test_two_processes_are_as_one(reference: str, data: Path, fitted_by_two: Path, tmp_path: Path) -> None:
+    is_as_one(fitted_by_two, 2, reference, data, tmp_path)
+
+
+def test_three_processes_with_uneven_shares_are_as_one(data: Path, tmp_path: Path) -> None:
+    """Seven images are dealt out as 3, 2 and 2, of which the sampler makes 3 each; so it does in prediction."""
+    finished = run(data, tmp_path, "--quantile", "--processes", 3)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    is_as_one(tmp_path, 3, "exemplars", data, tmp_path / "alone")
+    shares = predicted(tmp_path, 3)
+    assert [len(share) for share in shares] == [3, 2, 2]
+    assert sorted(name for share in shares for name in share) == [f"{index}.png" for index in range(IMAGES)]
+
+
 def test_one_folder_for_all(fitted_by_two: Path) -> None:
     """Processes write to one folder, and the link to the latest run leads to the checkpoint."""
     for reference in REFERENCES:
@@ -87,9 +107,7 @@ def test_one_folder_for_all(fitted_by_two: Path) -> None:
 
 def test_each_image_is_predicted_once(fitted_by_two: Path) -> None:
     """Two processes share the images of a folder: none is predicted twice, and every picture is written."""
-    names = Counter()
-    for rank in range(2):
-        names.update((fitted_by_two / f"predicted-{rank}.txt").read_text().split())
+    names = Counter(name for share in predicted(fitted_by_two, 2) for name in share)
     assert names == {f"{index}.png": 1 for index in range(IMAGES)}
     written = [path.name for path in fitted_by_two.rglob("images/**/*.png")]
     assert sorted(written) == sorted(names)

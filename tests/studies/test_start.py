@@ -4,9 +4,9 @@ import mmap
 import runpy
 from pathlib import Path
 
-import drift
 import dsprites_speed
 import false_positives
+import memory
 import pandas as pd
 import pytest
 import torch
@@ -37,8 +37,8 @@ def test_memory_that_an_action_keeps_is_found() -> None:
         kept.append(mmap.mmap(-1, 2**20))
         kept[-1].write(bytes(2**20))
 
-    growing = drift.repeat("keeps", 40, keep)
-    steady = drift.repeat("keeps nothing", 40, lambda: None)
+    growing = memory.repeat("keeps", 40, keep)
+    steady = memory.repeat("keeps nothing", 40, lambda: None)
     assert growing["growth_kib"] == pytest.approx(1024, rel=0.2)
     assert abs(steady["growth_kib"]) < 100
     assert len(growing["memory_mib"]) == 10

@@ -1,4 +1,4 @@
-"""Memory over time: ``python docs/studies/drift.py``.
+"""Memory over time: ``python docs/studies/memory.py``.
 
 Predicts many times in one process, through anomalib's TorchInferencer, and fits many times in a row, through its
 engine, on drawn images; and looks at the memory of the process after each.
@@ -62,7 +62,7 @@ def repeat(name: str, times: int, action: Callable[[], object]) -> dict[str, flo
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Predict, fit, print and write ``drift.json``.
+    """Predict, fit, print and write ``memory.json``.
 
     Args:
         arguments: Those of the command line by default.
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--predictions", type=int, default=1000, help="number of predictions (1000)")
     parser.add_argument("--fits", type=int, default=100, help="number of fits (100)")
     parser.add_argument("--side", type=int, default=64, help="height and width of the images in pixels (64)")
-    parser.add_argument("--output", type=Path, default=Path("results/drift"), help="folder")
+    parser.add_argument("--output", type=Path, default=Path("results/memory"), help="folder")
     parsed = parser.parse_args(arguments)
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None) -> int:
             ),
             "fits": repeat("Fits", parsed.fits, fit),
         }
-    write_json(parsed.output / "drift.json", {**results, "machine": describe_machine()})
+    write_json(parsed.output / "memory.json", {**results, "machine": describe_machine()})
     for name, result in results.items():
         print(f"{name}: {result['growth_kib']:.2f} KiB each, standard error {result['growth_error_kib']:.2f}")
     print(f"Written to {parsed.output.resolve()}")
