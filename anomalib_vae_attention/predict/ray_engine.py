@@ -150,7 +150,10 @@ def _connect(address: str | None, actors: int | None) -> None:
     try:
         ray.init(address, **quiet)
     except (OSError, RuntimeError) as error:
-        msg = f"--address {address}: no Ray cluster takes us in there: {error}"
+        msg = (
+            f"--address {address}: no Ray cluster takes us in there: {error}. Where it has a token, set RAY_AUTH_TOKEN "
+            "to what `ray get-auth-token` prints on its head."
+        )
         raise OSError(msg) from error
 
 

@@ -89,7 +89,7 @@ def test_two_processes_are_as_one(reference: str, data: Path, fitted_by_two: Pat
 
 def test_three_processes_with_uneven_shares_are_as_one(data: Path, tmp_path: Path) -> None:
     """Seven images are dealt out as 3, 2 and 2, of which the sampler makes 3 each; so it does in prediction."""
-    finished = run(data, tmp_path, "--quantile", "--processes", 3)
+    finished = run(data, tmp_path, "--quantile", "--processes", 3, seconds=480)
     assert finished.returncode == 0, finished.stderr[-3000:]
     is_as_one(tmp_path, 3, "exemplars", data, tmp_path / "alone")
     shares = predicted(tmp_path, 3)
