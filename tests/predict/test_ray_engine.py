@@ -28,7 +28,7 @@ print(context.address_info["gcs_address"], flush=True)
 sys.stdin.read()
 """
 ACTOR = b"ray::MapWorker(MapBatches(Judge))"
-IMAGES = 48
+IMAGES = 24
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,6 +64,8 @@ def images(tiny_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         target.parent.mkdir(exist_ok=True)
         pixels = np.asarray(Image.open(source).convert("RGB"), np.int16)[: 96 - 8 * (index % 5 == 0)]
         noisy = (pixels + random.integers(-5, 6, pixels.shape)).clip(0, 255)
+        if target.parent.name == "ng":
+            noisy[30:60, 40:70] = random.integers(0, 256, (30, 30, 3))
         Image.fromarray(noisy.astype(np.uint8)).save(target)
     (folder / "good" / "cut.png").write_bytes(target.read_bytes()[:300])
     return folder
@@ -112,7 +114,8 @@ def test_the_local_engines_rows_though_an_actor_is_killed(
     expected = pd.read_csv(tmp_path / "local" / "predictions.csv", keep_default_na=False, na_values={"score": ""})
     expected = expected.set_index("path").sort_index()
     found = parts(out)
-    assert printed.splitlines()[:2] == capsys.readouterr().out.splitlines()[:2]
+    # Ray says on the output, too, that a worker was killed.
+    assert set(capsys.readouterr().out.splitlines()[:2]) <= set(printed.splitlines())
     assert found.index.tolist() == expected.index.tolist()
     assert len(found) == IMAGES + 1
     assert {"good", "defective", "error"} == set(found["label"])
