@@ -50,10 +50,12 @@ class Counterfactual(NamedTuple):
     Attributes:
         seen: Shape ``(3, h, w)``, from 0 to 1.
         normal: Of the same shape.
+        in_false_colours: Whether the two show features, not the image.
     """
 
     seen: torch.Tensor
     normal: torch.Tensor
+    in_false_colours: bool
 
 
 class Picture(NamedTuple):
@@ -148,7 +150,8 @@ def _pre_process(module: VaeAttention, image: torch.Tensor) -> torch.Tensor:
 def _reconstruct(model: ImageVaeModel, image: torch.Tensor) -> Counterfactual:
     seen = model.prepare_image(image)
     decoded = model.vae.decode(model.vae.posterior(seen).mean)
-    return Counterfactual(*(one[0].expand(3, -1, -1).clamp(0, 1).cpu() for one in (seen, decoded)))
+    seen, decoded = (one[0].expand(3, -1, -1).clamp(0, 1).cpu() for one in (seen, decoded))
+    return Counterfactual(seen, decoded, in_false_colours=False)
 
 
 def false_colours(explanation: Explanation) -> Counterfactual:
@@ -161,7 +164,8 @@ def false_colours(explanation: Explanation) -> Counterfactual:
     directions = torch.linalg.eigh(torch.cov(normal.flatten(1))).eigenvectors[:, -3:].T
     seen, normal = (torch.einsum("dc,chw->dhw", directions, one - mean) for one in (seen, normal))
     low, high = (normal.flatten(1).quantile(share, dim=1)[:, None, None] for share in (0.01, 0.99))
-    return Counterfactual(*(((one - low) / (high - low).clamp_min(1e-6)).clamp(0, 1) for one in (seen, normal)))
+    seen, normal = (((one - low) / (high - low).clamp_min(1e-6)).clamp(0, 1) for one in (seen, normal))
+    return Counterfactual(seen, normal, in_false_colours=True)
 
 
 def _furthest(distance: torch.Tensor, chosen: Sequence[int], most: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import html
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -85,7 +86,7 @@ async def keep_sent_file(path: str | Path | None) -> str | None:  # noqa: RUF029
 
 def make_page(model: Model) -> gr.Blocks:
     """Make the page for a model."""
-    own = model.thresholds
+    own, name = model.thresholds, html.escape("/".join(model.file.resolve().parts[-2:]))
     page = gr.Blocks(title="vae_attention", analytics_enabled=False, delete_cache=(60, KEPT_SECONDS))
 
     def judge_image(sent: dict[str, Any] | None, score: float, pixel: float) -> Any:  # noqa: ANN401 - Gradio's own
@@ -104,7 +105,7 @@ def make_page(model: Model) -> gr.Blocks:
         return gr.skip() if shown is None else write_verdict(shown, (score, pixel))
 
     with page:
-        gr.HTML(f"<h2>Is this part good?</h2><p class='soft'>Model {model.file.name}. Images stay on this machine.</p>")
+        gr.HTML(f"<h2>Is this part good?</h2><p class='soft'>Model {name}. Images stay on this machine.</p>")
         with gr.Row():
             with gr.Column(scale=1, min_width=320):
                 image = gr.Image(

@@ -124,8 +124,10 @@ def write_counterfactual(shown: Shown) -> str:
     """Write what a normal part would have shown, or that this model does not tell."""
     left, top, right, bottom = place(shown.photograph.size, shown.seen)
     size = (max(right - left, 1), max(bottom - top, 1))
-    pictures = [inline(_enlarge(one, size)) for one in shown.counterfactual or []]
-    return _write("counterfactual", pictures=pictures)
+    pair = shown.counterfactual
+    pictures = [] if pair is None else [inline(_enlarge(one, size)) for one in (pair.seen, pair.normal)]
+    colours = pair is not None and pair.in_false_colours
+    return _write("counterfactual", pictures=pictures, in_false_colours=colours)
 
 
 def write_error(message: str) -> str:
