@@ -72,7 +72,7 @@ class Tab:
         assert "exceptionDetails" not in found, found["exceptionDetails"]
         return found["result"].get("value")
 
-    def wait(self, script: str, seconds: float = 60) -> Any:
+    def wait(self, script: str, seconds: float = 300) -> Any:
         """Wait until a script evaluates to something true, and return that."""
         end = time.monotonic() + seconds
         while not (value := self.run(script)):
@@ -84,7 +84,7 @@ class Tab:
         """Drop a file on an element, as from the desktop, until the page sends it: it may just have loaded."""
         self.wait(f"!!document.querySelector({selector!r})")
         data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
-        sent, end = len(self.requested), time.monotonic() + 60
+        sent, end = len(self.requested), time.monotonic() + 300
         while not any("/upload" in address for address in self.requested[sent:]):
             assert time.monotonic() < end, f"{file} is not taken: {self.run('document.body.innerText')}"
             x, y = self.run(

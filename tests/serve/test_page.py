@@ -70,7 +70,7 @@ def serve(checkpoint: Path, temporary: Path, *arguments: str) -> Generator[Serve
         assert process.poll() is None
     finally:
         process.send_signal(signal.SIGINT)
-        printed, complaints = process.communicate(timeout=60)
+        printed, complaints = process.communicate(timeout=120)
     assert lines[-1].split()[-1].endswith(f":{port}/")
     assert not printed
     assert process.returncode == 130
@@ -99,7 +99,7 @@ def ask(address: str, data: bytes | None = None, **headers: str) -> tuple[int, b
     """Send a request, and return the status and the body of what is answered."""
     request = urllib.request.Request(address, data, {name.replace("_", "-"): text for name, text in headers.items()})
     try:
-        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=60) as answer:
+        with urllib.request.build_opener(urllib.request.ProxyHandler({})).open(request, timeout=300) as answer:
             return answer.status, answer.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()

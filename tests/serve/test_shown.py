@@ -45,7 +45,7 @@ def test_verdict_score_and_mask_are_those_of_predict(model: Model, image: Path, 
 def test_thresholds_move_without_the_model(seen: Shown) -> None:
     """A shown image holds no model; a verdict flips at the score, a mask empties and fills."""
     score, greatest = float(seen.verdict.score), float(seen.verdict.anomaly_map.max())
-    above, below = (write_verdict(seen, (score + step, 0.0))[0] for step in (0.01, -0.01))
+    above, below = (write_verdict(seen, (score + step, -1.0))[0] for step in (0.01, -0.01))
     assert "GOOD" in above
     assert "the model's own is" in above
     assert "DEFECTIVE" in below
