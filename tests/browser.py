@@ -19,12 +19,14 @@ class Tab:
     """A page in a browser.
 
     Attributes:
+        session: Which of the pages that were opened is meant; the last one at first.
         requested: Addresses that the page asked for, also in vain, but those that hold their content.
         complaints: What it wrote to the console as errors.
     """
 
     def __init__(self, write: int, read: int) -> None:
-        self._write, self._read, self._buffer, self._count, self._session = write, read, b"", 0, ""
+        self._write, self._read, self._buffer, self._count = write, read, b"", 0
+        self.session = ""
         self.requested: list[str] = []
         self.complaints: list[str] = []
 
@@ -32,8 +34,8 @@ class Tab:
         """Call a method of the protocol, and return its result."""
         self._count += 1
         message = {"id": self._count, "method": method, "params": parameters}
-        if self._session:
-            message["sessionId"] = self._session
+        if self.session:
+            message["sessionId"] = self.session
         os.write(self._write, json.dumps(message).encode() + b"\0")
         while True:
             answer = self._receive()
@@ -56,9 +58,9 @@ class Tab:
 
     def open(self, address: str, width: int = 1200, height: int = 900, *, dark: bool = False) -> None:
         """Open a new page of a size."""
-        self._session = ""
+        self.session = ""
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Network", "Log", "Page"):
             self.call(f"{domain}.enable")
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=False)
