@@ -48,7 +48,7 @@ class Guard:
 
     async def __call__(self, scope: "Scope", receive: "Receive", send: "Send") -> None:
         """Answer a request."""
-        if scope["type"] == "lifespan":
+        if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
 
@@ -57,8 +57,8 @@ class Guard:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        refusal = None if scope["type"] == "http" else PlainTextResponse("Not here.", 404)
-        length = Headers(scope=scope).get("content-length", "" if scope.get("method") == "POST" else "0")
+        refusal = None
+        length = Headers(scope=scope).get("content-length", "" if scope["method"] == "POST" else "0")
         if not NEEDED.fullmatch(scope["path"]):
             refusal = PlainTextResponse("Not here.", 404)
         elif not length.isdecimal() or int(length) > (LARGEST_MIB + 1) * 2**20:

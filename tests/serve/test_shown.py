@@ -53,10 +53,12 @@ def test_thresholds_move_without_the_model(seen: Shown) -> None:
     assert "the largest defect" not in write_verdict(seen, (score - 0.01, greatest))[0]
 
 
-def test_what_a_good_part_would_have_shown(seen: Shown) -> None:
+def test_what_a_good_part_would_have_shown(model: Model, image: Path, seen: Shown) -> None:
     """A checkpoint tells it, an export does not, and the page says so."""
     assert write_counterfactual(seen).count("data:image/jpeg;base64,") == 2
-    assert "Serve the checkpoint" in write_counterfactual(seen._replace(counterfactual=None))
+    exported = look(model._replace(module=None), image, "1.png")
+    assert exported.verdict.score == seen.verdict.score
+    assert "Serve the checkpoint" in write_counterfactual(exported)
 
 
 @pytest.mark.parametrize("kind", ["grey.png", "alpha.png", "turned.jpg"])
