@@ -10,6 +10,7 @@ from importlib.metadata import version
 COMMANDS = {
     "train": ("anomalib_vae_attention.train.command", "learn from a folder of good parts"),
     "predict": ("anomalib_vae_attention.predict.command", "judge images: verdicts, pictures and a report"),
+    "serve": ("anomalib_vae_attention.serve.command", "judge images on a page in a browser"),
     "benchmark": ("anomalib_vae_attention.benchmark.command", "compare vae_attention with other models of anomalib"),
     "calibrate": ("anomalib_vae_attention.calibrate.command", "set thresholds of a trained or exported model anew"),
     "drift": ("anomalib_vae_attention.predict.drift", "chart the share of flagged images: has the line changed?"),
@@ -37,6 +38,7 @@ EXTRAS = {
     "onnxruntime": "benchmark",
     "ray": "ray",
     "pyarrow": "ray",
+    "gradio": "web",
 }
 """Packages that commands may miss, and the extra that brings them."""
 
