@@ -153,7 +153,7 @@ class Exports(LightningModule):
     def to_torch(self, export_root: Path | str, *args, **kwargs) -> Path:
         """Export to PyTorch; see :meth:`anomalib.models.components.base.ExportMixin.to_torch`."""
         self.description = describe(self)
-        return _export(AnomalibModule.to_torch, _leave, self, Path(export_root), *args, **kwargs)
+        return _export(AnomalibModule.to_torch, lambda _: None, self, Path(export_root), *args, **kwargs)
 
     def to_onnx(self, export_root: Path | str, *args, **kwargs) -> Path:  # type: ignore[override]
         """Export to ONNX; see :meth:`anomalib.models.components.base.ExportMixin.to_onnx`.
@@ -224,10 +224,6 @@ def describe_onnx(file: Path, description: dict[str, str]) -> None:
     kept = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, {**kept, **description})
     onnx.save(model, file)
-
-
-def _leave(file: Path) -> None:
-    """Change nothing of an export."""
 
 
 def _export(

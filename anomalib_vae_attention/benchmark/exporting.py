@@ -9,14 +9,14 @@ from typing import Any, TypeAlias
 import torch
 from anomalib.models.components import AnomalibModule
 
+from anomalib_vae_attention.anomalib_support.exports import OPSET
+
 from .models import BareBackbone
 
 Model: TypeAlias = AnomalibModule | BareBackbone
 
 logger = logging.getLogger(__name__)
 
-OPSET = 18
-"""anomalib asks for 14, and torch's exporter, which begins at 18, fails to convert to it."""
 ANY_BATCH = "any-batch"
 
 

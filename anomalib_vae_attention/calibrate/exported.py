@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -108,14 +107,9 @@ class OpenVinoExport:
         except RuntimeError as error:
             msg = f"{file} is not a model of OpenVINO, or not all of one: {error}"
             raise ValueError(msg) from error
-        told: dict[str, Any] = self._model.get_rt_info([SECTION]).astype(dict) if self._tells() else {}
-        names = list(told)
-        self.description = _require(
-            {name: self._model.get_rt_info([SECTION, name]).astype(str) for name in names}, file
-        )
-
-    def _tells(self) -> bool:
-        return bool(self._model.has_rt_info([SECTION]))
+        model = self._model
+        names = model.get_rt_info([SECTION]).astype(dict) if model.has_rt_info([SECTION]) else ()
+        self.description = _require({name: model.get_rt_info([SECTION, name]).astype(str) for name in names}, file)
 
     def write(self, lines: dict[str, Line]) -> None:
         """Change the normalisation of ``image`` scores and ``pixel`` maps, in memory."""

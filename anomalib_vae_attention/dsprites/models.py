@@ -91,14 +91,10 @@ class BetaVAE(pl.LightningModule):
             logged["attention"] = overlap.detach()
         return Terms(loss, noise, latents, logged)
 
-    def make_optimizers(self) -> list[torch.optim.Optimizer]:
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Make Adam for the VAE; on a processor the fused kernel reads and writes each parameter once."""
         parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
         return [torch.optim.Adam(parameters, self.learning_rate, fused=True)]
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Return the optimisers, the VAE's first."""
-        return self.make_optimizers()
 
     def training_terms(self, images: torch.Tensor) -> Terms:
         """Do :meth:`terms` for a step; a subclass adds what only training needs, and other networks' gradients."""
@@ -109,7 +105,7 @@ class BetaVAE(pl.LightningModule):
 
         Args:
             images: Shape ``(B, 1, 64, 64)``.
-            optimizers: As from :meth:`make_optimizers`.
+            optimizers: As from :meth:`configure_optimizers`.
 
         Returns:
             The terms of the losses by name.
@@ -172,23 +168,10 @@ class BetaVAE(pl.LightningModule):
 
 
 class VAE(BetaVAE):
-    """A VAE: :class:`BetaVAE` with ``beta`` 1.
+    """A VAE: :class:`BetaVAE` with ``beta`` 1; its other arguments are the same."""
 
-    Args:
-        latent_dim: Number of latents ``d``, at least 2.
-        learning_rate: Adam's learning rate.
-        attention: Attention disentanglement to add; none by default.
-        seed: Seed of the noise.
-    """
-
-    def __init__(
-        self,
-        latent_dim: int = 10,
-        learning_rate: float = 1e-4,
-        attention: AttentionDisentanglement | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(latent_dim, 1.0, learning_rate, attention, seed)
+    def __init__(self, latent_dim: int = 10, **kwargs) -> None:
+        super().__init__(latent_dim, 1.0, **kwargs)
 
 
 class FactorVAE(BetaVAE):
@@ -224,12 +207,12 @@ class FactorVAE(BetaVAE):
         self.discriminator = Discriminator(latent_dim)
         self.gamma, self.discriminator_learning_rate = gamma, discriminator_learning_rate
 
-    def make_optimizers(self) -> list[torch.optim.Optimizer]:
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Make Adam for the VAE and for the discriminator."""
         own = torch.optim.Adam(
             self.discriminator.parameters(), self.discriminator_learning_rate, betas=(0.5, 0.9), fused=True
         )
-        return [*super().make_optimizers(), own]
+        return [*super().configure_optimizers(), own]
 
     def training_terms(self, images: torch.Tensor) -> Terms:
         """Add the total correlation, and set the gradients of the discriminator, from at least two images.

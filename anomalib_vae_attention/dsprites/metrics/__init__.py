@@ -6,13 +6,10 @@ samples: codes of images drawn at random, with the factors behind them.
 
 import torch
 
-from .beta_vae import beta_vae_score
 from .dci import disentanglement_completeness_informativeness
-from .explained import explained_variance
-from .factor_vae import factor_vae_score
-from .mig import mutual_information_gap
+from .interventions import beta_vae_score, factor_vae_score
 from .sampling import Encode, FactorData, Sample, draw_sample
-from .sap import separated_attribute_predictability
+from .single_latents import explained_variance, mutual_information_gap, separated_attribute_predictability
 
 __all__ = [
     "Encode",
