@@ -80,7 +80,7 @@ def describe(model: Any) -> dict[str, str]:  # noqa: ANN401 - a mixin's self
     }
 
 
-def line(least: float, greatest: float, threshold: float) -> tuple[float, float]:
+def normalisation(least: float, greatest: float, threshold: float) -> tuple[float, float]:
     """Return slope and offset of anomalib's normalisation, which maps the threshold to 0.5."""
     slope = 1 / (greatest - least)
     return slope, 0.5 - slope * threshold
@@ -98,7 +98,7 @@ class Judgement(nn.Module):
         self.limits: dict[str, float] = {}
         for level, shapes in SHAPES.items():
             least, greatest, threshold = (float(getattr(post_processor, f"{level}_{name}")) for name in RANGE)
-            for name, value, shape in zip(TERMS, line(least, greatest, threshold), shapes, strict=True):
+            for name, value, shape in zip(TERMS, normalisation(least, greatest, threshold), shapes, strict=True):
                 self.register_buffer(f"{level}_{name}", torch.full(shape, value))
             self.limits[level] = float(getattr(post_processor, f"normalized_{level}_threshold"))
 

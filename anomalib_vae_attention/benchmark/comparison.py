@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import logging
 import shutil
 import subprocess
 import sys
@@ -15,8 +14,6 @@ from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
 
 from .jobs import DONE, RESULT, run_job
 from .plan import BACKBONE, BATCHES, Cell
-
-logger = logging.getLogger(__name__)
 
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 """Has glibc give freed tensors back to the system. PatchCore's greedy choice makes new vectors per centre and keeps a

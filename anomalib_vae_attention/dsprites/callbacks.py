@@ -113,11 +113,7 @@ def write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def load_weights(model: pl.LightningModule, checkpoint: Path) -> None:
-    """Give a model the weights of a checkpoint.
-
-    Args:
-        model: A model of the same arguments as the one that was trained.
-        checkpoint: The checkpoint's file.
+    """Give a model the weights of a checkpoint, whose model had the same arguments.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -96,14 +96,9 @@ class Discriminator(nn.Module):
 
 
 def permute(latents: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Permute each latent over the batch, independently of the others (Kim and Mnih, algorithm 1).
+    """Permute each of the latents ``(B, d)`` over the batch, independently of the others.
 
-    Args:
-        latents: Latents of shape ``(B, d)``.
-        generator: Source of random numbers; PyTorch's own by default.
-
-    Returns:
-        Samples of the product of the marginals, shape ``(B, d)``.
+    The result is a sample of the product of the marginals (Kim and Mnih, algorithm 1).
 
     Raises:
         ValueError: If the batch has fewer than two images, which no permutation can tell apart.

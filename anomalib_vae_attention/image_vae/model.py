@@ -12,7 +12,7 @@ from anomalib_vae_attention.reference import MAX_EXEMPLARS, LeftOut, make_refere
 from anomalib_vae_attention.scoring import as_floats, fail_safe, only_scorable, require_scorable, to_unit_interval
 from anomalib_vae_attention.vae import Posterior
 
-from .attention_maps import ATTENTIONS, Explained, MapAverage, NormalImages, explain, join, latent_maps
+from .attention_maps import ATTENTIONS, Explained, MapAverage, NormalStatistics, explain, join, latent_maps
 from .encoder_gradients import EncoderGradients, encode_in_parts
 from .residual_variance import ResidualVariance
 from .scales import Scales
@@ -99,10 +99,10 @@ class ImageVaeModel(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
-    def normal(self) -> NormalImages:
+    def normal(self) -> NormalStatistics:
         """What the model knows of normal images."""
         moments = self.normal_mean, self.normal_variance, self.average_variance
-        return NormalImages(self.reference, *moments, self.departures, self.noise)
+        return NormalStatistics(self.reference, *moments, self.departures, self.noise)
 
     def find_layers(self, names: Sequence[str] | str) -> list[str]:
         """Return the encoder's own names of layers; see :meth:`Network.find`."""
@@ -171,7 +171,7 @@ class ImageVaeModel(nn.Module):
         require_choice("attention", name, list(ATTENTIONS))
         chosen = self.find_layers(layers) if layers else self.attention_layers
         parts = self._encode(image, chosen if ATTENTIONS[name].uses_layers else [], [name])
-        return join([explain(seen, self.normal, name, self.average) for seen in parts])
+        return join(explain(seen, self.normal, name, self.average) for seen in parts)
 
     def _encode(
         self, image: torch.Tensor, layers: Sequence[str], attentions: Sequence[str]
