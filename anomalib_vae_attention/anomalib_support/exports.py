@@ -47,10 +47,7 @@ def raw_thresholds(post_processor: Any) -> dict[str, float | None]:  # noqa: ANN
 
 
 def describe(model: Any) -> dict[str, str]:  # noqa: ANN401 - a mixin's self
-    """Tell what somebody must know who has an export and nothing else.
-
-    Args:
-        model: The model of anomalib that is exported.
+    """Tell what somebody must know who has an export of a model of anomalib and nothing else.
 
     Returns:
         Text by name: versions, the input, each output, thresholds and what they are from, training images, precision.

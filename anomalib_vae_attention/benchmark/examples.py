@@ -15,14 +15,13 @@ EXAMPLES = 5
 
 
 def choose_examples(paths: Sequence[str], labels: Sequence[bool]) -> list[int]:
-    """Choose test images to show, the same for every model: one of each kind of defect, then more, and a good one last.
+    """Choose at most :data:`EXAMPLES` of test images, whose folders are called after the kind of defect.
 
-    Args:
-        paths: Files of the test images, whose folder is the kind of defect.
-        labels: Whether each has a defect.
+    They are the same for every model: one of each kind of defect, then more, and a good one last. Labels say whether
+    there is a defect.
 
     Returns:
-        At most :data:`EXAMPLES` positions.
+        Positions among the images.
     """
     order = sorted(range(len(paths)), key=lambda index: paths[index])
     kinds: dict[str, list[int]] = {}

@@ -62,17 +62,11 @@ def _takes_any_batch(file: Path) -> bool:
 
 
 def export_onnx(model: Model, folder: Path, size: tuple[int, int], batches: Sequence[int]) -> list[Path]:
-    """Export a fitted model to ONNX, pre- and post-processing included.
-
-    Args:
-        model: The model.
-        folder: Folder to write to.
-        size: Height and width of the images that it will be given, in pixels.
-        batches: Numbers of images at a time that it will be given.
+    """Export a fitted model to ONNX, pre- and post-processing included, for images of a height and width in pixels.
 
     Returns:
-        One file for any number of images. Where the exporter fixes the number, as with PatchCore, which goes through
-        the cells of all images in chunks, one file for each of ``batches``.
+        One file for any number of images at a time. Where the exporter fixes the number, as with PatchCore, which goes
+        through the cells of all images in chunks, one file for each of ``batches``.
     """
     file = _to_onnx(model, folder / ANY_BATCH, size)
     if _takes_any_batch(file):

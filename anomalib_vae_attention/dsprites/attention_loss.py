@@ -97,16 +97,10 @@ class AttentionDisentanglement(nn.Module):
         return list(combinations((divergence >= ACTIVE_KL).nonzero().flatten().tolist(), 2))
 
     def maps(self, encoder: Encoder, encoded: Encoded, noise: torch.Tensor, latents: list[int]) -> torch.Tensor:
-        """Compute the attention maps of some latents.
+        """Compute the attention maps of ``P`` latents of what an encoder has encoded.
 
-        Args:
-            encoder: What encoded the images.
-            encoded: What it made of them.
-            noise: The noise ``eps`` with which ``z`` was sampled, shape ``(B, d)``.
-            latents: Which latents.
-
-        Returns:
-            Maps of shape ``(B, P, h, w)``, not negative.
+        The noise ``eps`` is that with which ``z`` was sampled, of shape ``(B, d)``. Maps are of shape ``(B, P, h, w)``,
+        not negative.
         """
         by_parameters = torch.zeros(len(noise), len(latents), 2, noise.shape[1], dtype=noise.dtype, device=noise.device)
         rows = torch.arange(len(latents))

@@ -101,14 +101,7 @@ class BetaVAE(pl.LightningModule):
         return self.terms(images)
 
     def optimise(self, images: torch.Tensor, optimizers: list[Any]) -> dict[str, torch.Tensor]:
-        """Do one step of each optimiser on a batch.
-
-        Args:
-            images: Shape ``(B, 1, 64, 64)``.
-            optimizers: As from :meth:`configure_optimizers`.
-
-        Returns:
-            The terms of the losses by name.
+        """Do one step of each of the optimisers on images ``(B, 1, 64, 64)``; return the terms of the losses by name.
 
         Raises:
             FloatingPointError: If the loss is not finite; nothing has been updated then.

@@ -96,15 +96,11 @@ def draw_pictures(model: BetaVAE, data: DSprites, folder: Path, layer: str) -> l
 def plot_runs(runs: list[Path], folder: Path) -> Path:
     """Plot reconstruction against the FactorVAE score of tested runs, a colour per model (as Liu et al., fig. 8).
 
-    Args:
-        runs: Folders of runs with ``test.json``.
-        folder: Where to; is made if it is missing.
-
     Returns:
-        The PNG file.
+        The PNG file in a folder, which is made if it is missing.
 
     Raises:
-        FileNotFoundError: If a run has not been tested, naming it.
+        FileNotFoundError: If a run, given by its folder, has not been tested, naming it.
         OSError: If the file cannot be written.
     """
     results = []

@@ -51,12 +51,8 @@ def quick_metrics(data: FactorData, encode: Encode, seed: int = 0) -> dict[str, 
 def all_metrics(data: FactorData, encode: Encode, seed: int = 0, boosting: bool = True) -> dict[str, float]:
     """Compute every metric.
 
-    Args:
-        data: The data set.
-        encode: The encoder.
-        seed: Seed of all draws.
-        boosting: Compute DCI by boosted trees, too: a minute or two, where all others take seconds. It is made of 2,000
-            and 1,000 images, a fifth of what Locatello et al. (ICML 2019) take.
+    With ``boosting``, DCI is computed by boosted trees, too: a minute or two, where all others take seconds. It is made
+    of 2,000 and 1,000 images, a fifth of what Locatello et al. (ICML 2019) take.
 
     Returns:
         Scores by name, from 0 to 1, and ``active_latents``.

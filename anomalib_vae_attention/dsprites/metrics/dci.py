@@ -16,19 +16,14 @@ def disentanglement_completeness_informativeness(
     """Compute disentanglement, completeness and informativeness (DCI).
 
     Eastwood and Williams ("A framework for the quantitative evaluation of disentangled representations", ICLR 2018,
-    section 2). The ``learner`` predicts the factors; collapsed latents have no importance:
+    section 2). The ``learner`` predicts the factors, learns from what is seen and is tested on the unseen. Collapsed
+    latents have no importance:
 
     - ``boosting``: scikit-learn's gradient-boosted trees, each factor a class, as in Locatello et al. (ICML 2019).
       Informativeness is the test accuracy. 40 orientations times 100 trees take their time.
     - ``lasso``: linear regression with an L1 penalty of 0.02, one of Eastwood and Williams's own; factors are numbers,
       standardised like the codes. Informativeness is the squared correlation of prediction and factor on the test
       images. A second's work, but blind to what is not linear.
-
-    Args:
-        seen: What the learner learns from.
-        unseen: What it is tested on.
-        learner: Which.
-        seed: The learner's seed.
 
     Returns:
         ``dci_disentanglement``, ``dci_completeness`` and ``dci_informativeness``, each from 0 to 1; all 0 if every

@@ -23,12 +23,6 @@ def factor_vae_score(data: FactorData, encode: Encode, votes: int = 800, seed: i
     The standard deviation is over 10,000 images drawn at random. The constant colour of dSprites is not a factor; with
     it, scores would be other.
 
-    Args:
-        data: The data set.
-        encode: The encoder.
-        votes: Number of votes.
-        seed: Seed of all draws.
-
     Returns:
         ``factor_vae_score`` from 0 to 1 (chance is the share of the most frequent factor, about 1 / K), 0 if all
         latents are collapsed, and ``active_latents``; both again with ``_strict``, where a latent counts as collapsed

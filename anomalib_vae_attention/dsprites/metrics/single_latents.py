@@ -43,11 +43,7 @@ def separated_attribute_predictability(seen: Sample, unseen: Sample) -> dict[str
 
     Kumar et al. ("Variational inference of disentangled latent concepts", ICLR 2018, section 3). As in Locatello et al.
     (ICML 2019) every factor is a class, predicted from one latent by a linear support vector machine (C = 0.01, classes
-    weighted alike). Collapsed latents score 0.
-
-    Args:
-        seen: What it learns from.
-        unseen: On which its accuracy counts.
+    weighted alike). It learns from what is seen; its accuracy is that on the unseen. Collapsed latents score 0.
 
     Returns:
         ``sap`` from 0 to 1, the mean over the factors.
@@ -83,12 +79,8 @@ def explained_variance(sample: Sample, names: Sequence[str]) -> dict[str, float]
     The share is Pearson's correlation ratio: the variance of the latent's means given the factor's value, over that
     of the latent.
 
-    Args:
-        sample: Codes and factors.
-        names: The factors' names.
-
     Returns:
-        ``explained_`` with each factor's name, from 0 to 1; 0 if all latents are collapsed.
+        ``explained_`` with each of the factors' names, from 0 to 1; 0 if all latents are collapsed.
     """
     codes, factors = sample
     codes = codes[:, active_latents(codes)]
