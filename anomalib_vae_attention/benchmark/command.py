@@ -92,7 +92,7 @@ def add_backbone_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def plan(arguments: argparse.Namespace) -> list[Cell]:
+def cells_of(arguments: argparse.Namespace) -> list[Cell]:
     """Check the parsed arguments and list the cells in the order of their running.
 
     Raises:
@@ -135,7 +135,7 @@ def main(arguments: list[str]) -> int:
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        cells = plan(parsed)
+        cells = cells_of(parsed)
         environment = prepare_weights(parsed.output, cells)
     except ValueError as error:
         parser.error(str(error))

@@ -9,7 +9,7 @@ import pytest
 
 from anomalib_vae_attention import cli
 from anomalib_vae_attention.benchmark import jobs
-from anomalib_vae_attention.benchmark.examples import EXAMPLES
+from anomalib_vae_attention.benchmark.cell import EXAMPLES
 from anomalib_vae_attention.common.measures import MEASURES
 
 

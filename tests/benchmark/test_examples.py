@@ -4,7 +4,7 @@ import numpy as np
 from support import make_batches
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
-from anomalib_vae_attention.benchmark.examples import EXAMPLES, choose_examples, take_examples
+from anomalib_vae_attention.benchmark.cell import EXAMPLES, choose_examples, take_examples
 
 
 def test_examples_show_every_kind_of_defect_and_a_good_one() -> None:
