@@ -20,8 +20,6 @@ import torch
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from lightning import seed_everything
-from numpy.typing import NDArray
-from torchvision.transforms.v2 import Normalize
 
 from anomalib_vae_attention.common.atomic_files import read_json, replacing, write_json
 from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
@@ -67,8 +65,7 @@ def _fit_and_score(cell: Cell, model: AnomalibModule, folder: Path) -> dict[str,
         batches: Any = engine.predict(model=model, datamodule=datamodule)
     if batches[0].anomaly_map is not None:
         with replacing(folder / "examples.npz") as temporary:
-            shown: dict[str, Any] = take_examples(batches, getattr(model.pre_processor, "transform", None))
-            np.savez_compressed(temporary, **shown)
+            np.savez_compressed(temporary, **take_examples(batches))
     return {
         "train_images": len(datamodule.train_data),
         "test_images": len(datamodule.test_data),
@@ -99,12 +96,11 @@ def choose_examples(paths: Sequence[str], labels: Sequence[bool]) -> list[int]:
     return [*defective[: EXAMPLES - 1], *good[:1]]
 
 
-def take_examples(batches: Sequence[Any], transform: torch.nn.Module | None) -> dict[str, NDArray[Any]]:
+def take_examples(batches: Sequence[Any]) -> dict[str, Any]:
     """Take a few test images with their masks and anomaly maps.
 
     Args:
         batches: Predictions and truth of all test images, raw, with a map per image.
-        transform: The pre-processor's, whose normalisation the images have been through.
 
     Returns:
         ``path`` ``(n,)``, ``image`` ``(n, H, W, 3)`` in [0, 255], ``mask`` and ``map`` ``(n, H, W)``, the image score
@@ -118,16 +114,13 @@ def take_examples(batches: Sequence[Any], transform: torch.nn.Module | None) -> 
         values = [value for batch in batches for value in getattr(batch, name)]
         return torch.stack([values[index].squeeze() for index in chosen]).float()
 
-    image = take("image")
-    for step in getattr(transform, "transforms", [transform]):
-        if isinstance(step, Normalize):
-            image = image * torch.tensor(step.std)[:, None, None] + torch.tensor(step.mean)[:, None, None]
+    shown = take("anomaly_map").numpy()
     maps = np.concatenate([batch.anomaly_map.float().flatten().numpy() for batch in batches])
     return {
         "path": np.array([paths[index] for index in chosen]),
-        "image": (image * 255).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy(),
+        "image": np.stack([read_image(Path(paths[index]), shown.shape[1:]) for index in chosen]),
         "mask": take("gt_mask").numpy().astype(bool),
-        "map": take("anomaly_map").numpy(),
+        "map": shown,
         "score": take("pred_score").numpy(),
         "range": np.quantile(maps, [0.5, 0.999]),
     }
