@@ -4,8 +4,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import entropy
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import Lasso
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, scale
 
 from .sampling import Sample, active_latents
 
@@ -52,13 +55,11 @@ def _boosting(seen: Sample, unseen: Sample, factor: int, seed: int) -> tuple[NDA
 
 def _lasso(seen: Sample, unseen: Sample, factor: int, seed: int) -> tuple[NDArray[np.float64], float]:
     """Return the size of each latent's coefficient in a lasso, and the squared correlation of what it predicts."""
-    centre, spread = seen.codes.mean(0), seen.codes.std(0)
-    wanted = seen.factors[:, factor]
-    line = Lasso(alpha=0.02, random_state=seed)
-    line.fit((seen.codes - centre) / spread, (wanted - wanted.mean()) / wanted.std())
-    predicted, truth = line.predict((unseen.codes - centre) / spread), unseen.factors[:, factor]
+    line = make_pipeline(StandardScaler(), Lasso(alpha=0.02, random_state=seed))
+    line.fit(seen.codes, scale(seen.factors[:, factor].astype(float)))
+    predicted, truth = line.predict(unseen.codes), unseen.factors[:, factor]
     constant = predicted.std() == 0 or truth.std() == 0
-    return np.abs(line.coef_), 0.0 if constant else float(np.corrcoef(predicted, truth)[0, 1] ** 2)
+    return np.abs(line[-1].coef_), 0.0 if constant else float(np.corrcoef(predicted, truth)[0, 1] ** 2)
 
 
 def _weighted_concentration(importance: NDArray[np.float64]) -> float:
@@ -66,10 +67,8 @@ def _weighted_concentration(importance: NDArray[np.float64]) -> float:
 
     ``H`` is the entropy to the base of the number of columns; a row without importance has no weight.
     """
-    rows = importance.sum(1, keepdims=True)
-    if rows.sum() == 0:
+    kept = importance[importance.sum(1) > 0]
+    if not len(kept):
         return 0.0
-    share = importance / np.where(rows > 0, rows, 1)
-    logarithm = np.log(np.where(share > 0, share, 1)) / np.log(max(2, importance.shape[1]))
-    concentration = 1 + (share * logarithm).sum(1)
-    return float((rows[:, 0] / rows.sum() * concentration).sum())
+    concentration = 1 - entropy(kept, base=max(2, importance.shape[1]), axis=1)
+    return float(np.average(concentration, weights=kept.sum(1)))

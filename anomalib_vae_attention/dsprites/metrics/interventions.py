@@ -3,6 +3,8 @@
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from .sampling import COLLAPSED_STD, Encode, FactorData, active_latents, draw_sample, encode_factors
 
@@ -75,7 +77,5 @@ def beta_vae_score(
         second[:, factor] = first[:, factor]
         codes = encode_factors(data, encode, torch.cat([first, second]))[:, active]
         points[row] = np.abs(codes[:pairs] - codes[pairs:]).mean(0)
-    spread = points[:train].std(0)
-    points = (points - points[:train].mean(0)) / np.where(spread > 0, spread, 1)
-    classifier = LogisticRegression(max_iter=1000).fit(points[:train], held[:train])
+    classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(points[:train], held[:train])
     return {"beta_vae_score": float(classifier.score(points[train:], held[train:]))}

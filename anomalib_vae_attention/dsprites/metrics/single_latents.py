@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import mutual_info_score
@@ -86,9 +87,6 @@ def explained_variance(sample: Sample, names: Sequence[str]) -> dict[str, float]
     codes = codes[:, active_latents(codes)]
     shares = dict.fromkeys([f"explained_{name}" for name in names], 0.0)
     for name, values in zip(shares, factors.T if codes.shape[1] else [], strict=False):
-        counts = np.bincount(values)
-        sums = np.stack([np.bincount(values, latent) for latent in codes.T])
-        means = sums / np.maximum(counts, 1)
-        between = (counts * (means - codes.mean(0)[:, None]) ** 2).sum(1) / len(codes)
-        shares[name] = min(1.0, float((between / codes.var(0)).max()))
+        means = pd.DataFrame(codes).groupby(values).transform("mean")
+        shares[name] = min(1.0, float((means.var(ddof=0) / codes.var(0)).max()))
     return shares
