@@ -52,9 +52,9 @@ class Discriminator(nn.Module):
         With the difference ``s`` of the two logits, the total correlation is the mean of ``s(z)`` (Kim and Mnih, eq.
         3), and the loss, the cross-entropy of telling apart as many latents as permuted ones, is half the mean of
         ``softplus(-s(z)) + softplus(s(permuted))``. Both depend on the parameters through ``s`` only, so ``ds/da`` is
-        carried back once through all layers, and a factor for each latent turns it into either gradient. Of what
-        autograd would do for the two losses this leaves out one backward pass on ``z`` and the gradient of the total
-        correlation by the discriminator's weights, which nobody needs.
+        carried back once through all layers, and a factor for each latent turns it into either gradient. Autograd would
+        do one more backward pass on ``z``, and give the total correlation's gradient by the discriminator's weights,
+        which nobody needs.
 
         Args:
             latents: Latents ``z`` of q(z), shape ``(B, d)``.

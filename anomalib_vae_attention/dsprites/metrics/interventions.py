@@ -8,7 +8,7 @@ from sklearn.preprocessing import StandardScaler
 
 from .sampling import COLLAPSED_STD, Encode, FactorData, active_latents, draw_sample, encode_factors
 
-VARIANCE_SAMPLES, VOTE_SAMPLES = 10_000, 100
+VARIANCE_SAMPLES, VOTE_SAMPLES, PAIRS = 10_000, 100, 64
 STRICT_STD = 0.2
 """A second limit for collapsed latents: those of a small deviation can win votes without telling much."""
 
@@ -26,9 +26,9 @@ def factor_vae_score(data: FactorData, encode: Encode, votes: int = 800, seed: i
     it, scores would be other.
 
     Returns:
-        ``factor_vae_score`` from 0 to 1 (chance is the share of the most frequent factor, about 1 / K), 0 if all
-        latents are collapsed, and ``active_latents``; both again with ``_strict``, where a latent counts as collapsed
-        below a deviation of 0.2 instead of 0.05.
+        ``factor_vae_score`` from 0 to 1, and ``active_latents``. Chance is the share of the most frequent factor, about
+        1 / K; if all latents are collapsed, the score is 0. Both again with ``_strict``, where a latent counts as
+        collapsed below a deviation of 0.2 instead of 0.05.
     """
     generator = torch.Generator().manual_seed(seed)
     codes = draw_sample(data, encode, VARIANCE_SAMPLES, generator).codes
@@ -52,12 +52,12 @@ def factor_vae_score(data: FactorData, encode: Encode, votes: int = 800, seed: i
 
 
 def beta_vae_score(
-    data: FactorData, encode: Encode, pairs: int = 64, train: int = 500, test: int = 250, seed: int = 0
+    data: FactorData, encode: Encode, train: int = 500, test: int = 250, seed: int = 0
 ) -> dict[str, float]:
     """Compute the beta-VAE score of an encoder.
 
     Higgins et al. ("beta-VAE", ICLR 2017, section 3): draw pairs of images that share the value of one factor; the mean
-    absolute difference of their codes over ``pairs`` pairs is one point, to be classified by the factor shared. The
+    absolute difference of their codes over 64 pairs is one point, to be classified by the factor shared. The
     linear classifier is a logistic regression on standardised differences, of ``train`` points to learn from and
     ``test`` more. Collapsed latents don't take part. Locatello et al. (ICML 2019) use 10,000 and 5,000 points.
 
@@ -73,9 +73,9 @@ def beta_vae_score(
     held = np.arange(train + test) % kinds
     points = np.empty((train + test, len(active)))
     for row, factor in enumerate(held):
-        first, second = (data.sample_factors(pairs, generator) for _ in range(2))
+        first, second = (data.sample_factors(PAIRS, generator) for _ in range(2))
         second[:, factor] = first[:, factor]
         codes = encode_factors(data, encode, torch.cat([first, second]))[:, active]
-        points[row] = np.abs(codes[:pairs] - codes[pairs:]).mean(0)
+        points[row] = np.abs(codes[:PAIRS] - codes[PAIRS:]).mean(0)
     classifier = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(points[:train], held[:train])
     return {"beta_vae_score": float(classifier.score(points[train:], held[train:]))}
