@@ -7,12 +7,13 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention.common.argument_checks import require_number, require_whole
+from anomalib_vae_attention.image_vae.conv import ConvDecoder
 from anomalib_vae_attention.image_vae.elbo import kl_by_latent
 
 from .attention_loss import AttentionDisentanglement
 from .dataset import Batch
 from .discriminator import Discriminator, permute
-from .networks import Decoder, Encoder
+from .networks import Encoder
 
 
 class Terms(NamedTuple):
@@ -64,7 +65,7 @@ class BetaVAE(pl.LightningModule):
         require_number("beta", beta, least=0)
         # Channels last: the convolutions' kernels are several times faster than on contiguous channels.
         self.encoder = Encoder(latent_dim).to(memory_format=torch.channels_last)
-        self.decoder = Decoder(latent_dim).to(memory_format=torch.channels_last)
+        self.decoder = ConvDecoder(self.encoder).to(memory_format=torch.channels_last)
         self.latent_dim, self.beta, self.learning_rate, self.attention = latent_dim, beta, learning_rate, attention
         self.generator = torch.Generator().manual_seed(seed)
         self.steps = 0

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from anomalib_vae_attention.image_vae.conv import ConvDecoder, ConvEncoder
+from anomalib_vae_attention.image_vae.conv import ConvEncoder
 from anomalib_vae_attention.image_vae.network import Trace
 
 from .drawing import SIZE
@@ -77,14 +77,3 @@ class Encoder(ConvEncoder):
         gradients by means and log variances, ``(B, P, 2 d)`` with several per image, to ``(B, P, C, h, w)``.
         """
         return self.adjoint(gradient, encoded.trace, [_relu(layer)])[_relu(layer)]
-
-
-class Decoder(ConvDecoder):
-    """Two linear layers and four transposed convolutions from latents ``(B, d)`` to logits ``(B, 1, 64, 64)``.
-
-    Args:
-        latent_dim: Number of latents ``d``.
-    """
-
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__(CHANNELS[0], latent_dim, (SIZE, SIZE), CHANNELS[1:], HIDDEN, LatentLayer)
