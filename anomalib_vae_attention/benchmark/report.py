@@ -88,7 +88,21 @@ def write_results(
         file = output / f"accuracy_{name}.png"
         if plot_accuracy(tables["summary"], column, label, file):
             plots[f"accuracy against {label}"] = file
-    write_report(output / "report.html", cells, tables, description, plots)
+    summary, failed = tables["summary"], tables["cells"][tables["cells"]["status"] != DONE]
+    write_page(
+        output / "report.html",
+        TEMPLATE,
+        **description,
+        measures=MEASURES,
+        costs=COSTS,
+        accuracy=_marked(summary[summary["model"] != BACKBONE], list(MEASURES), 3),
+        cost=_marked(summary, list(COSTS), 1),
+        latencies=tables["latencies"].fillna({"model": "all", "measured": "", "error": ""}),
+        failed=failed[[*KEYS, "seed", "status", "error", "log"]].fillna("").to_dict("records"),
+        plots={caption: inline(plot.read_bytes(), "png") for caption, plot in plots.items()},
+        examples=_example_rows(cells, output),
+        number=lambda value, digits: "-" if pd.isna(value) else f"{value:,.{digits}f}",
+    )
     files = ", ".join([*(f"{name}.csv" for name in tables), "results.json", *(plot.name for plot in plots.values())])
     return f"{to_text(tables)}\n\nReport: {(output / 'report.html').resolve()}\nBeside it: {files}"
 
@@ -164,32 +178,3 @@ def _example_rows(cells: Sequence[Cell], output: Path) -> list[dict[str, Any]]:
         for row, values in zip(group["rows"], stored["map"], strict=True):
             row["images"].append(inline(heat_map(values, limits)))
     return list(groups.values())
-
-
-def write_report(
-    file: Path,
-    cells: Sequence[Cell],
-    tables: dict[str, pd.DataFrame],
-    description: dict[str, Any],
-    plots: dict[str, Path],
-) -> None:
-    """Write the report as one HTML file, in the folder of the comparison.
-
-    Its arguments are those of :func:`write_results`, with the ``machine`` in the description, and each plot's caption
-    and PNG file.
-    """
-    summary, failed = tables["summary"], tables["cells"][tables["cells"]["status"] != DONE]
-    write_page(
-        file,
-        TEMPLATE,
-        **description,
-        measures=MEASURES,
-        costs=COSTS,
-        accuracy=_marked(summary[summary["model"] != BACKBONE], list(MEASURES), 3),
-        cost=_marked(summary, list(COSTS), 1),
-        latencies=tables["latencies"].fillna({"model": "all", "measured": "", "error": ""}),
-        failed=failed[[*KEYS, "seed", "status", "error", "log"]].fillna("").to_dict("records"),
-        plots={caption: inline(plot.read_bytes(), "png") for caption, plot in plots.items()},
-        examples=_example_rows(cells, file.parent),
-        number=lambda value, digits: "-" if pd.isna(value) else f"{value:,.{digits}f}",
-    )
