@@ -46,7 +46,7 @@ class BetaVAE(pl.LightningModule):
         beta: Weight of the KL divergence, not negative.
         learning_rate: Adam's learning rate.
         attention: Attention disentanglement to add; none by default.
-        seed: Seed of the noise.
+        seed: Seed of the noise, and of what else is random in a step.
 
     Raises:
         ValueError: If ``latent_dim`` or ``beta`` is out of range.
@@ -173,15 +173,14 @@ class FactorVAE(BetaVAE):
 
     Kim and Mnih ("Disentangling by Factorising", ICML 2018, algorithm 2): reconstruction + KL + gamma TC. They permute
     the latents of a second batch; here, as in their algorithm 1, those of the same batch, so that nothing is encoded
-    twice. Both losses come from one pass through the discriminator before either network is updated.
+    twice. Both losses come from one pass through the discriminator before either network is updated. Other arguments
+    are those of :class:`BetaVAE`.
 
     Args:
         latent_dim: Number of latents ``d``, at least 2.
         gamma: Weight of the total correlation, not negative.
         learning_rate: Adam's learning rate for the VAE.
         discriminator_learning_rate: Adam's learning rate for the discriminator, whose betas are .5 and .9.
-        attention: Attention disentanglement to add; none by default.
-        seed: Seed of the noise and the permutations.
 
     Raises:
         ValueError: If ``latent_dim`` or ``gamma`` is out of range.
@@ -193,10 +192,9 @@ class FactorVAE(BetaVAE):
         gamma: float = 40.0,
         learning_rate: float = 1e-4,
         discriminator_learning_rate: float = 1e-4,
-        attention: AttentionDisentanglement | None = None,
-        seed: int = 0,
+        **kwargs,
     ) -> None:
-        super().__init__(latent_dim, 1.0, learning_rate, attention, seed)
+        super().__init__(latent_dim, 1.0, learning_rate, **kwargs)
         require_number("gamma", gamma, least=0)
         self.discriminator = Discriminator(latent_dim)
         self.gamma, self.discriminator_learning_rate = gamma, discriminator_learning_rate

@@ -29,21 +29,8 @@ single precision. A VAE may well use a small part of its prior's range; copies o
 class ImageVaeModel(nn.Module):
     """An image VAE, what it has learnt of normal images, and one of the :data:`ATTENTIONS`.
 
-    Args:
-        vae: ``"resnet18"`` or ``"conv"``.
-        attention: One of :data:`ATTENTIONS`; it can be changed after training.
-        attention_layers: Layers of the encoder that attention looks at; maps of several are resized and averaged.
-            Without effect on ``reconstruction`` and ``elbo_gradient``.
-        latent_dim: Number of latents ``d``.
-        input_size: Height and width of images in pixels.
-        channels: 1 makes images grey, 3 takes their colours.
-        likelihood: ``"bernoulli"`` or ``"gaussian"``.
-        widths: Channels of each convolution of ``conv``.
-        hidden_dim: Width of the hidden layer of ``conv``.
-        reference: What ``energy`` takes for normal: ``"exemplars"`` or ``"gaussian"``.
-        max_exemplars: Most normal images that the exemplars keep.
-        samples: Number of samples of ``u`` in ``normal_difference``.
-        seed: Seed of these samples.
+    The arguments are those of :class:`.VaeAttention` of the same names. The attention can be changed after training.
+    Its layers have no effect on ``reconstruction`` and ``elbo_gradient``, and the reference none but on ``energy``.
 
     Raises:
         ValueError: If an argument is out of range; the message says which and what there is.
