@@ -7,18 +7,15 @@ mean of unlike things. There the directions in which normal images vary count mo
 """
 
 import logging
+import math
 from collections.abc import Sequence
 
 import torch
 
 logger = logging.getLogger(__name__)
 
-PLAIN_AT = 0.3
+PLAIN_AT = 0.2
 """Homogeneity of departures at which all directions count alike. docs/ablation.md says what chose it."""
-SLOPE = 2.0
-"""Power of the covariance per homogeneity."""
-MOST_POWER = 1.0
-"""Greatest power, that of the Mahalanobis distance."""
 LEAST_VARIANCE = 0.1
 """Least variance of a direction, in units of the posterior's own: that of a latent that is not compared is nearly 0."""
 LEAST_DEPARTURES = 20
@@ -60,8 +57,9 @@ def homogeneity(covariance: torch.Tensor, energy: torch.Tensor) -> float:
 def departure_metric(covariance: torch.Tensor, energy: torch.Tensor) -> torch.Tensor:
     """Return the metric of departures: a power of their covariance that depends on how homogeneous they are.
 
-    The energy of a departure ``x`` is ``x^T M x`` with ``M = a C^-q`` and ``q`` = :data:`SLOPE` times what the
-    homogeneity is above :data:`PLAIN_AT`, at most 1. The factor ``a`` keeps the mean energy of normal images.
+    The energy of a departure ``x`` is ``x^T M x`` with ``M = a C^-q``. The power ``q`` goes with the logarithm of the
+    homogeneity: 1, the Mahalanobis distance, for one Gaussian, 0 at :data:`PLAIN_AT`, and never below -1. The factor
+    ``a`` keeps the mean energy of normal images.
 
     Args:
         covariance: Second moment ``C`` of the whitened departures of left-out normal images, of shape ``(d, d)``.
@@ -75,7 +73,7 @@ def departure_metric(covariance: torch.Tensor, energy: torch.Tensor) -> torch.Te
     if energy.numel() < LEAST_DEPARTURES * len(covariance) or not energy.any():
         return identity
     share = homogeneity(covariance, energy)
-    power = min(MOST_POWER, SLOPE * (share - PLAIN_AT))
+    power = max(-1.0, 1 - math.log(share) / math.log(PLAIN_AT))
     logger.info(
         "One Gaussian explains %.0f %% of how departures of normal images vary: "
         "directions in which they are large count %s (power %.2f).",

@@ -24,7 +24,7 @@ CALIBRATION_IMAGES = 256
 """Number of normal images, evenly spaced over those seen, from which the energy of normal data is estimated."""
 CALIBRATION_BATCH = 32
 """Normal images that are left out and matched at a time."""
-COMMON = 2048
+COMMON = 1024
 """Exemplars that all cells share."""
 POOL = 60_000
 """Latents among which the shared exemplars are chosen."""
