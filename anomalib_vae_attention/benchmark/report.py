@@ -4,23 +4,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from anomalib_vae_attention.common.atomic_files import replacing, write_json
 from anomalib_vae_attention.common.machine import describe_machine
-from anomalib_vae_attention.common.measures import MAIN, MEASURES
+from anomalib_vae_attention.common.measures import MEASURES
 from anomalib_vae_attention.common.pictures import heat_map, inline, outline, write_page
 
 from .jobs import DONE
 from .plan import BACKBONE, Cell
+from .plots import accuracy_plot
 from .tables import COSTS, KEYS, cells_table, latency_table, summary_table
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
-MARKERS = "osD^vPX*<>"
 
 
 def make_tables(
@@ -86,7 +83,7 @@ def write_results(
     plots = {}
     for name, (column, label) in wanted.items():
         file = output / f"accuracy_{name}.png"
-        if plot_accuracy(tables["summary"], column, label, file):
+        if accuracy_plot(tables["summary"], column, label, file):
             plots[f"accuracy against {label}"] = file
     summary, failed = tables["summary"], tables["cells"][tables["cells"]["status"] != DONE]
     write_page(
@@ -105,46 +102,6 @@ def write_results(
     )
     files = ", ".join([*(f"{name}.csv" for name in tables), "results.json", *(plot.name for plot in plots.values())])
     return f"{to_text(tables)}\n\nReport: {(output / 'report.html').resolve()}\nBeside it: {files}"
-
-
-def plot_accuracy(summary: pd.DataFrame, column: str, label: str, file: Path) -> bool:
-    """Plot the accuracy of every model against one of its costs, a row of plots per category.
-
-    Args:
-        summary: Table of :func:`.tables.summary_table`.
-        column: Column of the cost, which is plotted on a logarithmic axis.
-        label: What it is, with its unit.
-        file: PNG file to write.
-
-    Returns:
-        Whether there was anything to plot.
-    """
-    shown = summary[(summary["model"] != BACKBONE) & (summary.get(column, 0) > 0)]
-    if shown.empty:
-        return False
-    categories, models = list(shown["category"].unique()), list(shown["model"].unique())
-    figure = Figure(figsize=(4 * len(MAIN), 0.9 + 3.1 * len(categories)), layout="constrained")
-    axes = figure.subplots(len(categories), len(MAIN), squeeze=False)
-    for row, category in zip(axes, categories, strict=True):
-        part = shown[shown["category"] == category]
-        for axis, measure in zip(row, MAIN, strict=True):
-            for index, model in enumerate(models):
-                point = part[part["model"] == model]
-                colour = mpl.colormaps["tab10"](index % 10)
-                axis.plot(point[column], point[measure], MARKERS[index % 10], color=colour, markersize=9, label=model)
-            axis.set(xscale="log", xlabel=label, ylabel=MEASURES[measure], title=category)
-            axis.margins(0.15)
-            axis.set_ylim(top=1)
-            # Few plain numbers: the default writes powers of ten, or none.
-            axis.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7), numticks=8))
-            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axis.xaxis.set_minor_locator(NullLocator())
-            axis.grid(visible=True, alpha=0.25)
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(models), 5), frameon=False)
-    with replacing(file) as temporary:
-        figure.savefig(temporary, dpi=110)
-    return True
 
 
 def _marked(frame: pd.DataFrame, columns: Sequence[str], digits: int) -> pd.DataFrame:

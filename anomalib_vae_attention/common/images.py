@@ -33,14 +33,14 @@ def why_misread(image: Image.Image) -> str | None:
     return None
 
 
-def is_turned(image: Image.Image) -> bool:
-    """Say whether an opened image is stored turned or mirrored, and its EXIF data say how to show it."""
-    return image.getexif().get(ORIENTATION, 1) not in {0, 1}
-
-
 def read_tensor(file: Path) -> torch.Tensor:
     """Read an image as :func:`read_upright` does: floats from 0 to 1, of shape ``(3, H, W)``."""
     return torch.from_numpy(read_upright(file).transpose(2, 0, 1).copy()).float() / 255
+
+
+def is_turned(image: Image.Image) -> bool:
+    """Say whether an opened image is stored turned or mirrored, and its EXIF data say how to show it."""
+    return image.getexif().get(ORIENTATION, 1) not in {0, 1}
 
 
 def read_upright(file: Path) -> NDArray[np.uint8]:

@@ -1,0 +1,54 @@
+"""Plots of a comparison, as PNG."""
+
+from pathlib import Path
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.measures import MAIN, MEASURES
+
+from .plan import BACKBONE
+
+MARKERS = "osD^vPX*<>"
+
+
+def accuracy_plot(summary: pd.DataFrame, column: str, label: str, file: Path) -> bool:
+    """Plot the accuracy of every model against one of its costs, a row of plots per category.
+
+    Args:
+        summary: Table of :func:`.tables.summary_table`.
+        column: Column of the cost, which is plotted on a logarithmic axis.
+        label: What it is, with its unit.
+        file: PNG file to write.
+
+    Returns:
+        Whether there was anything to plot.
+    """
+    shown = summary[(summary["model"] != BACKBONE) & (summary.get(column, 0) > 0)]
+    if shown.empty:
+        return False
+    categories, models = list(shown["category"].unique()), list(shown["model"].unique())
+    figure = Figure(figsize=(4 * len(MAIN), 0.9 + 3.1 * len(categories)), layout="constrained")
+    axes = figure.subplots(len(categories), len(MAIN), squeeze=False)
+    for row, category in zip(axes, categories, strict=True):
+        part = shown[shown["category"] == category]
+        for axis, measure in zip(row, MAIN, strict=True):
+            for index, model in enumerate(models):
+                point = part[part["model"] == model]
+                colour = mpl.colormaps["tab10"](index % 10)
+                axis.plot(point[column], point[measure], MARKERS[index % 10], color=colour, markersize=9, label=model)
+            axis.set(xscale="log", xlabel=label, ylabel=MEASURES[measure], title=category)
+            axis.margins(0.15)
+            # Few plain numbers: the default writes powers of ten, or none.
+            axis.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7), numticks=8))
+            axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.grid(visible=True, alpha=0.25)
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(len(models), 5), frameon=False)
+    with replacing(file) as temporary:
+        figure.savefig(temporary, dpi=110)
+    return True
