@@ -10,6 +10,7 @@ from importlib.metadata import version
 COMMANDS = {
     "train": ("anomalib_vae_attention.train.command", "learn from a folder of good parts"),
     "predict": ("anomalib_vae_attention.predict.command", "judge images: verdicts, pictures and a report"),
+    "serve": ("anomalib_vae_attention.serve.command", "judge images on a page in a browser"),
     "benchmark": ("anomalib_vae_attention.benchmark.command", "compare vae_attention with other models of anomalib"),
     "calibrate": ("anomalib_vae_attention.calibrate.command", "set thresholds of a trained or exported model anew"),
     "dsprites": ("anomalib_vae_attention.dsprites.command", "train, test and look at disentangled VAEs on dSprites"),
@@ -29,7 +30,13 @@ MEANINGLESS = (
 """How warnings begin that other packages raise of each other, or of what is meant here."""
 CHATTER = ("💡 Tip", "GPU available", "TPU available", "`Trainer(val_check_interval=1.0)`", "`Trainer.fit` stopped")
 """How messages of Lightning begin that say nothing to the user of a command."""
-EXTRAS = {"openvino": "openvino", "onnx": "openvino", "onnxscript": "openvino", "onnxruntime": "benchmark"}
+EXTRAS = {
+    "openvino": "openvino",
+    "onnx": "openvino",
+    "onnxscript": "openvino",
+    "onnxruntime": "benchmark",
+    "gradio": "web",
+}
 """Packages that commands may miss, and the extra that brings them."""
 
 
