@@ -47,10 +47,7 @@ def raw_thresholds(post_processor: Any) -> dict[str, float | None]:  # noqa: ANN
 
 
 def describe(model: Any) -> dict[str, str]:  # noqa: ANN401 - a mixin's self
-    """Tell what somebody must know who has an export and nothing else.
-
-    Args:
-        model: The model of anomalib that is exported.
+    """Tell what somebody must know who has an export of a model of anomalib and nothing else.
 
     Returns:
         Text by name: versions, the input, each output, thresholds and what they are from, training images, precision.
@@ -80,7 +77,7 @@ def describe(model: Any) -> dict[str, str]:  # noqa: ANN401 - a mixin's self
     }
 
 
-def line(least: float, greatest: float, threshold: float) -> tuple[float, float]:
+def normalisation(least: float, greatest: float, threshold: float) -> tuple[float, float]:
     """Return slope and offset of anomalib's normalisation, which maps the threshold to 0.5."""
     slope = 1 / (greatest - least)
     return slope, 0.5 - slope * threshold
@@ -98,7 +95,7 @@ class Judgement(nn.Module):
         self.limits: dict[str, float] = {}
         for level, shapes in SHAPES.items():
             least, greatest, threshold = (float(getattr(post_processor, f"{level}_{name}")) for name in RANGE)
-            for name, value, shape in zip(TERMS, line(least, greatest, threshold), shapes, strict=True):
+            for name, value, shape in zip(TERMS, normalisation(least, greatest, threshold), shapes, strict=True):
                 self.register_buffer(f"{level}_{name}", torch.full(shape, value))
             self.limits[level] = float(getattr(post_processor, f"normalized_{level}_threshold"))
 
@@ -153,7 +150,7 @@ class Exports(LightningModule):
     def to_torch(self, export_root: Path | str, *args, **kwargs) -> Path:
         """Export to PyTorch; see :meth:`anomalib.models.components.base.ExportMixin.to_torch`."""
         self.description = describe(self)
-        return _export(AnomalibModule.to_torch, _leave, self, Path(export_root), *args, **kwargs)
+        return _export(AnomalibModule.to_torch, lambda _: None, self, Path(export_root), *args, **kwargs)
 
     def to_onnx(self, export_root: Path | str, *args, **kwargs) -> Path:  # type: ignore[override]
         """Export to ONNX; see :meth:`anomalib.models.components.base.ExportMixin.to_onnx`.
@@ -224,10 +221,6 @@ def describe_onnx(file: Path, description: dict[str, str]) -> None:
     kept = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, {**kept, **description})
     onnx.save(model, file)
-
-
-def _leave(file: Path) -> None:
-    """Change nothing of an export."""
 
 
 def _export(

@@ -55,14 +55,8 @@ def quantise_backbone(model: Any, images: Iterable[Any]) -> Any:  # noqa: ANN401
     """Let the convolutions of a model compute in integers of 8 bits, by nncf: those of the pretrained backbone.
 
     All else stays as it is. Differences of latents have more than 256 steps, and OpenVINO does not compile quantised
-    products whose constant is the left factor. Scores shift: thresholds must be calibrated anew.
-
-    Args:
-        model: The model of OpenVINO.
-        images: Good images, each of shape ``(1, 3, H, W)``, from 0 to 1, whose activations set the scales.
-
-    Returns:
-        The quantised model.
+    products whose constant is the left factor. Scores shift: thresholds must be calibrated anew. The activations of
+    good images, each of shape ``(1, 3, H, W)`` and from 0 to 1, set the scales.
     """
     import nncf
 

@@ -1,10 +1,12 @@
 """Resizing that is the same in training, in exported models and in every runtime."""
 
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 import torch
+from anomalib.data import Batch
 from anomalib.pre_processing import PreProcessor
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
 from torchvision.transforms.v2.functional import resize
@@ -98,25 +100,15 @@ class SamePreProcessor(PreProcessor):
         output: torch.Tensor = super().forward(batch)
         return output
 
-    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *args) -> None:  # noqa: ANN401
-        """Apply the transform to images of the engine; see :meth:`forward`."""
-        require_raw_images(batch.image, getattr(batch, "image_path", None))
-        super().on_train_batch_start(trainer, pl_module, batch, *args)
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Batch, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Apply the transform to images of the engine, in every loop alike; see :meth:`forward`."""
+        del dataloader_idx
+        require_raw_images(cast("torch.Tensor", batch.image), getattr(batch, "image_path", None))
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
 
-    def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *args) -> None:  # noqa: ANN401
-        """Apply the transform to images of the engine; see :meth:`forward`."""
-        require_raw_images(batch.image, getattr(batch, "image_path", None))
-        super().on_validation_batch_start(trainer, pl_module, batch, *args)
-
-    def on_test_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *args) -> None:  # noqa: ANN401
-        """Apply the transform to images of the engine; see :meth:`forward`."""
-        require_raw_images(batch.image, getattr(batch, "image_path", None))
-        super().on_test_batch_start(trainer, pl_module, batch, *args)
-
-    def on_predict_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *args) -> None:  # noqa: ANN401
-        """Apply the transform to images of the engine; see :meth:`forward`."""
-        require_raw_images(batch.image, getattr(batch, "image_path", None))
-        super().on_predict_batch_start(trainer, pl_module, batch, *args)
+    on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
 
     def load_checkpoint_config(self, config: dict[str, Any]) -> None:
         """Restore the transform of a checkpoint."""

@@ -10,10 +10,13 @@ import shutil
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from lightning import seed_everything
@@ -23,13 +26,15 @@ from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
 from anomalib_vae_attention.explain.scores import score
 
 from .data import category_datamodule, read_image
-from .examples import take_examples
 from .exporting import ANY_BATCH, export_onnx, export_openvino, folder_bytes
 from .jobs import DONE, RESULT, SKIPPED
 from .models import BareBackbone, build_model, require_memory
 from .plan import BATCHES, VARIANTS, Cell, read_cell, read_model
 
 logger = logging.getLogger(__name__)
+
+EXAMPLES = 5
+"""Most test images of a category that maps are shown of."""
 
 
 def peak_mib() -> float:
@@ -60,8 +65,7 @@ def _fit_and_score(cell: Cell, model: AnomalibModule, folder: Path) -> dict[str,
         batches: Any = engine.predict(model=model, datamodule=datamodule)
     if batches[0].anomaly_map is not None:
         with replacing(folder / "examples.npz") as temporary:
-            shown: dict[str, Any] = take_examples(batches, getattr(model.pre_processor, "transform", None))
-            np.savez_compressed(temporary, **shown)
+            np.savez_compressed(temporary, **take_examples(batches))
     return {
         "train_images": len(datamodule.train_data),
         "test_images": len(datamodule.test_data),
@@ -70,6 +74,55 @@ def _fit_and_score(cell: Cell, model: AnomalibModule, folder: Path) -> dict[str,
         "memory_before_mib": before,
         "memory_peak_mib": after,
         "checkpoint_bytes": checkpoint.stat().st_size,
+    }
+
+
+def choose_examples(paths: Sequence[str], labels: Sequence[bool]) -> list[int]:
+    """Choose at most :data:`EXAMPLES` of test images, whose folders are called after the kind of defect.
+
+    They are the same for every model: one of each kind of defect, then more, and a good one last. Labels say whether
+    there is a defect.
+
+    Returns:
+        Positions among the images.
+    """
+    order = sorted(range(len(paths)), key=lambda index: paths[index])
+    kinds: dict[str, list[int]] = {}
+    for index in order:
+        if labels[index]:
+            kinds.setdefault(Path(paths[index]).parent.name, []).append(index)
+    defective = [index for turn in zip_longest(*kinds.values()) for index in turn if index is not None]
+    good = [index for index in order if not labels[index]]
+    return [*defective[: EXAMPLES - 1], *good[:1]]
+
+
+def take_examples(batches: Sequence[Any]) -> dict[str, Any]:
+    """Take a few test images with their masks and anomaly maps.
+
+    Args:
+        batches: Predictions and truth of all test images, raw, with a map per image.
+
+    Returns:
+        ``path`` ``(n,)``, ``image`` ``(n, H, W, 3)`` in [0, 255], ``mask`` and ``map`` ``(n, H, W)``, the image score
+        ``score`` ``(n,)``, and ``range``, the median of the maps of all test images and what one pixel in 1000 exceeds.
+    """
+    paths = [path for batch in batches for path in batch.image_path]
+    labels = torch.cat([batch.gt_label for batch in batches]).tolist()
+    chosen = choose_examples(paths, labels)
+
+    def take(name: str) -> torch.Tensor:
+        values = [value for batch in batches for value in getattr(batch, name)]
+        return torch.stack([values[index].squeeze() for index in chosen]).float()
+
+    shown = take("anomaly_map").numpy()
+    maps = np.concatenate([batch.anomaly_map.float().flatten().numpy() for batch in batches])
+    return {
+        "path": np.array([paths[index] for index in chosen]),
+        "image": np.stack([read_image(Path(paths[index]), shown.shape[1:]) for index in chosen]),
+        "mask": take("gt_mask").numpy().astype(bool),
+        "map": shown,
+        "score": take("pred_score").numpy(),
+        "range": np.quantile(maps, [0.5, 0.999]),
     }
 
 

@@ -32,8 +32,7 @@ models, each as its name or with a variant:
   MODEL[:EPOCHS]              any other model of anomalib, such as dfm or stfpm:20; on the same backbone if it has an
                               argument of that name, otherwise on its own
 
-A model runs on --layers, or on its own: padim@blocks.2+blocks.4. Of a peer that is named with several sets of layers,
-the better one in each measure is compared with vae_attention, and ranked.
+A model runs on --layers, or on its own: padim@blocks.2+blocks.4.
 
 example:
   vae-attention benchmark --data_root datasets --categories MVTecAD/bottle my_parts --seeds 0 1 2 --runtimes \\
@@ -71,7 +70,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="RUNTIME",
         help=f"what latencies are measured with, none for no latencies ({' '.join(RUNTIMES)})",
     )
-    add_timing_arguments(parser)
+    parser.add_argument("--threads", type=int, default=cores(), help="threads for latencies (the number of cores)")
     parser.add_argument("--fresh", nargs="+", default=[], metavar="MODEL", help="models to measure again, at once")
     parser.add_argument("--output", type=Path, default=Path("results/benchmark"), help="folder (results/benchmark)")
     return parser
@@ -92,22 +91,14 @@ def add_backbone_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_timing_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of how latencies are measured; see :class:`.comparison.Timing`."""
-    parser.add_argument("--threads", type=int, default=cores(), help="threads for latencies (the number of cores)")
-    parser.add_argument("--rounds", type=int, default=20, help="turns of each model, of three timed calls (20)")
-    parser.add_argument("--budget", type=float, default=20, help="seconds of calls after which a model is done (20)")
-
-
-def plan(arguments: argparse.Namespace) -> list[Cell]:
+def cells_of(arguments: argparse.Namespace) -> list[Cell]:
     """Check the parsed arguments and list the cells in the order of their running.
 
     Raises:
         ValueError: If an argument is out of range or names something that does not exist; the message names the
             argument and what there is.
     """
-    for name in ("threads", "rounds"):
-        require_whole(name, getattr(arguments, name), least=1)
+    require_whole("threads", arguments.threads, least=1)
     size = arguments.image_size
     require_wholes("image_size", size * 2 if len(size) == 1 else size, least=1, count=2)
     categories = {name: locate_category(arguments.data_root, name) for name in arguments.categories}
@@ -136,27 +127,26 @@ def main(arguments: list[str]) -> int:
         Exit code: 0 when all is done, 1 if a cell failed, 130 after an interruption.
     """
     # Only here, so that --help is quick.
-    from .comparison import Timing, forget_results, prepare_weights, run_cells, run_latencies
+    from .comparison import forget_results, prepare_weights, run_cells, run_latencies
     from .report import make_tables, write_results
 
     parser = make_parser()
     parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        cells = plan(parsed)
+        cells = cells_of(parsed)
         environment = prepare_weights(parsed.output, cells)
     except ValueError as error:
         parser.error(str(error))
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(parsed).items()}
     description = {"command": shlex.join(["vae-attention", "benchmark", *arguments]), "settings": settings}
-    timing = Timing(parsed.runtimes, parsed.threads, parsed.rounds, parsed.budget)
     forget_results(cells, parsed.output, parsed.fresh)
     # A command that is ended must not leave the process of its cell behind.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         results = run_cells(cells, parsed.output, environment)
         write_results(parsed.output, cells, make_tables(cells, results, []), description)
-        measured = run_latencies(cells, results, parsed.output, environment, timing)
+        measured = run_latencies(cells, results, parsed.output, environment, parsed.runtimes, parsed.threads)
     except KeyboardInterrupt:
         logger.warning("Interrupted. What is finished lies in %s; the same command goes on from there.", parsed.output)
         return 130

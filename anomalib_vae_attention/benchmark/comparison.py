@@ -2,43 +2,24 @@
 
 import hashlib
 import json
-import logging
 import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
 
 from .jobs import DONE, RESULT, run_job
 from .plan import BACKBONE, BATCHES, Cell
 
-logger = logging.getLogger(__name__)
-
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 """Has glibc give freed tensors back to the system. PatchCore's greedy choice makes new vectors per centre and keeps a
 small tensor between them, which breaks the heap into pieces: 400 centres among 200,000 cells left 4.4 GiB behind."""
 IMAGES = 32
 """Most test images that latencies are measured on."""
-
-
-class Timing(NamedTuple):
-    """How latencies are measured.
-
-    Attributes:
-        runtimes: Names of runtimes.
-        threads: Number of threads.
-        rounds: Turns of each model.
-        budget: Seconds after which a slow model has no further turn.
-    """
-
-    runtimes: Sequence[str]
-    threads: int
-    rounds: int
-    budget: float
 
 
 def prepare_weights(output: Path, cells: Sequence[Cell]) -> dict[str, str]:
@@ -88,7 +69,12 @@ def run_cells(cells: Sequence[Cell], output: Path, environment: dict[str, str]) 
 
 
 def run_latencies(
-    cells: Sequence[Cell], results: Sequence[dict[str, Any]], output: Path, environment: dict[str, str], timing: Timing
+    cells: Sequence[Cell],
+    results: Sequence[dict[str, Any]],
+    output: Path,
+    environment: dict[str, str],
+    runtimes: Sequence[str],
+    threads: int,
 ) -> list[dict[str, Any]]:
     """Measure the latencies of the models that were kept, in one process per category and runtime.
 
@@ -99,7 +85,7 @@ def run_latencies(
     for cell, result in zip(cells, results, strict=True):
         if cell.keep and result["status"] == DONE:
             kept.setdefault(cell.category, []).append((cell, result))
-    jobs = [(category, runtime) for category in kept for runtime in timing.runtimes]
+    jobs = [(category, runtime) for category in kept for runtime in runtimes]
     measured = []
     for index, (category, runtime) in enumerate(jobs, start=1):
         (first, result), folder = kept[category][0], Path(kept[category][0][0].folder)
@@ -111,9 +97,7 @@ def run_latencies(
             "images": [str(file) for file in files[:: max(1, len(files) // IMAGES)][:IMAGES]],
             "input_size": result["input_size"],
             "batches": BATCHES,
-            "threads": timing.threads,
-            "rounds": timing.rounds,
-            "budget": timing.budget,
+            "threads": threads,
         }
         digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]
         place = output / "latency" / f"{folder.name}-{runtime}-{digest}"

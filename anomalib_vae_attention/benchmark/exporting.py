@@ -9,14 +9,14 @@ from typing import Any, TypeAlias
 import torch
 from anomalib.models.components import AnomalibModule
 
+from anomalib_vae_attention.anomalib_support.exports import OPSET
+
 from .models import BareBackbone
 
 Model: TypeAlias = AnomalibModule | BareBackbone
 
 logger = logging.getLogger(__name__)
 
-OPSET = 18
-"""anomalib asks for 14, and torch's exporter, which begins at 18, fails to convert to it."""
 ANY_BATCH = "any-batch"
 
 
@@ -62,17 +62,11 @@ def _takes_any_batch(file: Path) -> bool:
 
 
 def export_onnx(model: Model, folder: Path, size: tuple[int, int], batches: Sequence[int]) -> list[Path]:
-    """Export a fitted model to ONNX, pre- and post-processing included.
-
-    Args:
-        model: The model.
-        folder: Folder to write to.
-        size: Height and width of the images that it will be given, in pixels.
-        batches: Numbers of images at a time that it will be given.
+    """Export a fitted model to ONNX, pre- and post-processing included, for images of a height and width in pixels.
 
     Returns:
-        One file for any number of images. Where the exporter fixes the number, as with PatchCore, which goes through
-        the cells of all images in chunks, one file for each of ``batches``.
+        One file for any number of images at a time. Where the exporter fixes the number, as with PatchCore, which goes
+        through the cells of all images in chunks, one file for each of ``batches``.
     """
     file = _to_onnx(model, folder / ANY_BATCH, size)
     if _takes_any_batch(file):

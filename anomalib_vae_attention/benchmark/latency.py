@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 CALLS = 3
 """Timed calls per turn, after one that brings the model back into the caches."""
+ROUNDS, BUDGET = 20, 20.0
+"""Turns of each model, and seconds beyond which a slow model has no further turn."""
 SLOW = 1.0
 """Seconds beyond which a call is a turn of its own: it is hardly shorter with warm caches."""
 MOST_ERROR = 500
@@ -102,7 +104,7 @@ def run(file: Path) -> None:
     Args:
         file: The file: ``runtime``; ``models``, the folder of the cell of each; ``images``, files; ``input_size``,
             height and width that each image has or is resized to beforehand; ``batches``, numbers of images at a time;
-            ``threads``; ``rounds`` and ``budget`` as in :func:`measure`.
+            ``threads``.
     """
     wanted = read_json(file)
     load = RUNTIMES[wanted["runtime"]]
@@ -125,7 +127,7 @@ def run(file: Path) -> None:
             calls[name] = _in_batches(runner, images, batch)
             from_files[name] = partial(_run_file, runner, files, size)
         for way, timed in {f"batch {batch}": calls, "file": from_files if batch == 1 else {}}.items():
-            for name, summary in measure(timed, wanted["rounds"], wanted["budget"]).items():
+            for name, summary in measure(timed, ROUNDS, BUDGET).items():
                 results[name][way] = summary
     write_json(file.with_name(RESULT), {"status": DONE, "latency": results})
 

@@ -44,15 +44,7 @@ anomalib is its number of epochs; its name alone leaves that to the model."""
 
 
 def read_model(text: str) -> tuple[str, Any]:
-    """Split the name of a model into model and variant.
-
-    Args:
-        text: ``MODEL`` or ``MODEL:VARIANT``: the reference of ``vae_attention``, with or without :data:`UNCACHED`, the
-            coreset ratio of ``patchcore``, in (0, 1], with or without :data:`FAST`, the number of features of
-            ``padim``, or the number of epochs of another model of anomalib.
-
-    Returns:
-        Model and variant, which is the default one where none is given.
+    """Split the name of a model, ``MODEL`` or ``MODEL:VARIANT``, into model and variant, a default where it has none.
 
     Raises:
         ValueError: If there is no such variant, or the name cannot be a model's; the message says what there is.

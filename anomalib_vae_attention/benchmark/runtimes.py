@@ -54,13 +54,9 @@ def onnx_runtime(_cell: Cell, folder: Path, shape: tuple[int, ...], threads: int
 
 
 def open_openvino(file: Path, shape: tuple[int, ...], threads: int, precision: str = "f32") -> Run:
-    """Open an exported model, an ``.xml`` file, in OpenVINO.
+    """Open an exported model, an ``.xml`` file, in OpenVINO, to compute in ``"f32"`` or ``"bf16"``.
 
-    Args:
-        file: The file.
-        shape: Batch, height and width of the images.
-        threads: Number of threads.
-        precision: ``"f32"`` or ``"bf16"``.
+    The images will have this shape: batch, height and width.
 
     Raises:
         NotSupportedError: If the processor has no bfloat16.

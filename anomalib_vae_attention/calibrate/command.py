@@ -4,17 +4,17 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from anomalib.data.utils import read_image
-from anomalib.data.utils.image import get_image_filenames
 
-from anomalib_vae_attention.anomalib_support.exports import RANGE, SHAPES, line, raw_thresholds
+from anomalib_vae_attention.anomalib_support.exports import RANGE, SHAPES, normalisation, raw_thresholds
 from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.images import read_tensor
+from anomalib_vae_attention.common.mvtec_layout import list_images
 from anomalib_vae_attention.lightning_model import VaeAttention
 from anomalib_vae_attention.thresholds.normal_quantile import NormalQuantile
 from anomalib_vae_attention.thresholds.restored import CONFIG_KEY, PREFIX
@@ -47,12 +47,6 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_images(folder: Path) -> Iterator[tuple[Path, torch.Tensor]]:
-    """Read the images of a folder, each of shape ``(1, 3, H, W)``, floats from 0 to 1."""
-    for file in get_image_filenames(folder):
-        yield Path(file), torch.as_tensor(read_image(file, as_tensor=True))[None]
-
-
 def collect(thresholds: NormalQuantile, folder: Path, run: Callable[[torch.Tensor], Any]) -> None:
     """Set thresholds from good images.
 
@@ -62,10 +56,16 @@ def collect(thresholds: NormalQuantile, folder: Path, run: Callable[[torch.Tenso
         run: Takes images to raw scores and maps.
 
     Raises:
+        FileNotFoundError: If there is none.
         ValueError: If an image cannot be scored, naming it.
     """
+    files = list_images(folder)
+    if not files:
+        msg = f"{folder}: there is no image there."
+        raise FileNotFoundError(msg)
     thresholds.start()
-    for file, image in read_images(folder):
+    for file in files:
+        image = read_tensor(file)[None]
         try:
             score, anomaly_map = run(image)
             if not float(torch.as_tensor(score).max()) < 1:
@@ -116,7 +116,7 @@ def calibrate_export(file: Path, folder: Path | None, thresholds: NormalQuantile
         run = export.open()
         collect(thresholds, folder, lambda image: run(image.numpy().astype(np.float32)))
     ranges = {level: [float(getattr(thresholds, f"{level}_{name}")) for name in RANGE] for level in SHAPES}
-    export.write({level: line(*values) for level, values in ranges.items()})
+    export.write({level: normalisation(*values) for level, values in ranges.items()})
     told = {
         "raw_thresholds": json.dumps(raw_thresholds(thresholds)),
         "thresholds_from": thresholds.describe(),

@@ -3,17 +3,15 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_vae_attention.anomalib_support.exports import describe_onnx
 from anomalib_vae_attention.anomalib_support.openvino_ir import SECTION, finish_openvino
 from anomalib_vae_attention.anomalib_support.provenance import PACKAGE, warn_if_newer
 from anomalib_vae_attention.common.atomic_files import replacing
 
-Line = tuple[float, float]
+Normalisation = tuple[float, float]
 """Slope and offset of the normalisation of raw scores or maps."""
 Run = Callable[[NDArray[np.float32]], tuple[NDArray[np.float32], NDArray[np.float32]]]
 """Takes images ``(B, 3, H, W)`` to scores ``(B,)`` and maps ``(B, 1, H, W)``."""
@@ -63,12 +61,12 @@ class OnnxExport:
         if any(f"judgement.{level}_{term}" not in self._terms for level in OUTPUTS for term in ("slope", "offset")):
             raise _unknown(file)
 
-    def write(self, lines: dict[str, Line]) -> None:
+    def write(self, normalisations: dict[str, Normalisation]) -> None:
         """Change the normalisation of ``image`` scores and ``pixel`` maps, in memory."""
         from onnx import numpy_helper
 
-        for level, line in lines.items():
-            for term, value in zip(("slope", "offset"), line, strict=True):
+        for level, normalisation in normalisations.items():
+            for term, value in zip(("slope", "offset"), normalisation, strict=True):
                 entry = self._terms[f"judgement.{level}_{term}"]
                 entry.CopyFrom(numpy_helper.from_array(np.full(tuple(entry.dims), value, np.float32), entry.name))
 
@@ -88,8 +86,8 @@ class OnnxExport:
         import onnx
 
         with replacing(target) as temporary:
+            onnx.helper.set_model_props(self._model, description)
             onnx.save(self._model, temporary)
-            describe_onnx(temporary, description)
 
 
 class OpenVinoExport:
@@ -111,20 +109,15 @@ class OpenVinoExport:
         except RuntimeError as error:
             msg = f"{file} is not a model of OpenVINO, or not all of one: {error}"
             raise ValueError(msg) from error
-        told: dict[str, Any] = self._model.get_rt_info([SECTION]).astype(dict) if self._tells() else {}
-        names = list(told)
-        self.description = _require(
-            {name: self._model.get_rt_info([SECTION, name]).astype(str) for name in names}, file
-        )
+        model = self._model
+        names = model.get_rt_info([SECTION]).astype(dict) if model.has_rt_info([SECTION]) else ()
+        self.description = _require({name: model.get_rt_info([SECTION, name]).astype(str) for name in names}, file)
 
-    def _tells(self) -> bool:
-        return bool(self._model.has_rt_info([SECTION]))
-
-    def write(self, lines: dict[str, Line]) -> None:
+    def write(self, normalisations: dict[str, Normalisation]) -> None:
         """Change the normalisation of ``image`` scores and ``pixel`` maps, in memory."""
         from openvino import opset13 as operators
 
-        for level, (slope, offset) in lines.items():
+        for level, (slope, offset) in normalisations.items():
             select = self._model.output(OUTPUTS[level]).get_node().input_value(0).get_node()
             clamp = next(
                 (value.get_node() for value in select.input_values() if value.get_node().get_type_name() == "Clamp"),
@@ -140,8 +133,8 @@ class OpenVinoExport:
                 if len(varying) != 1:
                     raise _unknown(self.file)
                 raw = varying[0]
-            line = operators.add(operators.multiply(raw, np.float32(slope)), np.float32(offset))
-            clamp.input(0).replace_source_output(line.output(0))
+            normalised = operators.add(operators.multiply(raw, np.float32(slope)), np.float32(offset))
+            clamp.input(0).replace_source_output(normalised.output(0))
         self._model.validate_nodes_and_infer_types()
 
     def open(self, threads: int | None = None) -> Run:

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
@@ -31,6 +32,11 @@ def why_misread(image: Image.Image) -> str | None:
                 "scale"
             )
     return None
+
+
+def read_tensor(file: Path) -> torch.Tensor:
+    """Read an image as :func:`read_upright` does: floats from 0 to 1, of shape ``(3, H, W)``."""
+    return torch.from_numpy(read_upright(file).transpose(2, 0, 1).copy()).float() / 255
 
 
 def is_turned(image: Image.Image) -> bool:

@@ -15,11 +15,7 @@ SUFFIXES = (".ckpt", ".xml", ".onnx")
 
 
 def find_model(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
-    """Return a model's file, or the one that a folder of a training or an export holds.
-
-    Args:
-        path: The file, or the folder.
-        suffixes: Endings of files that will do.
+    """Return a model's file, if it has one of the endings, or the one that a folder of a training or an export holds.
 
     Raises:
         FileNotFoundError: If there is none; the message names the files that there are below a folder.

@@ -1,22 +1,18 @@
 """Putting a drawn category in its folder, whole or not at all, and recognising it later."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from anomalib_vae_attention.common.atomic_files import ensure_folder, explaining
+from anomalib_vae_attention.common.atomic_files import ensure_folder, explaining, read_json
 
 from .drawing import FORMAT_VERSION, MAKER, MARKER, choose_drawing, draw_category
 
 
 def _read_marker(folder: Path) -> dict[str, Any] | None:
     """Read what drew a folder; ``None`` if this package did not."""
-    try:
-        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        is_ours = marker["drawn_by"] == MAKER and isinstance(marker["files"], list)
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None
+    marker = read_json(folder / MARKER)
+    is_ours = isinstance(marker, dict) and marker.get("drawn_by") == MAKER and isinstance(marker.get("files"), list)
     return marker if is_ours else None
 
 

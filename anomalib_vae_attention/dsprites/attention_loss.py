@@ -13,7 +13,7 @@ from anomalib_vae_attention.image_vae.elbo import kl_by_latent
 from .networks import LAYERS, Encoded, Encoder
 
 PAIRS = ("random", "all", "top2")
-SCORES = ("sample", "mean")
+EXPLAINED = ("sample", "mean")
 ACTIVE_KL = 0.01
 """Least KL divergence from the prior, in nats, averaged over the batch, of a latent that counts as active."""
 
@@ -73,7 +73,7 @@ class AttentionDisentanglement(nn.Module):
         require_number("weight", weight, least=0)
         require_choice("pairs", pairs, PAIRS)
         require_choice("layer", layer, LAYERS)
-        require_choice("score", score, SCORES)
+        require_choice("score", score, EXPLAINED)
         require_whole("warmup_steps", warmup_steps, least=0)
         self.weight, self.pairs, self.layer, self.score = weight, pairs, layer, score
         self.normalise, self.both_signs = normalise, both_signs
@@ -97,16 +97,10 @@ class AttentionDisentanglement(nn.Module):
         return list(combinations((divergence >= ACTIVE_KL).nonzero().flatten().tolist(), 2))
 
     def maps(self, encoder: Encoder, encoded: Encoded, noise: torch.Tensor, latents: list[int]) -> torch.Tensor:
-        """Compute the attention maps of some latents.
+        """Compute the attention maps of ``P`` latents of what an encoder has encoded.
 
-        Args:
-            encoder: What encoded the images.
-            encoded: What it made of them.
-            noise: The noise ``eps`` with which ``z`` was sampled, shape ``(B, d)``.
-            latents: Which latents.
-
-        Returns:
-            Maps of shape ``(B, P, h, w)``, not negative.
+        The noise ``eps`` is that with which ``z`` was sampled, of shape ``(B, d)``. Maps are of shape ``(B, P, h, w)``,
+        not negative.
         """
         by_parameters = torch.zeros(len(noise), len(latents), 2, noise.shape[1], dtype=noise.dtype, device=noise.device)
         rows = torch.arange(len(latents))

@@ -1,11 +1,11 @@
 """What a run leaves behind: scores over the steps, scores of the test, and checkpoints that are never half-written."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import pandas as pd
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
@@ -100,10 +100,7 @@ def _encoder(model: pl.LightningModule) -> Any:  # noqa: ANN401
 
 def read_scores(file: Path) -> list[dict[str, str]]:
     """Read the rows of ``scores.csv``; none if there is no such file."""
-    if not file.exists():
-        return []
-    with file.open(newline="", encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
+    return pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records") if file.exists() else []
 
 
 def write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -111,18 +108,12 @@ def write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     if not rows:
         file.unlink(missing_ok=True)
         return
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    lines = [columns, *([row.get(name, "") for name in columns] for row in rows)]
     with replacing(file) as temporary:
-        temporary.write_text("".join(",".join(map(str, line)) + "\n" for line in lines), encoding="utf-8")
+        pd.DataFrame(rows).to_csv(temporary, index=False)
 
 
 def load_weights(model: pl.LightningModule, checkpoint: Path) -> None:
-    """Give a model the weights of a checkpoint.
-
-    Args:
-        model: A model of the same arguments as the one that was trained.
-        checkpoint: The checkpoint's file.
+    """Give a model the weights of a checkpoint, whose model had the same arguments.
 
     Raises:
         FileNotFoundError: If there is no such file.

@@ -8,16 +8,12 @@ A run lives in ``trainer.default_root_dir``: checkpoints, ``scores.csv``, ``test
 """
 
 import argparse
-import logging
 import sys
 from pathlib import Path
 
 from .callbacks import load_weights
 from .lightning_cli import make_cli
-from .plots import plot_runs
-from .traversal import draw_pictures
-
-logger = logging.getLogger(__name__)
+from .pictures import draw_pictures, plot_runs
 
 USAGE = """usage: vae-attention dsprites fit|test|traverse --config FILE [ARGUMENTS]
 

@@ -21,11 +21,11 @@ class RandomBatches(Sampler[torch.Tensor]):
     """Indices of batches drawn with replacement: a function of the seed and of how many were drawn before.
 
     Nothing the size of the data set is made, and a resumed run needs but one number to go on. An epoch has ``batches``
-    batches of ``batch_size`` images; ``drawn`` is how many batches were drawn before.
+    batches of ``batch_size`` images; the attribute ``drawn`` is how many batches were drawn before.
     """
 
-    def __init__(self, batch_size: int, batches: int, seed: int, drawn: int = 0) -> None:
-        self.batch_size, self.batches, self.seed, self.drawn = batch_size, batches, seed, drawn
+    def __init__(self, batch_size: int, batches: int, seed: int) -> None:
+        self.batch_size, self.batches, self.seed, self.drawn = batch_size, batches, seed, 0
 
     def __len__(self) -> int:
         """Return the number of batches in an epoch."""

@@ -52,9 +52,9 @@ class Discriminator(nn.Module):
         With the difference ``s`` of the two logits, the total correlation is the mean of ``s(z)`` (Kim and Mnih, eq.
         3), and the loss, the cross-entropy of telling apart as many latents as permuted ones, is half the mean of
         ``softplus(-s(z)) + softplus(s(permuted))``. Both depend on the parameters through ``s`` only, so ``ds/da`` is
-        carried back once through all layers, and a factor for each latent turns it into either gradient. Of what
-        autograd would do for the two losses this leaves out one backward pass on ``z`` and the gradient of the total
-        correlation by the discriminator's weights, which nobody needs.
+        carried back once through all layers, and a factor for each latent turns it into either gradient. Autograd would
+        do one more backward pass on ``z``, and give the total correlation's gradient by the discriminator's weights,
+        which nobody needs.
 
         Args:
             latents: Latents ``z`` of q(z), shape ``(B, d)``.
@@ -96,14 +96,9 @@ class Discriminator(nn.Module):
 
 
 def permute(latents: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
-    """Permute each latent over the batch, independently of the others (Kim and Mnih, algorithm 1).
+    """Permute each of the latents ``(B, d)`` over the batch, independently of the others.
 
-    Args:
-        latents: Latents of shape ``(B, d)``.
-        generator: Source of random numbers; PyTorch's own by default.
-
-    Returns:
-        Samples of the product of the marginals, shape ``(B, d)``.
+    The result is a sample of the product of the marginals (Kim and Mnih, algorithm 1).
 
     Raises:
         ValueError: If the batch has fewer than two images, which no permutation can tell apart.

@@ -7,12 +7,13 @@ import torch
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention.common.argument_checks import require_number, require_whole
+from anomalib_vae_attention.image_vae.conv import ConvDecoder
 from anomalib_vae_attention.image_vae.elbo import kl_by_latent
 
 from .attention_loss import AttentionDisentanglement
 from .dataset import Batch
 from .discriminator import Discriminator, permute
-from .networks import Decoder, Encoder
+from .networks import Encoder
 
 
 class Terms(NamedTuple):
@@ -45,7 +46,7 @@ class BetaVAE(pl.LightningModule):
         beta: Weight of the KL divergence, not negative.
         learning_rate: Adam's learning rate.
         attention: Attention disentanglement to add; none by default.
-        seed: Seed of the noise.
+        seed: Seed of the noise, and of what else is random in a step.
 
     Raises:
         ValueError: If ``latent_dim`` or ``beta`` is out of range.
@@ -64,7 +65,7 @@ class BetaVAE(pl.LightningModule):
         require_number("beta", beta, least=0)
         # Channels last: the convolutions' kernels are several times faster than on contiguous channels.
         self.encoder = Encoder(latent_dim).to(memory_format=torch.channels_last)
-        self.decoder = Decoder(latent_dim).to(memory_format=torch.channels_last)
+        self.decoder = ConvDecoder(self.encoder).to(memory_format=torch.channels_last)
         self.latent_dim, self.beta, self.learning_rate, self.attention = latent_dim, beta, learning_rate, attention
         self.generator = torch.Generator().manual_seed(seed)
         self.steps = 0
@@ -91,28 +92,17 @@ class BetaVAE(pl.LightningModule):
             logged["attention"] = overlap.detach()
         return Terms(loss, noise, latents, logged)
 
-    def make_optimizers(self) -> list[torch.optim.Optimizer]:
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Make Adam for the VAE; on a processor the fused kernel reads and writes each parameter once."""
         parameters = [*self.encoder.parameters(), *self.decoder.parameters()]
         return [torch.optim.Adam(parameters, self.learning_rate, fused=True)]
-
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """Return the optimisers, the VAE's first."""
-        return self.make_optimizers()
 
     def training_terms(self, images: torch.Tensor) -> Terms:
         """Do :meth:`terms` for a step; a subclass adds what only training needs, and other networks' gradients."""
         return self.terms(images)
 
     def optimise(self, images: torch.Tensor, optimizers: list[Any]) -> dict[str, torch.Tensor]:
-        """Do one step of each optimiser on a batch.
-
-        Args:
-            images: Shape ``(B, 1, 64, 64)``.
-            optimizers: As from :meth:`make_optimizers`.
-
-        Returns:
-            The terms of the losses by name.
+        """Do one step of each of the optimisers on images ``(B, 1, 64, 64)``; return the terms of the losses by name.
 
         Raises:
             FloatingPointError: If the loss is not finite; nothing has been updated then.
@@ -172,23 +162,10 @@ class BetaVAE(pl.LightningModule):
 
 
 class VAE(BetaVAE):
-    """A VAE: :class:`BetaVAE` with ``beta`` 1.
+    """A VAE: :class:`BetaVAE` with ``beta`` 1; its other arguments are the same."""
 
-    Args:
-        latent_dim: Number of latents ``d``, at least 2.
-        learning_rate: Adam's learning rate.
-        attention: Attention disentanglement to add; none by default.
-        seed: Seed of the noise.
-    """
-
-    def __init__(
-        self,
-        latent_dim: int = 10,
-        learning_rate: float = 1e-4,
-        attention: AttentionDisentanglement | None = None,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(latent_dim, 1.0, learning_rate, attention, seed)
+    def __init__(self, latent_dim: int = 10, **kwargs) -> None:
+        super().__init__(latent_dim, 1.0, **kwargs)
 
 
 class FactorVAE(BetaVAE):
@@ -196,15 +173,14 @@ class FactorVAE(BetaVAE):
 
     Kim and Mnih ("Disentangling by Factorising", ICML 2018, algorithm 2): reconstruction + KL + gamma TC. They permute
     the latents of a second batch; here, as in their algorithm 1, those of the same batch, so that nothing is encoded
-    twice. Both losses come from one pass through the discriminator before either network is updated.
+    twice. Both losses come from one pass through the discriminator before either network is updated. Other arguments
+    are those of :class:`BetaVAE`.
 
     Args:
         latent_dim: Number of latents ``d``, at least 2.
         gamma: Weight of the total correlation, not negative.
         learning_rate: Adam's learning rate for the VAE.
         discriminator_learning_rate: Adam's learning rate for the discriminator, whose betas are .5 and .9.
-        attention: Attention disentanglement to add; none by default.
-        seed: Seed of the noise and the permutations.
 
     Raises:
         ValueError: If ``latent_dim`` or ``gamma`` is out of range.
@@ -216,20 +192,19 @@ class FactorVAE(BetaVAE):
         gamma: float = 40.0,
         learning_rate: float = 1e-4,
         discriminator_learning_rate: float = 1e-4,
-        attention: AttentionDisentanglement | None = None,
-        seed: int = 0,
+        **kwargs,
     ) -> None:
-        super().__init__(latent_dim, 1.0, learning_rate, attention, seed)
+        super().__init__(latent_dim, 1.0, learning_rate, **kwargs)
         require_number("gamma", gamma, least=0)
         self.discriminator = Discriminator(latent_dim)
         self.gamma, self.discriminator_learning_rate = gamma, discriminator_learning_rate
 
-    def make_optimizers(self) -> list[torch.optim.Optimizer]:
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
         """Make Adam for the VAE and for the discriminator."""
         own = torch.optim.Adam(
             self.discriminator.parameters(), self.discriminator_learning_rate, betas=(0.5, 0.9), fused=True
         )
-        return [*super().make_optimizers(), own]
+        return [*super().configure_optimizers(), own]
 
     def training_terms(self, images: torch.Tensor) -> Terms:
         """Add the total correlation, and set the gradients of the discriminator, from at least two images.

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from anomalib_vae_attention.image_vae.conv import ConvDecoder, ConvEncoder
+from anomalib_vae_attention.image_vae.conv import ConvEncoder
 from anomalib_vae_attention.image_vae.network import Trace
 
 from .drawing import SIZE
@@ -15,7 +15,8 @@ LAYERS = ("conv1", "conv2", "conv3", "conv4")
 
 CHANNELS = (1, 32, 32, 64, 64)
 HIDDEN = 128
-SMALLEST = 4
+SMALLEST = SIZE >> len(LAYERS)
+"""Height and width of the last convolution's output, in cells."""
 
 
 class LatentLayer(nn.Linear):
@@ -72,25 +73,7 @@ class Encoder(ConvEncoder):
         """Carry gradients on the posterior's parameters back to a layer's activations.
 
         Made of ordinary operations on the weights, so that what is computed from the result can be differentiated once
-        more, by one backward pass. A ReLU's second derivative is 0 almost everywhere: only its mask takes part.
-
-        Args:
-            gradient: Gradients by means and log variances, several per image, shape ``(B, P, 2 d)``.
-            encoded: What :meth:`encode` made of the images.
-            layer: One of :data:`LAYERS`.
-
-        Returns:
-            Gradients by the layer's activations, shape ``(B, P, C, h, w)``.
+        more, by one backward pass. A ReLU's second derivative is 0 almost everywhere: only its mask takes part. From
+        gradients by means and log variances, ``(B, P, 2 d)`` with several per image, to ``(B, P, C, h, w)``.
         """
         return self.adjoint(gradient, encoded.trace, [_relu(layer)])[_relu(layer)]
-
-
-class Decoder(ConvDecoder):
-    """Two linear layers and four transposed convolutions from latents ``(B, d)`` to logits ``(B, 1, 64, 64)``.
-
-    Args:
-        latent_dim: Number of latents ``d``.
-    """
-
-    def __init__(self, latent_dim: int) -> None:
-        super().__init__(CHANNELS[0], latent_dim, (SIZE, SIZE), CHANNELS[1:], HIDDEN, LatentLayer)

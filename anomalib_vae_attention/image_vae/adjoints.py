@@ -70,10 +70,6 @@ def _per_image(flat: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     return flat.unflatten(0, (-1, gradient.shape[1]))
 
 
-def _pair(value: int | tuple[int, ...]) -> tuple[int, int]:
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
 @adjoint.register
 def _(_layer: Add, gradient: torch.Tensor, *_context: object) -> Tensors:
     return gradient, gradient
@@ -126,32 +122,14 @@ def _(_layer: nn.ReLU, gradient: torch.Tensor, _inputs: Tensors, output: torch.T
 
 
 @adjoint.register
-def _(layer: nn.MaxPool2d, gradient: torch.Tensor, inputs: Tensors, output: torch.Tensor) -> Tensors:
-    """The gradient goes to each window's greatest element; of equal ones to the first, as in PyTorch."""
-    (kernel_h, kernel_w), stride = _pair(layer.kernel_size), _pair(cast("int", layer.stride))
-    (pad_h, pad_w), (height, width) = _pair(layer.padding), output.shape[2:]
-    # With ceil_mode, windows reach beyond the image.
-    beyond_h = max(0, (height - 1) * stride[0] + kernel_h - inputs[0].shape[2] - pad_h)
-    beyond_w = max(0, (width - 1) * stride[1] + kernel_w - inputs[0].shape[3] - pad_w)
-    padded = F.pad(inputs[0], (pad_w, beyond_w, pad_h, beyond_h), value=-torch.inf)
-    taken = torch.zeros_like(output, dtype=torch.bool)
-    parts = []
-    for row in range(kernel_h):
-        for column in range(kernel_w):
-            rows = slice(row, row + (height - 1) * stride[0] + 1, stride[0])
-            columns = slice(column, column + (width - 1) * stride[1] + 1, stride[1])
-            window = padded[:, :, rows, columns]
-            greatest = (window == output) & ~taken
-            taken = taken | greatest
-            parts.append(gradient * greatest[:, None])
-    windows = torch.stack(parts, dim=3).flatten(0, 2)
-    # One kernel for each place in the window puts each part where it came from.
-    places = torch.eye(len(parts), dtype=gradient.dtype, device=gradient.device).view(-1, 1, kernel_h, kernel_w)
-    image = F.conv_transpose2d(windows, places, stride=stride)
-    # No window reached the rows after the last.
-    image = F.pad(image, (0, padded.shape[3] - image.shape[3], 0, padded.shape[2] - image.shape[2]))
-    image = image[:, 0, pad_h : pad_h + inputs[0].shape[2], pad_w : pad_w + inputs[0].shape[3]]
-    return (image.unflatten(0, (-1, gradient.shape[1], gradient.shape[2])),)
+def _(layer: nn.MaxPool2d, gradient: torch.Tensor, inputs: Tensors, _output: torch.Tensor) -> Tensors:
+    """The gradient goes to each window's greatest element; of equal ones to the first."""
+    options = (layer.kernel_size, layer.stride, layer.padding, layer.dilation, layer.ceil_mode)
+    _, place = F.max_pool2d(inputs[0], *options, return_indices=True)
+    height, width = inputs[0].shape[2:]
+    image = gradient.new_zeros(*gradient.shape[:3], height * width)
+    image = image.scatter_add(3, place.flatten(2)[:, None].expand(-1, gradient.shape[1], -1, -1), gradient.flatten(3))
+    return (image.unflatten(3, (height, width)),)
 
 
 @adjoint.register

@@ -21,14 +21,14 @@ from .encoder_gradients import EncoderGradients
 from .residual_variance import ResidualVariance
 from .vae import LatentPosterior
 
-Found = tuple[Sequence[torch.Tensor], torch.Tensor | None]
+LayerMaps = tuple[Sequence[torch.Tensor], torch.Tensor | None]
 """A map of each layer, of shape ``(B, h, w)``, and image scores of shape ``(B,)``; none takes the map's maximum."""
 
 Explained = tuple[torch.Tensor, torch.Tensor]
 """Maps of shape ``(B, H, W)`` and image scores of shape ``(B,)``, each greater where more anomalous."""
 
 
-class NormalImages(NamedTuple):
+class NormalStatistics(NamedTuple):
     """What a model knows of normal images.
 
     Attributes:
@@ -68,7 +68,7 @@ class Attention(NamedTuple):
             scales come from the energies of those left out.
     """
 
-    explain: Callable[[EncoderGradients, NormalImages], Found]
+    explain: Callable[[EncoderGradients, NormalStatistics], LayerMaps]
     uses_layers: bool = True
     gradients_per_latent: int = 0
     uses_residuals: bool = False
@@ -104,7 +104,7 @@ class MapAverage(nn.Module):
         return cast("torch.Tensor", built(layer_map))
 
 
-def _energy(seen: EncoderGradients, normal: NormalImages) -> Found:
+def _energy(seen: EncoderGradients, normal: NormalStatistics) -> LayerMaps:
     """Gradient of the latent energy times departure from the counterfactual; the energy to the nearest posterior."""
     match = normal.match(seen.posterior)
     counterfactual = seen.of_decoded(match.latent[:, :, 0, 0])
@@ -113,7 +113,7 @@ def _energy(seen: EncoderGradients, normal: NormalImages) -> Found:
     return maps, match.nearest[:, 0, 0]
 
 
-def _activation_energy(seen: EncoderGradients, normal: NormalImages) -> Found:
+def _activation_energy(seen: EncoderGradients, normal: NormalStatistics) -> LayerMaps:
     """Energy of the layer's activations against those of the reconstruction; the map's maximum."""
     reconstruction = seen.of_decoded(seen.posterior.mean)
     variances = map(normal.residual_variance.of, seen.layers)
@@ -125,18 +125,18 @@ def latent_maps(seen: EncoderGradients) -> list[torch.Tensor]:
     return list(map(latent_attention, seen.activations, seen.by_parameters(range(seen.latent_dim))))
 
 
-def _latent(seen: EncoderGradients, _normal: NormalImages) -> Found:
+def _latent(seen: EncoderGradients, _normal: NormalStatistics) -> LayerMaps:
     """Mean over latents of eq. 1-2, which is eq. 3; the map's maximum."""
     return [maps.mean(1) for maps in latent_maps(seen)], None
 
 
-def _mean(seen: EncoderGradients, _normal: NormalImages) -> Found:
+def _mean(seen: EncoderGradients, _normal: NormalStatistics) -> LayerMaps:
     """The authors' released recipe; the map's maximum."""
     gradients = seen.by_mean(torch.ones_like(seen.posterior.mean))
     return list(map(mean_attention, seen.activations, gradients)), None
 
 
-def _normal_difference(seen: EncoderGradients, normal: NormalImages) -> Found:
+def _normal_difference(seen: EncoderGradients, normal: NormalStatistics) -> LayerMaps:
     """Eq. 4 in place of z, mean over latents; squared mean of u over its variance, summed over latents."""
     own = seen.posterior.log_variance.exp()
     slope = 0.5 * normal.noise * (own * (normal.variance + own).rsqrt())[:, None]
@@ -147,13 +147,13 @@ def _normal_difference(seen: EncoderGradients, normal: NormalImages) -> Found:
     return maps, normal.deviations(seen.posterior).square().sum(1)
 
 
-def _reconstruction(seen: EncoderGradients, _normal: NormalImages) -> Found:
+def _reconstruction(seen: EncoderGradients, _normal: NormalStatistics) -> LayerMaps:
     """Squared residual, mean over colours; its mean over pixels."""
     residual = (seen.image - seen.vae.decode(seen.posterior.mean)).square().mean(1)
     return [residual], residual.mean((-2, -1))
 
 
-def _elbo_gradient(seen: EncoderGradients, _normal: NormalImages) -> Found:
+def _elbo_gradient(seen: EncoderGradients, _normal: NormalStatistics) -> LayerMaps:
     """Absolute gradient of the ELBO, summed over colours; the negative ELBO."""
     terms = seen.vae.terms(seen.image, seen.posterior, seen.posterior.mean)
     return [seen.vae.elbo_gradient(seen.image).abs().sum(1)], terms["reconstruction"] + terms["kl"]
@@ -175,14 +175,14 @@ here that calls it, and a row.
 """
 
 
-def explain(seen: EncoderGradients, normal: NormalImages, attention: str, average: MapAverage) -> Explained:
+def explain(seen: EncoderGradients, normal: NormalStatistics, attention: str, average: MapAverage) -> Explained:
     """Make an attention's maps, averaged over layers, and image scores."""
     maps, scores = ATTENTIONS[attention].explain(seen, normal)
     mean = average(maps)
     return mean, mean.amax((-2, -1)) if scores is None else scores
 
 
-def join(parts: Sequence[Explained]) -> Explained:
+def join(parts: Iterable[Explained]) -> Explained:
     """Join what was made of parts of a batch."""
     maps, scores = zip(*parts, strict=True)
     return torch.cat(maps), torch.cat(scores)

@@ -8,6 +8,7 @@ dSprites are of this kind, too.
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 from torch import nn
 
@@ -42,6 +43,9 @@ class ConvEncoder(Network):
         widths: Channels of each convolution.
         hidden_dim: Width of the hidden layer.
         latent_layer: Class of the layer that writes, or in the decoder reads, latents.
+
+    Attributes:
+        sizes: Height and width of the image, and of the output of each convolution.
     """
 
     def __init__(
@@ -54,10 +58,10 @@ class ConvEncoder(Network):
         latent_layer: type[nn.Linear] = nn.Linear,
     ) -> None:
         super().__init__()
-        cells = sizes_of(size, len(widths))[-1]
+        self.sizes = sizes_of(size, len(widths))
         pairs = pairwise([channels, *widths])
         self.convolutions = nn.ModuleList(nn.Conv2d(*pair, KERNEL, STRIDE, PADDING) for pair in pairs)
-        self.hidden = nn.Linear(widths[-1] * math.prod(cells), hidden_dim)
+        self.hidden = nn.Linear(widths[-1] * math.prod(self.sizes[-1]), hidden_dim)
         self.posterior = latent_layer(hidden_dim, 2 * latent_dim)
         layers: list[tuple[str, nn.Module]] = []
         for number, convolution in enumerate(self.convolutions, start=1):
@@ -68,33 +72,26 @@ class ConvEncoder(Network):
 
 
 class ConvDecoder(Network):
-    """The encoder backwards, from latents to the logits of an image; arguments as of :class:`ConvEncoder`."""
+    """An encoder backwards, from latents to the logits of an image."""
 
-    def __init__(
-        self,
-        channels: int,
-        latent_dim: int,
-        size: Sequence[int],
-        widths: Sequence[int],
-        hidden_dim: int,
-        latent_layer: type[nn.Linear] = nn.Linear,
-    ) -> None:
+    def __init__(self, encoder: ConvEncoder) -> None:
         super().__init__()
-        sizes = sizes_of(size, len(widths))[::-1]
+        hidden_dim, latent_dim = encoder.hidden.out_features, encoder.posterior.out_features // 2
+        mirrored = cast("list[nn.Conv2d]", list(encoder.convolutions)[::-1])
+        sizes = encoder.sizes[::-1]
         self.linears = nn.ModuleList([
-            latent_layer(latent_dim, hidden_dim),
-            nn.Linear(hidden_dim, widths[-1] * math.prod(sizes[0])),
+            type(encoder.posterior)(latent_dim, hidden_dim),
+            nn.Linear(hidden_dim, encoder.hidden.in_features),
         ])
         layers: list[tuple[str, nn.Module]] = []
         for number, linear in enumerate(self.linears, start=1):
             layers += [(f"linear{number}", linear), (f"linear{number}_relu", nn.ReLU())]
-        layers.append(("unflatten", nn.Unflatten(1, (widths[-1], *sizes[0]))))
+        layers.append(("unflatten", nn.Unflatten(1, (mirrored[0].out_channels, *sizes[0]))))
         self.convolutions = nn.ModuleList()
-        for number, ((before, after), (small, large)) in enumerate(
-            zip(pairwise([*widths[::-1], channels]), pairwise(sizes), strict=True), start=1
-        ):
+        for number, (of_encoder, (small, large)) in enumerate(zip(mirrored, pairwise(sizes), strict=True), start=1):
+            channels = of_encoder.out_channels, of_encoder.in_channels
             # Halving an odd size loses a pixel.
             odd = (large[0] - 2 * small[0], large[1] - 2 * small[1])
-            self.convolutions.append(nn.ConvTranspose2d(before, after, KERNEL, STRIDE, PADDING, output_padding=odd))
+            self.convolutions.append(nn.ConvTranspose2d(*channels, KERNEL, STRIDE, PADDING, output_padding=odd))
             layers += [(f"conv{number}", self.convolutions[-1]), (f"relu{number}", nn.ReLU())]
         self.steps = chain(layers[:-1])

@@ -12,7 +12,7 @@ from anomalib_vae_attention.reference import MAX_EXEMPLARS, LeftOut, make_refere
 from anomalib_vae_attention.scoring import as_floats, fail_safe, only_scorable, require_scorable, to_unit_interval
 from anomalib_vae_attention.vae import Posterior
 
-from .attention_maps import ATTENTIONS, Explained, MapAverage, NormalImages, explain, join, latent_maps
+from .attention_maps import ATTENTIONS, Explained, MapAverage, NormalStatistics, explain, join, latent_maps
 from .encoder_gradients import EncoderGradients, encode_in_parts
 from .residual_variance import ResidualVariance
 from .scales import Scales
@@ -29,21 +29,8 @@ single precision. A VAE may well use a small part of its prior's range; copies o
 class ImageVaeModel(nn.Module):
     """An image VAE, what it has learnt of normal images, and one of the :data:`ATTENTIONS`.
 
-    Args:
-        vae: ``"resnet18"`` or ``"conv"``.
-        attention: One of :data:`ATTENTIONS`; it can be changed after training.
-        attention_layers: Layers of the encoder that attention looks at; maps of several are resized and averaged.
-            Without effect on ``reconstruction`` and ``elbo_gradient``.
-        latent_dim: Number of latents ``d``.
-        input_size: Height and width of images in pixels.
-        channels: 1 makes images grey, 3 takes their colours.
-        likelihood: ``"bernoulli"`` or ``"gaussian"``.
-        widths: Channels of each convolution of ``conv``.
-        hidden_dim: Width of the hidden layer of ``conv``.
-        reference: What ``energy`` takes for normal: ``"exemplars"`` or ``"gaussian"``.
-        max_exemplars: Most normal images that the exemplars keep.
-        samples: Number of samples of ``u`` in ``normal_difference``.
-        seed: Seed of these samples.
+    The arguments are those of :class:`.VaeAttention` of the same names. The attention can be changed after training.
+    Its layers have no effect on ``reconstruction`` and ``elbo_gradient``, and the reference none but on ``energy``.
 
     Raises:
         ValueError: If an argument is out of range; the message says which and what there is.
@@ -99,10 +86,10 @@ class ImageVaeModel(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     @property
-    def normal(self) -> NormalImages:
+    def normal(self) -> NormalStatistics:
         """What the model knows of normal images."""
         moments = self.normal_mean, self.normal_variance, self.average_variance
-        return NormalImages(self.reference, *moments, self.departures, self.noise)
+        return NormalStatistics(self.reference, *moments, self.departures, self.noise)
 
     def find_layers(self, names: Sequence[str] | str) -> list[str]:
         """Return the encoder's own names of layers; see :meth:`Network.find`."""
@@ -171,7 +158,7 @@ class ImageVaeModel(nn.Module):
         require_choice("attention", name, list(ATTENTIONS))
         chosen = self.find_layers(layers) if layers else self.attention_layers
         parts = self._encode(image, chosen if ATTENTIONS[name].uses_layers else [], [name])
-        return join([explain(seen, self.normal, name, self.average) for seen in parts])
+        return join(explain(seen, self.normal, name, self.average) for seen in parts)
 
     def _encode(
         self, image: torch.Tensor, layers: Sequence[str], attentions: Sequence[str]

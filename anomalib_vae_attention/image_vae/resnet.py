@@ -121,9 +121,9 @@ class ResNetEncoder(Network):
 class ResNetDecoder(Network):
     """The encoder backwards: linear, residual blocks with enlargement for strides and pooling, 7x7 to the image.
 
-    Where the encoder averages over the cells of its last stage, the linear layer has outputs of its own for every cell;
-    of copies, only the borders of images could tell cells apart. Last comes an :class:`Offset`, so that nothing that
-    all images have in common has to be learnt; see :meth:`start_from`.
+    The encoder averages over the cells of its last stage, but here the linear layer has outputs of its own for every
+    cell: of copies, only the borders of images could tell cells apart. Last comes an :class:`Offset`, so that nothing
+    that all images have in common has to be learnt; see :meth:`start_from`.
 
     Args:
         channels: Channels of the image.

@@ -57,13 +57,7 @@ class Scales(nn.Module):
         return Scale(self.map_scale[index], self.score_mean[index], self.score_std[index])
 
     def set(self, attention: str, map_mean: torch.Tensor, scores: torch.Tensor) -> None:
-        """Set the scale of an attention.
-
-        Args:
-            attention: Its name.
-            map_mean: Mean of its maps of normal images, of shape ``()``.
-            scores: Their image scores, of any shape.
-        """
+        """Set the scale of an attention from normal images: the mean of its maps, and image scores of any shape."""
         scores = scores.flatten()
         self._unknown -= {attention}
         scale = self.of(attention)

@@ -8,7 +8,7 @@ from torch import nn
 
 from anomalib_vae_attention.common.argument_checks import require_choice, require_whole, require_wholes
 
-from .conv import ConvDecoder, ConvEncoder, sizes_of
+from .conv import ConvDecoder, ConvEncoder
 from .elbo import LIKELIHOODS, Bernoulli, Gaussian, kl_by_latent, kl_gradient
 from .network import INPUT, Network
 from .resnet import ResNetDecoder, ResNetEncoder, check_size
@@ -137,8 +137,7 @@ def make_image_vae(
         encoder = ResNetEncoder(channels, latent_dim)
         decoder = ResNetDecoder(channels, latent_dim, input_size)
     else:
-        sizes_of(input_size, len(widths))
-        arguments = (channels, latent_dim, input_size, widths, hidden_dim)
-        encoder, decoder = ConvEncoder(*arguments), ConvDecoder(*arguments)
+        encoder = ConvEncoder(channels, latent_dim, input_size, widths, hidden_dim)
+        decoder = ConvDecoder(encoder)
     # Processors run the convolutions twice as fast in this layout.
     return ImageVAE(encoder, decoder, LIKELIHOODS[likelihood]()).to(memory_format=torch.channels_last)

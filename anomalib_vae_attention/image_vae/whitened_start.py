@@ -34,7 +34,7 @@ def start_from(vae: ImageVAE, batches: Callable[[], Iterable[torch.Tensor]]) -> 
     encoder, decoder = vae.encoder, vae.decoder
     if not isinstance(encoder, ResNetEncoder) or not isinstance(decoder, ResNetDecoder):
         return
-    count, total = _see(encoder, batches())
+    count, total = _set_batch_norms(encoder, batches())
     decoder.start_from(total / count)
     encoder.eval()
     features = torch.cat([encoder.trace(image, kept=["flatten"])["flatten"] for image in batches()]).double()
@@ -42,7 +42,7 @@ def start_from(vae: ImageVAE, batches: Callable[[], Iterable[torch.Tensor]]) -> 
     _whiten(cast("nn.Linear", encoder.fc), features)
 
 
-def _see(encoder: ResNetEncoder, batches: Iterable[torch.Tensor]) -> tuple[int, torch.Tensor]:
+def _set_batch_norms(encoder: ResNetEncoder, batches: Iterable[torch.Tensor]) -> tuple[int, torch.Tensor]:
     """Give batch normalisation the mean statistics of the batches; return the number of images and their sum."""
     norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]

@@ -23,7 +23,7 @@ from stacked.launch import run_side_by_side
 from anomalib_vae_attention.common.atomic_files import replacing
 from anomalib_vae_attention.dsprites import command
 from anomalib_vae_attention.dsprites.callbacks import SCORES_FILE, TEST_FILE
-from anomalib_vae_attention.dsprites.plots import plot_runs
+from anomalib_vae_attention.dsprites.pictures import plot_runs
 
 
 def finished_steps(run: Path) -> int:

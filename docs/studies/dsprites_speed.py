@@ -110,7 +110,7 @@ Step = Callable[[torch.Tensor, torch.Tensor], None]
 def _ours(attention: AttentionDisentanglement | None) -> Step:
     """Make a step of this package's model."""
     model = FactorVAE(LATENTS, GAMMA, attention=attention)
-    optimizers = model.make_optimizers()
+    optimizers = model.configure_optimizers()
 
     def step(images: torch.Tensor, more: torch.Tensor) -> None:
         del more

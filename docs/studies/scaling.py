@@ -17,11 +17,12 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image, ImageOps
 
-from anomalib_vae_attention.benchmark.command import add_backbone_arguments, add_timing_arguments
-from anomalib_vae_attention.benchmark.comparison import Timing, prepare_weights, run_cells, run_latencies
+from anomalib_vae_attention.benchmark.command import add_backbone_arguments
+from anomalib_vae_attention.benchmark.comparison import prepare_weights, run_cells, run_latencies
 from anomalib_vae_attention.benchmark.plan import BACKBONE, Cell, canonical_name
 from anomalib_vae_attention.benchmark.tables import cells_table, latency_table
 from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.machine import cores
 from anomalib_vae_attention.common.mvtec_layout import MASKS, TEST, TRAIN_GOOD, list_images, locate_category
 
 logger = logging.getLogger(__name__)
@@ -68,10 +69,11 @@ def _copy(source: Path, target: Path, side: int | None, angle: int = 0, *, mirro
         turned.save(target, compress_level=1)
 
 
-def _measure(name: str, cells: list[Cell], output: Path, environment: dict[str, str], timing: Timing) -> bool:
+def _measure(name: str, cells: list[Cell], environment: dict[str, str], parsed: argparse.Namespace) -> bool:
     """Run the cells of one measurement, print and write its table, and say whether all went well."""
+    output: Path = parsed.output
     results = run_cells(cells, output, environment)
-    measured = run_latencies(cells, results, output, environment, timing)
+    measured = run_latencies(cells, results, output, environment, parsed.runtimes, parsed.threads)
     table = memory_table(cells_table(cells, results)) if name == "memory" else size_table(latency_table(measured))
     with replacing(output / f"{name}.csv") as temporary:
         table.to_csv(temporary, index=False)
@@ -89,7 +91,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--sizes", nargs="*", type=int, default=[128, 256, 512, 1024], help="image sizes, in pixels")
     parser.add_argument("--images", type=int, default=100, help="training images where sizes are compared (100)")
     parser.add_argument("--runtimes", nargs="+", default=["openvino"], help="runtimes where sizes are compared")
-    add_timing_arguments(parser)
+    parser.add_argument("--threads", type=int, default=cores(), help="threads for latencies (the number of cores)")
     add_backbone_arguments(parser)
     parser.add_argument("--output", type=Path, default=Path("results/scaling"), help="folder (results/scaling)")
     return parser
@@ -177,11 +179,9 @@ def main(arguments: list[str] | None = None) -> int:
         environment = prepare_weights(parsed.output, [*by_count, *by_size])
     except ValueError as error:
         parser.error(str(error))
-    timing = Timing(parsed.runtimes, parsed.threads, parsed.rounds, parsed.budget)
     try:
         went_well = [
-            _measure(name, cells, parsed.output, environment, timing)
-            for name, cells in (("memory", by_count), ("size", by_size))
+            _measure(name, cells, environment, parsed) for name, cells in (("memory", by_count), ("size", by_size))
         ]
     except KeyboardInterrupt:
         logger.warning("Interrupted. What is finished lies in %s; the same command goes on from there.", parsed.output)

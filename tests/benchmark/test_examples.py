@@ -1,10 +1,12 @@
 """Test images with their maps, the same for every model."""
 
-import numpy as np
-from support import make_batches
-from torchvision.transforms.v2 import Compose, Normalize, Resize
+from pathlib import Path
 
-from anomalib_vae_attention.benchmark.examples import EXAMPLES, choose_examples, take_examples
+import numpy as np
+from PIL import Image
+from support import make_batches
+
+from anomalib_vae_attention.benchmark.cell import EXAMPLES, choose_examples, take_examples
 
 
 def test_examples_show_every_kind_of_defect_and_a_good_one() -> None:
@@ -16,11 +18,16 @@ def test_examples_show_every_kind_of_defect_and_a_good_one() -> None:
     assert choose_examples(["test/good/0.png"], [False]) == [0]
 
 
-def test_examples_hold_images_masks_and_maps() -> None:
-    shown = take_examples(make_batches(1.0, 0.0), Compose([Resize(16), Normalize([0.5] * 3, [0.5] * 3)]))
+def test_examples_hold_images_masks_and_maps(tmp_path: Path) -> None:
+    batches = make_batches(1.0, 0.0)
+    for batch in batches:
+        batch.image_path = [str(tmp_path.joinpath(*Path(path).parts[-2:])) for path in batch.image_path]
+        for file in map(Path, batch.image_path):
+            file.parent.mkdir(exist_ok=True)
+            Image.new("L", (30, 20), 128).save(file)
+    shown = take_examples(batches)
     count = len(shown["path"])
     assert shown["image"].shape == (count, 16, 16, 3)
-    # A normalised 0 is the mean.
     assert (shown["image"] == 128).all()
     assert shown["mask"].shape == shown["map"].shape == (count, 16, 16)
     assert np.array_equal(shown["mask"].any(axis=(1, 2)), [True] * (count - 1) + [False])

@@ -15,7 +15,7 @@ from PIL import Image
 from support import small_run
 
 from anomalib_vae_attention import cli
-from anomalib_vae_attention.dsprites import callbacks, command, lightning_cli, traversal
+from anomalib_vae_attention.dsprites import callbacks, command, lightning_cli, pictures
 from anomalib_vae_attention.dsprites.attention_loss import AttentionDisentanglement
 from anomalib_vae_attention.dsprites.models import FactorVAE
 
@@ -221,22 +221,22 @@ def test_traversals_move_one_latent() -> None:
     """In the middle every row is the image's own reconstruction with that latent at 0."""
     model = FactorVAE(latent_dim=3).eval()
     image = torch.rand(1, 64, 64)
-    traversals = traversal.latent_traversals(model, image)
+    traversals = pictures.latent_traversals(model, image)
     assert traversals.shape == (3, 9, 64, 64)
     latents = model(image[None]).detach()
     latents[0, 1] = -2
     torch.testing.assert_close(traversals[1, 0], model.decoder(latents).sigmoid()[0, 0].detach())
-    maps = traversal.traversal_attention(model, traversals, "conv3")
+    maps = pictures.traversal_attention(model, traversals, "conv3")
     assert maps.shape == traversals.shape
     assert maps.min() >= 0
     assert maps.max() <= 1
     with pytest.raises(ValueError, match=r"--layer must be one of .*, but is 'fc'"):
-        traversal.draw_pictures(model, None, Path(), "fc")
+        pictures.draw_pictures(model, None, Path(), "fc")
 
 
 def test_tiles_are_laid_in_rows() -> None:
     images = np.arange(6.0)[:, None, None].repeat(64, 1).repeat(64, 2).reshape(2, 3, 64, 64)
-    assert traversal.tile(images)[[33, 99]][:, [33, 99, 165]].tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert pictures.tile(images)[[33, 99]][:, [33, 99, 165]].tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
 def test_nothing_of_anomalib_is_imported() -> None:

@@ -29,7 +29,7 @@ def images(sprites: DSprites) -> torch.Tensor:
 @pytest.mark.parametrize("name", MODELS)
 def test_steps_lower_the_reconstruction_error(name: str, images: torch.Tensor) -> None:
     model = MODELS[name]()
-    optimizers = model.make_optimizers()
+    optimizers = model.configure_optimizers()
     logged = [model.optimise(images, optimizers) for _ in range(15)]
     assert logged[-1]["reconstruction"] < 0.9 * logged[0]["reconstruction"]
     assert all(torch.isfinite(value) for terms in logged for value in terms.values())
@@ -40,7 +40,7 @@ def test_step_of_factor_vae_is_algorithm_2_on_one_batch(images: torch.Tensor) ->
     """One step equals that of two plain losses, each differentiated by autograd, before either network is updated."""
     model, twin = FactorVAE(gamma=10.0), FactorVAE(gamma=10.0)
     twin.load_state_dict(model.state_dict())
-    logged = model.optimise(images, model.make_optimizers())
+    logged = model.optimise(images, model.configure_optimizers())
     encoded = twin.encoder.encode(images)
     noise = torch.randn(16, 10, generator=twin.generator)
     latents = encoded.mean + (0.5 * encoded.log_variance).exp() * noise
@@ -88,7 +88,7 @@ def test_bf16_s_gradients_are_those_of_single_precision_but_for_rounding(images:
     attention = AttentionDisentanglement(40.0, "all", "conv3", normalise=True, both_signs=True)
     model = FactorVAE(learning_rate=2e-3, attention=attention)
     for _ in range(15):
-        model.optimise(images, model.make_optimizers())
+        model.optimise(images, model.configure_optimizers())
     vae = [*model.encoder.parameters(), *model.decoder.parameters()]
     optimizers = [Still(vae), Still(model.discriminator.parameters())]
     found = []
@@ -144,7 +144,7 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(precision: str, sprite
 
 def test_loss_that_is_not_a_number_stops_before_the_update(images: torch.Tensor) -> None:
     model = FactorVAE()
-    optimizers = model.make_optimizers()
+    optimizers = model.configure_optimizers()
     with torch.no_grad():
         model.decoder.linears[0].bias[0] = float("nan")
     before = model.encoder.hidden.weight.clone()
@@ -158,7 +158,7 @@ def test_loss_that_is_not_a_number_stops_before_the_update(images: torch.Tensor)
 def test_batch_of_one(images: torch.Tensor) -> None:
     model = FactorVAE()
     with pytest.raises(ValueError, match="batch_size must be at least 2"):
-        model.optimise(images[:1], model.make_optimizers())
+        model.optimise(images[:1], model.configure_optimizers())
 
 
 @pytest.mark.parametrize(

@@ -6,12 +6,14 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention.dsprites.discriminator import Discriminator, permute
-from anomalib_vae_attention.dsprites.networks import LAYERS, Decoder, Encoder
+from anomalib_vae_attention.dsprites.networks import LAYERS, Encoder
+from anomalib_vae_attention.image_vae.conv import ConvDecoder
 
 
 def test_encoder_and_decoder_are_kim_and_mnih_s() -> None:
     """The networks are what plain PyTorch layers with the same weights would be."""
-    encoder, decoder = Encoder(10), Decoder(10)
+    encoder = Encoder(10)
+    decoder = ConvDecoder(encoder)
     first, second, third, fourth = encoder.convolutions
     plain = [first, nn.ReLU(), second, nn.ReLU(), third, nn.ReLU(), fourth, nn.ReLU(), nn.Flatten()]
     plain = nn.Sequential(*plain, encoder.hidden, nn.ReLU(), encoder.posterior)

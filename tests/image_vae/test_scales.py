@@ -4,7 +4,7 @@ import pytest
 import torch
 from image_vaes import SMALL, make
 
-from anomalib_vae_attention.image_vae.attention_maps import ATTENTIONS, Attention, Found, NormalImages
+from anomalib_vae_attention.image_vae.attention_maps import ATTENTIONS, Attention, LayerMaps, NormalStatistics
 from anomalib_vae_attention.image_vae.encoder_gradients import EncoderGradients
 from anomalib_vae_attention.image_vae.model import ImageVaeModel
 from anomalib_vae_attention.image_vae.scales import SAVED_ORDER
@@ -22,7 +22,7 @@ KEYS = {
 """What checkpoints call the tensors beside those of the VAE and the reference; it must not change."""
 
 
-def brightness(seen: EncoderGradients, _normal: NormalImages) -> Found:
+def brightness(seen: EncoderGradients, _normal: NormalStatistics) -> LayerMaps:
     """Return the image as its own anomaly map: an attention for tests."""
     return [seen.image.mean(1)], None
 

@@ -160,7 +160,7 @@ def test_gradients_are_those_of_the_lightning_modules(
 def test_steps_are_those_of_the_lightning_modules(bits: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
     """Weights of both runs, whose learning rates differ, after three steps of every optimiser."""
     made, start = make_models("apart"), [model.state_dict() for model in make_models("apart")]
-    optimizers = [model.make_optimizers() for model in made]
+    optimizers = [model.configure_optimizers() for model in made]
     runs = StackedRuns(made, [0, 1], bits, batch_size=4, working=torch.float32)
     draw(runs.draws, runs.generators, len(bits))
     for step in range(3):

@@ -6,13 +6,10 @@ samples: codes of images drawn at random, with the factors behind them.
 
 import torch
 
-from .beta_vae import beta_vae_score
 from .dci import disentanglement_completeness_informativeness
-from .explained import explained_variance
-from .factor_vae import factor_vae_score
-from .mig import mutual_information_gap
+from .interventions import beta_vae_score, factor_vae_score
 from .sampling import Encode, FactorData, Sample, draw_sample
-from .sap import separated_attribute_predictability
+from .single_latents import explained_variance, mutual_information_gap, separated_attribute_predictability
 
 __all__ = [
     "Encode",
@@ -54,12 +51,8 @@ def quick_metrics(data: FactorData, encode: Encode, seed: int = 0) -> dict[str, 
 def all_metrics(data: FactorData, encode: Encode, seed: int = 0, boosting: bool = True) -> dict[str, float]:
     """Compute every metric.
 
-    Args:
-        data: The data set.
-        encode: The encoder.
-        seed: Seed of all draws.
-        boosting: Compute DCI by boosted trees, too: a minute or two, where all others take seconds. It is made of 2,000
-            and 1,000 images, a fifth of what Locatello et al. (ICML 2019) take.
+    With ``boosting``, DCI is computed by boosted trees, too: a minute or two, where all others take seconds. It is made
+    of 2,000 and 1,000 images, a fifth of what Locatello et al. (ICML 2019) take.
 
     Returns:
         Scores by name, from 0 to 1, and ``active_latents``.

@@ -4,8 +4,11 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import entropy
 from sklearn.ensemble import GradientBoostingClassifier
 from sklearn.linear_model import Lasso
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler, scale
 
 from .sampling import Sample, active_latents
 
@@ -16,19 +19,14 @@ def disentanglement_completeness_informativeness(
     """Compute disentanglement, completeness and informativeness (DCI).
 
     Eastwood and Williams ("A framework for the quantitative evaluation of disentangled representations", ICLR 2018,
-    section 2). The ``learner`` predicts the factors; collapsed latents have no importance:
+    section 2). The ``learner`` predicts the factors, learns from what is seen and is tested on the unseen. Collapsed
+    latents have no importance:
 
     - ``boosting``: scikit-learn's gradient-boosted trees, each factor a class, as in Locatello et al. (ICML 2019).
       Informativeness is the test accuracy. 40 orientations times 100 trees take their time.
     - ``lasso``: linear regression with an L1 penalty of 0.02, one of Eastwood and Williams's own; factors are numbers,
       standardised like the codes. Informativeness is the squared correlation of prediction and factor on the test
       images. A second's work, but blind to what is not linear.
-
-    Args:
-        seen: What the learner learns from.
-        unseen: What it is tested on.
-        learner: Which.
-        seed: The learner's seed.
 
     Returns:
         ``dci_disentanglement``, ``dci_completeness`` and ``dci_informativeness``, each from 0 to 1; all 0 if every
@@ -57,13 +55,11 @@ def _boosting(seen: Sample, unseen: Sample, factor: int, seed: int) -> tuple[NDA
 
 def _lasso(seen: Sample, unseen: Sample, factor: int, seed: int) -> tuple[NDArray[np.float64], float]:
     """Return the size of each latent's coefficient in a lasso, and the squared correlation of what it predicts."""
-    centre, spread = seen.codes.mean(0), seen.codes.std(0)
-    wanted = seen.factors[:, factor]
-    line = Lasso(alpha=0.02, random_state=seed)
-    line.fit((seen.codes - centre) / spread, (wanted - wanted.mean()) / wanted.std())
-    predicted, truth = line.predict((unseen.codes - centre) / spread), unseen.factors[:, factor]
+    line = make_pipeline(StandardScaler(), Lasso(alpha=0.02, random_state=seed))
+    line.fit(seen.codes, scale(seen.factors[:, factor].astype(float)))
+    predicted, truth = line.predict(unseen.codes), unseen.factors[:, factor]
     constant = predicted.std() == 0 or truth.std() == 0
-    return np.abs(line.coef_), 0.0 if constant else float(np.corrcoef(predicted, truth)[0, 1] ** 2)
+    return np.abs(line[-1].coef_), 0.0 if constant else float(np.corrcoef(predicted, truth)[0, 1] ** 2)
 
 
 def _weighted_concentration(importance: NDArray[np.float64]) -> float:
@@ -71,10 +67,8 @@ def _weighted_concentration(importance: NDArray[np.float64]) -> float:
 
     ``H`` is the entropy to the base of the number of columns; a row without importance has no weight.
     """
-    rows = importance.sum(1, keepdims=True)
-    if rows.sum() == 0:
+    kept = importance[importance.sum(1) > 0]
+    if not len(kept):
         return 0.0
-    share = importance / np.where(rows > 0, rows, 1)
-    logarithm = np.log(np.where(share > 0, share, 1)) / np.log(max(2, importance.shape[1]))
-    concentration = 1 + (share * logarithm).sum(1)
-    return float((rows[:, 0] / rows.sum() * concentration).sum())
+    concentration = 1 - entropy(kept, base=max(2, importance.shape[1]), axis=1)
+    return float(np.average(concentration, weights=kept.sum(1)))

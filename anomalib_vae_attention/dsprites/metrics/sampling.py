@@ -79,13 +79,3 @@ def draw_sample(data: FactorData, encode: Encode, count: int, generator: torch.G
 def active_latents(codes: NDArray[np.float64], limit: float = COLLAPSED_STD) -> NDArray[np.int64]:
     """Return the indices of the latents that are not collapsed, for codes of shape ``(N, d)``."""
     return np.nonzero(codes.std(0) >= limit)[0]
-
-
-def gap_of_top_two(scores: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the difference between the two greatest scores of each factor, for scores of shape ``(d, K)``.
-
-    A latent that is missing scores 0: with one latent the gap is its score, without any it is 0.
-    """
-    padded = np.vstack([scores, np.zeros((2, scores.shape[1]))])
-    ordered = np.sort(padded, axis=0)
-    return ordered[-1] - ordered[-2]

@@ -1,16 +1,20 @@
-"""Pictures of what the latents mean: traversals and attention maps."""
+"""Pictures of runs: what the latents mean, by traversals and attention maps, and several runs in one plot."""
 
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
 import torch
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention.common.argument_checks import require_choice
+from anomalib_vae_attention.common.atomic_files import read_json, replacing
 
 from .attention_loss import AttentionDisentanglement
+from .callbacks import TEST_FILE
 from .dataset import DSprites
 from .drawing import SIZE
 from .models import BetaVAE
@@ -87,3 +91,32 @@ def draw_pictures(model: BetaVAE, data: DSprites, folder: Path, layer: str) -> l
             files.append(folder / name)
             mpl.image.imsave(files[-1], np.clip(picture, 0, 1))
     return files
+
+
+def plot_runs(runs: list[Path], folder: Path) -> Path:
+    """Plot reconstruction against the FactorVAE score of tested runs, a colour per model (as Liu et al., fig. 8).
+
+    Returns:
+        The PNG file in a folder, which is made if it is missing.
+
+    Raises:
+        FileNotFoundError: If a run, given by its folder, has not been tested, naming it.
+        OSError: If the file cannot be written.
+    """
+    results = []
+    for run in runs:
+        result = read_json(run / TEST_FILE)
+        if result is None:
+            msg = f"--runs {run}: there is no {TEST_FILE} in it; run vae-attention dsprites test first"
+            raise FileNotFoundError(msg)
+        results.append(result)
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for model, rows in pd.DataFrame(results).groupby("model"):
+        axes.scatter(rows["reconstruction"], rows["factor_vae_score"], label=f"{model} ({len(rows)})")
+    axes.set(xlabel="reconstruction error (nats per image)", ylabel="FactorVAE score")
+    axes.legend()
+    file = folder / "disentanglement.png"
+    with replacing(file) as temporary:
+        figure.savefig(temporary, dpi=110)
+    return file
