@@ -32,7 +32,8 @@ models, each as its name or with a variant:
   MODEL[:EPOCHS]              any other model of anomalib, such as dfm or stfpm:20; on the same backbone if it has an
                               argument of that name, otherwise on its own
 
-A model runs on --layers, or on its own: padim@blocks.2+blocks.4.
+A model runs on --layers, or on its own: padim@blocks.2+blocks.4. Of a peer that is named with several sets of layers,
+the better one in each measure is compared with vae_attention, and ranked.
 
 example:
   vae-attention benchmark --data_root datasets --categories MVTecAD/bottle my_parts --seeds 0 1 2 --runtimes \\

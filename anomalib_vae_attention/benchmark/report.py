@@ -9,13 +9,13 @@ import pandas as pd
 
 from anomalib_vae_attention.common.atomic_files import replacing, write_json
 from anomalib_vae_attention.common.machine import describe_machine
-from anomalib_vae_attention.common.measures import MEASURES
+from anomalib_vae_attention.common.measures import MAIN, MEASURES
 from anomalib_vae_attention.common.pictures import heat_map, inline, outline, write_page
 
 from .jobs import DONE
 from .plan import BACKBONE, Cell
 from .plots import accuracy_plot
-from .tables import COSTS, KEYS, cells_table, latency_table, summary_table
+from .tables import COSTS, KEYS, cells_table, comparison_table, latency_table, ranking_table, summary_table
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -26,6 +26,8 @@ def make_tables(
     """Make all tables of :mod:`.tables`, by their names."""
     tables = {"cells": cells_table(cells, results), "latencies": latency_table(measured)}
     tables["summary"] = summary_table(tables["cells"], tables["latencies"])
+    tables["comparison"] = comparison_table(tables["summary"])
+    tables["ranking"] = ranking_table(tables["comparison"])
     return tables
 
 
@@ -41,6 +43,10 @@ def to_text(tables: dict[str, pd.DataFrame]) -> str:
         "Accuracy, medians over the seeds (F1 with the threshold that is best on the test images)": summary.loc[
             summary["model"] != BACKBONE, [*KEYS, "seeds", *MEASURES]
         ].round(4),
+        "Ours beside the better peer (a peer has the better of its layers in each measure)": tables["comparison"].round(
+            4
+        ),
+        "Mean ranks over the categories, and our worst margins to the better peer": tables["ranking"].round(4),
         "Fit and sizes, seconds and MiB": summary[[*KEYS, *COSTS]].round(1),
         "Latency at batch 1 in ms and as ratio to the bare backbone; images per second at batch 16": summary[
             [*KEYS, *speeds] if speeds else []
@@ -91,9 +97,12 @@ def write_results(
         TEMPLATE,
         **description,
         measures=MEASURES,
+        main=MAIN,
         costs=COSTS,
         accuracy=_marked(summary[summary["model"] != BACKBONE], list(MEASURES), 3),
         cost=_marked(summary, list(COSTS), 1),
+        comparison=tables["comparison"],
+        ranking=tables["ranking"],
         latencies=tables["latencies"].fillna({"model": "all", "measured": "", "error": ""}),
         failed=failed[[*KEYS, "seed", "status", "error", "log"]].fillna("").to_dict("records"),
         plots={caption: inline(plot.read_bytes(), "png") for caption, plot in plots.items()},

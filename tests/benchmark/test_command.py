@@ -61,6 +61,7 @@ def test_two_models_and_then_a_third_that_fails(
         assert row["checkpoint_mib"] > 0
         assert row["memory_peak_mib"] >= row["memory_before_mib"] > 0
     # Two columns of images and masks, one of each model.
+    assert pd.read_csv(tmp_path / "comparison.csv")["model"].tolist() == ["vae_attention", "padim:8"]
     shown = min(EXAMPLES, cells["test_images"].min())
     assert (tmp_path / "report.html").read_text(encoding="utf-8").count("data:image/jpeg") == 5 * shown
     assert not list(tmp_path.glob("cells/*/model.ckpt"))

@@ -10,7 +10,7 @@ import pytest
 
 from anomalib_vae_attention.benchmark.plan import BACKBONE, Cell
 from anomalib_vae_attention.benchmark.report import make_tables, write_results
-from anomalib_vae_attention.common.measures import MEASURES
+from anomalib_vae_attention.common.measures import MAIN, MEASURES
 
 PLAIN = Cell("parts", "/data/parts", "vae_attention", 0, "net", ("x",), 32, keep=True, export=True)
 ODD = "<b>x"
@@ -124,3 +124,47 @@ def test_nothing_but_failures_is_a_report_too(tmp_path: Path) -> None:
     tables = make_tables(CELLS[4:5], RESULTS[4:5], [])
     write_results(tmp_path, CELLS[4:5], tables, {"command": "command", "settings": settings})
     assert "padim" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def test_ours_is_compared_with_the_better_peer_on_its_better_layers() -> None:
+    """By hand: three models on two categories; PaDiM ran on two sets of layers, each better in one measure."""
+    other = {"layers": ("y",), "own_layers": True}
+    names = {"vae_attention": {}, "padim": {}, "padim@y": other, "patchcore": {}}
+    cells, results = [], []
+    values = {
+        ("a", "vae_attention"): (0.9, 0.8, 0.7),
+        ("a", "padim"): (0.8, 0.85, 0.5),
+        ("a", "padim@y"): (0.95, 0.6, 0.6),
+        ("a", "patchcore"): (0.7, 0.7, 0.65),
+        ("b", "vae_attention"): (0.9, 0.9, 0.9),
+        ("b", "padim"): (0.5, 0.5, 0.5),
+        ("b", "padim@y"): (0.4, 0.4, 0.4),
+        ("b", "patchcore"): (0.6, 0.9, 0.6),
+    }
+    for (category, name), scores in values.items():
+        cells.append(replace(PLAIN, category=category, model=name.partition("@")[0], **names[name]))
+        results.append({**done(0.5), **dict(zip(MAIN, scores, strict=True))})
+    tables = make_tables(cells, results, [])
+    rows = tables["comparison"].set_index(["category", "model"])
+    assert list(rows.loc["a"].index) == ["vae_attention", "padim", "patchcore"]
+    assert rows.loc[("a", "padim"), MAIN].tolist() == [0.95, 0.85, 0.6]
+    margins, ranks = [f"margin_{name}" for name in MAIN], [f"rank_{name}" for name in MAIN]
+    assert rows.loc[("a", "vae_attention"), margins].tolist() == pytest.approx([-0.05, -0.05, 0.05])
+    assert rows.loc[("b", "vae_attention"), margins].tolist() == pytest.approx([0.3, 0.0, 0.3])
+    assert rows.loc[("a", "padim"), margins].isna().all()
+    assert rows.loc[("a", "vae_attention"), ranks].tolist() == [2, 2, 1]
+    assert rows.loc[("b", "vae_attention"), ranks].tolist() == [1, 1.5, 1]
+    ranking = tables["ranking"].set_index("model")
+    assert ranking.loc["vae_attention", "mean_rank"] == pytest.approx((2 + 1 + 2 + 1.5 + 1 + 1) / 6)
+    assert ranking.loc["vae_attention", ["worst_margin", "where", "categories"]].tolist() == [
+        pytest.approx(-0.05),
+        "a",
+        2,
+    ]
+    assert ranking.loc[["padim", "patchcore"], "worst_margin"].isna().all()
+
+
+def test_peers_alone_are_ranked_without_margins() -> None:
+    ranking = make_tables([replace(PLAIN, model="padim")], [done(0.5)], [])["ranking"]
+    assert ranking["mean_rank"].tolist() == [1]
+    assert ranking["worst_margin"].isna().all()
