@@ -1,19 +1,51 @@
-"""What anomalib's ``Folder`` takes without a word, though it is not what was meant."""
+"""What anomalib's data take without a word, though it is not what was meant."""
 
 import logging
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from anomalib.data import Folder
+from anomalib.data import AnomalibDataModule, Folder
 
+from anomalib_vae_attention.common.argument_checks import nearest
 from anomalib_vae_attention.common.folders import pair_masks
+from anomalib_vae_attention.common.machine import cores
 from anomalib_vae_attention.common.mvtec_layout import list_images
 
 DEFAULT_SPLIT = 0.2
+FOLDERS = ("normal_dir", "abnormal_dir", "normal_test_dir", "mask_dir")
 
 logger = logging.getLogger(__name__)
+
+
+def check_names(datamodule: Any) -> None:  # noqa: ANN401
+    """Check what a datamodule was given, before it downloads anything, and let its workers fit the machine.
+
+    Raises:
+        ValueError: If there is no such category, or a ``Folder`` has no such folder.
+    """
+    if not isinstance(datamodule, AnomalibDataModule):
+        return
+    datamodule.num_workers = min(datamodule.num_workers, cores())
+    kind = type(datamodule)
+    data_set = sys.modules.get(kind.__module__.replace(".datamodules.", ".datasets."))
+    categories = getattr(data_set, "CATEGORIES", ())
+    category = datamodule.category
+    if categories and category not in categories and not Path(getattr(datamodule, "root", ""), category).is_dir():
+        msg = (
+            f"{kind.__name__} has no category {category!r}.{nearest(category, categories)} There are "
+            f"{', '.join(categories)}, and folders of that layout."
+        )
+        raise ValueError(msg)
+    if isinstance(datamodule, Folder):
+        for name in FOLDERS:
+            for folder in _folders(datamodule, name):
+                if not folder.is_dir():
+                    beside = [one.name for one in folder.parent.iterdir()] if folder.parent.is_dir() else []
+                    msg = f"{name}: there is no folder {folder}.{nearest(folder.name, beside)}"
+                    raise ValueError(msg)
 
 
 def check_folder(datamodule: Any) -> None:  # noqa: ANN401

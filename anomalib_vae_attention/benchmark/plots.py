@@ -42,6 +42,7 @@ def accuracy_plot(summary: pd.DataFrame, column: str, label: str, file: Path) ->
                 axis.plot(point[column], point[measure], MARKERS[index % 10], color=colour, markersize=9, label=model)
             axis.set(xscale="log", xlabel=label, ylabel=MEASURES[measure], title=category)
             axis.margins(0.15)
+            axis.set_ylim(top=1)
             # Few plain numbers: the default writes powers of ten, or none.
             axis.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7), numticks=8))
             axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

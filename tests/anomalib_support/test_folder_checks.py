@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from anomalib.data import MVTecAD
 from support import folder, make_engine, small_model, write_images
 
-from anomalib_vae_attention.anomalib_support.folder_checks import check_folder
+from anomalib_vae_attention.anomalib_support.folder_checks import check_folder, check_names
 from anomalib_vae_attention.anomalib_support.unreadable_images import require_as_shown
 
 
@@ -55,6 +56,27 @@ def test_what_has_no_effect_is_said(tmp_path: Path, caplog: pytest.LogCaptureFix
     assert "normal_split_ratio has no effect" in caplog.text
     # Since Python 3.13 anomalib follows links.
     assert "1 images in linked folders" in caplog.text or "linked/9.png" in str(list((tmp_path / "good").glob("**/*")))
+
+
+def test_misspelt_names_are_refused_before_a_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(MVTecAD, "prepare_data", lambda _self: pytest.fail("it would be downloaded"))
+    data = MVTecAD(root=tmp_path, category="botle", num_workers=0)
+    with pytest.raises(ValueError, match=r"MVTecAD has no category 'botle'\. Did you mean 'bottle'\?"):
+        make_engine(tmp_path / "results").train(model=small_model(), datamodule=data)
+    # Own data in its layout are no slip.
+    (tmp_path / "botle").mkdir()
+    check_names(data)
+    write_images(tmp_path)
+    with pytest.raises(ValueError, match=r"mask_dir: there is no folder .*god\. Did you mean 'good'\?"):
+        check_names(folder(tmp_path, mask_dir="god"))
+
+
+def test_workers_fit_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anomalib_vae_attention.anomalib_support.folder_checks.cores", lambda: 2)
+    write_images(tmp_path)
+    for given, taken in ((8, 2), (1, 1), (0, 0)):
+        check_names(datamodule := folder(tmp_path, num_workers=given))
+        assert datamodule.num_workers == taken
 
 
 @pytest.mark.parametrize("name", ["turned.jpg", "pages.tif"])
