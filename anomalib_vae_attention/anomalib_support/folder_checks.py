@@ -6,18 +6,24 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 from anomalib.data import AnomalibDataModule, Folder
 
 from anomalib_vae_attention.common.argument_checks import nearest
 from anomalib_vae_attention.common.folders import pair_masks
+from anomalib_vae_attention.common.images import doubtful_masks
 from anomalib_vae_attention.common.machine import cores
 from anomalib_vae_attention.common.mvtec_layout import list_images
 
 DEFAULT_SPLIT = 0.2
 FOLDERS = ("normal_dir", "abnormal_dir", "normal_test_dir", "mask_dir")
 
+SOME = 20
+"""Masks that are looked at; those of a data set are all made the same way."""
+
 logger = logging.getLogger(__name__)
+_checked: WeakSet[Folder] = WeakSet()
 
 
 def check_names(datamodule: Any) -> None:  # noqa: ANN401
@@ -54,7 +60,8 @@ def check_folder(datamodule: Any) -> None:  # noqa: ANN401
     Raises:
         ValueError: If masks belong to other images by their names, or images of defects or masks are learnt as normal.
     """
-    if not isinstance(datamodule, Folder):
+    # A training and its test set the same data up.
+    if not isinstance(datamodule, Folder) or datamodule in _checked:
         return
     normal, abnormal, masks = (_folders(datamodule, name) for name in ("normal_dir", "abnormal_dir", "mask_dir"))
     for name, others in (("abnormal_dir", abnormal), ("mask_dir", masks)):
@@ -67,6 +74,9 @@ def check_folder(datamodule: Any) -> None:  # noqa: ANN401
     samples = [one.samples for one in sets if one is not None]
     if len(abnormal) == len(masks) == 1:
         _check_pairs(samples, abnormal[0], masks[0])
+    given = sorted({path for table in samples for path in table.get("mask_path", ()) if path})
+    for warning in doubtful_masks(map(Path, given[:SOME])):
+        logger.warning("%s", warning)
     if datamodule.normal_split_ratio != DEFAULT_SPLIT:
         logger.warning("normal_split_ratio has no effect in anomalib; test_split_ratio is what splits normal images.")
     known = {Path(path).resolve() for table in samples for path in table.image_path}
@@ -74,6 +84,7 @@ def check_folder(datamodule: Any) -> None:  # noqa: ANN401
     linked = [file for file in below if file.resolve() != file and file.resolve() not in known]
     if linked:
         logger.warning("%d images in linked folders are not seen by anomalib, such as %s.", len(linked), linked[0])
+    _checked.add(datamodule)
 
 
 def _folders(datamodule: Folder, name: str) -> list[Path]:

@@ -102,14 +102,12 @@ def test_folders_in_any_language(tmp_path: Path) -> None:
 def test_tables_of_paths_below_a_root(tmp_path: Path) -> None:
     """With pandas 3, whose columns of texts take no paths, anomalib's own ends with a TypeError."""
     write_images(tmp_path)
-    table = pd.DataFrame(
-        {
-            "image_path": ["good/0.png", "good/1.png", "good/2.png", "bad/0.png"],
-            "mask_path": ["", "", "", "bad/1.png"],
-            "label_index": [0, 0, 0, 1],
-            "split": ["train", "train", "test", "test"],
-        }
-    )
+    table = pd.DataFrame({
+        "image_path": ["good/0.png", "good/1.png", "good/2.png", "bad/0.png"],
+        "mask_path": ["", "", "", "bad/1.png"],
+        "label_index": [0, 0, 0, 1],
+        "split": ["train", "train", "test", "test"],
+    })
     datamodule = Tabular(name="parts", samples=table, root=tmp_path, num_workers=0)
     datamodule.setup()
     assert list(datamodule.train_data.samples.image_path) == [str(tmp_path / "good" / f"{one}.png") for one in (0, 1)]

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 from anomalib.data import MVTecAD
+from PIL import Image
 from support import folder, make_engine, small_model, write_images
 
 from anomalib_vae_attention.anomalib_support.folder_checks import check_folder, check_names
@@ -51,9 +51,16 @@ def test_what_has_no_effect_is_said(tmp_path: Path, caplog: pytest.LogCaptureFix
     (tmp_path / "elsewhere").mkdir()
     Image.new("RGB", (64, 64)).save(tmp_path / "elsewhere" / "9.png")
     (tmp_path / "good" / "linked").symlink_to(tmp_path / "elsewhere")
+    masks(tmp_path, "0.jpg", "1.jpg")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "masks" / "1.jpg")
+    datamodule = folder(tmp_path, normal_split_ratio=0.4, mask_dir="masks")
     with caplog.at_level(logging.WARNING):
-        checked(tmp_path, normal_split_ratio=0.4)
-    assert "normal_split_ratio has no effect" in caplog.text
+        # As a training and its test do.
+        for _ in range(2):
+            datamodule.setup()
+            check_folder(datamodule)
+    assert caplog.text.count("normal_split_ratio has no effect") == 1
+    assert re.search(r"the mask .*1\.jpg has \d+ levels: any above 0 is defect", caplog.text)
     # Since Python 3.13 anomalib follows links.
     assert "1 images in linked folders" in caplog.text or "linked/9.png" in str(list((tmp_path / "good").glob("**/*")))
 
