@@ -38,6 +38,8 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments and not wanted_help:
         advice = nearest(arguments[0], COMMANDS)
         print(f"vae-attention: there is no subcommand {arguments[0]!r}.{advice}", file=stream)
+        if advice:
+            return 2
     print("usage: vae-attention SUBCOMMAND [--help] [ARGUMENTS]\n", file=stream)
     for name, (_, purpose) in COMMANDS.items():
         print(f"  {name:<12} {purpose}", file=stream)

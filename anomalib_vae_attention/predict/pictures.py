@@ -1,13 +1,13 @@
 """Pictures of predictions: in the image's own shape, with a colour scale that means the same in all of them."""
 
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from anomalib.visualization.image.functional import add_text_to_image
 from matplotlib import colormaps
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import find_objects, label
 
 from anomalib_vae_attention.common.pictures import outline
@@ -22,6 +22,7 @@ STRONGEST = 0.75
 """Opacity of the strongest colour."""
 
 
+@cache
 def colour_scale() -> NDArray[np.uint8]:
     """Return the 256 colours from :data:`BELOW` to :data:`ABOVE` a threshold: red, green, blue and opacity.
 
@@ -87,11 +88,12 @@ def overlay(
     left, top, right, bottom = place(photograph.size, seen)
     inside = (max(right - left, 1), max(bottom - top, 1))
     # The map is enlarged, not its four colours: a quarter of the work.
-    layer = Image.fromarray(np.asarray(coloured)).resize(inside, Image.Resampling.BILINEAR).convert("P")
-    layer.putpalette(bytes(coloured.getpalette("RGBA") or ()), "RGBA")
-    opaque = layer.convert("RGBA")
-    picture = photograph.copy()
-    picture.paste(opaque, (left, top), opaque)
+    height, picture = Image.fromarray(np.asarray(coloured)), photograph.copy()
+    if height.getbbox():
+        layer = height.resize(inside, Image.Resampling.BILINEAR).convert("P")
+        layer.putpalette(colour_scale().tobytes(), "RGBA")
+        layer = layer.convert("RGBA")
+        picture.paste(layer, (left, top), layer)
     if mask is not None:
         drawn = Image.new("L", photograph.size)
         drawn.paste(Image.fromarray(mask.astype(np.uint8) * 255).resize(inside, Image.Resampling.NEAREST), (left, top))
@@ -99,8 +101,10 @@ def overlay(
     if not title:
         return picture
     size = max(9, min(picture.width // (len(title) * 2 // 3 + 1), picture.height // 12, 32))
-    strip = picture.crop((0, 0, picture.width, min(2 * size + 10, picture.height)))
-    picture.paste(add_text_to_image(strip, title, size=size, position=(size // 2, size // 3)))
+    draw, font, at = ImageDraw.Draw(picture, "RGBA"), ImageFont.load_default(size), (size // 2, size // 3)
+    x, y, right, bottom = draw.textbbox(at, title, font=font)
+    draw.rectangle((x - 3, y - 3, right + 3, bottom + 3), fill=(0, 0, 0, 128))
+    draw.text(at, title, font=font, fill="white")
     return picture
 
 
