@@ -123,9 +123,10 @@ class ClosedFormFit(FitProcedure):
         size = sum(buffer.nbytes for buffer in reference.buffers()) / 2**20
         logger.info("Normal reference: %d images, %.1f MiB.", images, size)
         logger.info(
-            "The place explains %.0f %% of what normal images look like: %s.",
+            "The place explains %.0f %% of what normal images look like: %s, and noise with weight %.2f.",
             100 * explained,
             "one layout, so that the border counts half" if model.map_border < 1 else "the border counts in full",
+            1 - explained,
         )
 
     @staticmethod

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
 
 import torch
 
@@ -10,8 +9,10 @@ from anomalib_vae_attention.vae import Posterior
 
 from .base import HIDDEN, LeftOut, Match, NormalReference, require_images
 from .byte_latents import KeptLatents
+from .departure_metric import departure_metric, moments
 from .exemplar_choice import choose_common, choose_own
 from .place_prior import PRIOR_STEP, PlaceCounts
+from .search import Found, attend, joined, parts
 
 MAX_EXEMPLARS = 2000
 """Most images to choose from, if nothing else is asked for."""
@@ -23,26 +24,10 @@ CALIBRATION_IMAGES = 256
 """Number of normal images, evenly spaced over those seen, from which the energy of normal data is estimated."""
 CALIBRATION_BATCH = 32
 """Normal images that are left out and matched at a time."""
-SEARCH_BYTES = 2**22
-"""Memory of one part of a search, exemplars and distances in single precision: what a processor's cache holds."""
-COMMON = 2048
+COMMON = 1024
 """Exemplars that all cells share."""
 POOL = 60_000
 """Latents among which the shared exemplars are chosen."""
-
-
-class Found(NamedTuple):
-    """What a search among some exemplars found for ``c`` cells of ``B`` images.
-
-    Attributes:
-        departure: Whitened latent less the weighted mean of the exemplars, of shape ``(c, B, d)``.
-        log_weight: Logarithm of the sum of the weights ``exp(-e_n / T)``, of shape ``(c, B)``.
-        nearest: Energy to the nearest exemplar, of shape ``(c, B)``, at least 0.
-    """
-
-    departure: torch.Tensor
-    log_weight: torch.Tensor
-    nearest: torch.Tensor
 
 
 class Exemplars(NormalReference):
@@ -50,8 +35,9 @@ class Exemplars(NormalReference):
 
     A cell is compared with exemplars ``mu^n`` by the square of eq. 4's mean over its variance,
     ``e_n(p) = sum_i (mu_i(p) - mu_i^n)^2 / (v_i + v_i)``. Its match ``mu*`` is their mean, weighted by
-    ``exp(-e_n / T)``; ``e(p)`` is the energy between the two. The match depends smoothly on the image: where two
-    exemplars are equally near, a runtime's last digit does not choose the map.
+    ``exp(-e_n / T)``; ``e(p)`` is the energy between the two, in a metric that normal images set (see
+    :func:`departure_metric`). The match depends smoothly on the image: where two exemplars are equally near, a
+    runtime's last digit does not choose the map.
 
     The exemplars are those of the images at that very cell, less those that others stand for, kept with a byte per
     latent: what is normal at one place need not be so at another. Few images show little of what is normal at a cell,
@@ -76,6 +62,7 @@ class Exemplars(NormalReference):
     prior: torch.Tensor
     centre: torch.Tensor
     scale: torch.Tensor
+    metric: torch.Tensor
     temperature: torch.Tensor
 
     def __init__(self, max_exemplars: int = MAX_EXEMPLARS) -> None:
@@ -83,7 +70,7 @@ class Exemplars(NormalReference):
         self.max_exemplars = max_exemplars
         self.register_buffer("bank", torch.zeros(0, dtype=torch.int8))
         self.register_buffer("prior", torch.zeros(0, dtype=torch.uint8))
-        for name in ("step", "half_norm", "common", "common_centre", "centre", "scale"):
+        for name in ("step", "half_norm", "common", "common_centre", "centre", "scale", "metric"):
             self.register_buffer(name, torch.zeros(0))
         self.register_buffer("temperature", torch.tensor(LEAST_TEMPERATURE))
         self.start()
@@ -130,11 +117,18 @@ class Exemplars(NormalReference):
         return left_out
 
     def _search_left_out(self, chosen: torch.Tensor) -> LeftOut:
-        """Match some of the images, each with all others."""
-        found = [self._search(mean, some) for _, mean, some in self._left_out(chosen)]
-        energy, _, nearest = (torch.cat(parts) for parts in zip(*found, strict=True))
+        """Match some of the images, each with all others, and find the metric of what they depart by."""
+        departures, nearest = [], []
+        for _, mean, some in self._left_out(chosen):
+            departure, _, to_nearest = self._search(mean, some)
+            departures.append(departure.transpose(0, 1))
+            nearest.append(to_nearest)
+        covariance, square = moments(departures)
+        self.metric = departure_metric(covariance, square).float()
+        energy = torch.cat([self._energy(departure)[0] for departure in departures])
         # A single image of a single cell has nothing left to be compared with.
-        return LeftOut(energy, nearest.where(nearest < HIDDEN, 0.0))
+        least = torch.cat(nearest)
+        return LeftOut(energy.unflatten(1, self.grid_size), least.where(least < HIDDEN, 0.0))
 
     def _left_out(self, chosen: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Yield queries ``(h w, B, d)``, means ``(B, d, h, w)`` and numbers ``(B,)`` of some images, few at a time."""
@@ -158,7 +152,10 @@ class Exemplars(NormalReference):
         return tuple(self.centre.shape[1:])
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        """Load exemplars of before the prior, too, where no cells share any: those of image VAEs."""
+        """Load exemplars of before the metric, too, and where no cells share any, of before the prior."""
+        scale = state_dict.get(prefix + "scale")
+        if scale is not None:
+            state_dict.setdefault(f"{prefix}metric", torch.eye(len(scale)))
         common = state_dict.get(prefix + "common")
         if common is not None and not common.numel() and f"{prefix}prior" not in state_dict:
             state_dict[f"{prefix}prior"] = torch.zeros(1, 0, dtype=torch.uint8)
@@ -178,14 +175,21 @@ class Exemplars(NormalReference):
             "prior": (cells, self.common.shape[-1]),
             "centre": (latent_dim, height, width),
             "scale": (latent_dim,),
+            "metric": (latent_dim, latent_dim),
             "temperature": (),
         }
 
     def match(self, posterior: Posterior) -> Match:
         """Mix the exemplars of every cell; see :meth:`NormalReference.match`."""
-        energy, latent, nearest = self._search(posterior.mean)
-        gradient = (posterior.mean - latent) * self.scale.square()[:, None, None]
-        return Match(energy, gradient, latent, nearest)
+        departure, latent, nearest = self._search(posterior.mean)
+        energy, gradient = self._energy(departure)
+        gradient = gradient.permute(1, 2, 0).reshape(latent.shape) * self.scale[:, None, None]
+        return Match(energy.T.reshape(nearest.shape), gradient, latent, nearest)
+
+    def _energy(self, departure: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the energy of departures ``(..., d)``, of shape ``(...)``, and half its gradient, ``(..., d)``."""
+        gradient = departure @ self.metric
+        return (departure * gradient).sum(-1).clamp_min(0), gradient
 
     def _search(self, mean: torch.Tensor, leave_out: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
         """Attend to the exemplars.
@@ -196,9 +200,8 @@ class Exemplars(NormalReference):
                 other, those of the same cell are hidden.
 
         Returns:
-            Energy ``(B, h, w)``, match ``(B, d, h, w)`` and energy to the nearest ``(B, h, w)``.
+            Departure ``(h w, B, d)``, whitened, match ``(B, d, h, w)`` and energy to the nearest ``(B, h, w)``.
         """
-        batch, latent_dim, height, width = mean.shape
         # Relative to the centre, where latents are small and differences lose no digits.
         query = self._by_cell(mean - self.centre)
         departure, log_weight, nearest = self._search_own(query, leave_out)
@@ -209,10 +212,8 @@ class Exemplars(NormalReference):
             nearest = torch.minimum(nearest, common.nearest)
         # Matches are held fixed in the gradient.
         matched = (query - departure).detach()
-        energy = (query - matched).square().sum(2)
-        matched = matched.permute(1, 2, 0).reshape(batch, latent_dim, height, width)
-        latent = matched / self.scale[:, None, None] + self.centre
-        return energy.T.reshape(batch, height, width), latent, nearest.T.reshape(batch, height, width)
+        latent = matched.permute(1, 2, 0).reshape(mean.shape) / self.scale[:, None, None] + self.centre
+        return query - matched, latent, nearest.T.reshape(-1, *mean.shape[2:])
 
     def _by_cell(self, latent: torch.Tensor) -> torch.Tensor:
         """Whiten latents ``(B, d, h, w)`` and bring them to the shape ``(h w, B, d)``."""
@@ -227,12 +228,12 @@ class Exemplars(NormalReference):
         exporting = torch.compiler.is_compiling()
         step = torch.ones_like(self.step) if exporting else self.step
         found = []
-        for some in _parts(cells, exemplars * (latent_dim + batch)):
+        for some in parts(cells, exemplars * (latent_dim + batch)):
             bank = self.bank[some].to(query.dtype)
             bank = bank * self.step[:, None] if exporting else bank
             hidden = None if leave_out is None else leave_out[:, None] == self._image[some, None]
-            found.append(self._attend(query[some], bank, self.half_norm[some], step, hidden))
-        return _joined(found)
+            found.append(attend(query[some], bank, self.half_norm[some], step, self.temperature, hidden))
+        return joined(found)
 
     def _search_common(self, query: torch.Tensor, leave_out: torch.Tensor | None) -> Found:
         """Search the exemplars that all cells share for queries ``(h w, B, d)``."""
@@ -245,49 +246,12 @@ class Exemplars(NormalReference):
             hidden = (leave_out[:, None] == image).expand(cells, -1, -1)
             if len(self._kept) == 1:
                 hidden = (torch.arange(cells, device=cell.device)[:, None, None] == cell).expand(-1, batch, -1)
-        found = []
-        for some in _parts(cells, batch * bank.shape[2]):
+        found, ones = [], torch.ones_like(self.scale)
+        for some in parts(cells, batch * bank.shape[2]):
             # One product for all cells of a part, as the exemplars are the same.
             rows = query[some].reshape(1, -1, latent_dim)
             unseen = None if hidden is None else hidden[some].reshape(1, rows.shape[1], -1)
             prior = -PRIOR_STEP * self.prior[some, None].to(rows.dtype)
-            parts = self._attend(rows, bank, half_norm, torch.ones_like(self.scale), unseen, prior)
-            found.append(Found(*(part.reshape(-1, batch, *part.shape[2:]) for part in parts)))
-        return _joined(found)
-
-    def _attend(
-        self,
-        query: torch.Tensor,
-        bank: torch.Tensor,
-        half_norm: torch.Tensor,
-        step: torch.Tensor,
-        hidden: torch.Tensor | None,
-        log_prior: torch.Tensor | None = None,
-    ) -> Found:
-        """Weigh the exemplars ``(c, d, K)``, in steps, for queries ``(c, B, d)``, less those that are hidden."""
-        logit = torch.baddbmm(half_norm * (-2 / self.temperature), query * (step * (2 / self.temperature)), bank)
-        if hidden is not None:
-            logit = logit - HIDDEN * hidden
-        nearest = logit.amax(2)
-        if log_prior is not None:
-            # The same for every image of a batch, whose size an export leaves open.
-            logit = (logit.reshape(len(log_prior), -1, log_prior.shape[2]) + log_prior).reshape(logit.shape)
-        weight, norm = logit.softmax(2), query.square().sum(2)
-        # The greatest weight is exp(greatest) over the sum.
-        log_sum = logit.amax(2) - weight.amax(2).log()
-        return Found(
-            departure=query - torch.bmm(weight, bank.mT) * step,
-            log_weight=log_sum - norm / self.temperature,
-            nearest=(norm - self.temperature * nearest).clamp_min(0),
-        )
-
-
-def _parts(cells: int, floats: int) -> list[slice]:
-    """Divide cells, each of which takes so many floats, into parts that a cache holds; an export has one part."""
-    part = cells if torch.compiler.is_compiling() else max(1, SEARCH_BYTES // (4 * floats))
-    return [slice(start, start + part) for start in range(0, cells, part)]
-
-
-def _joined(found: list[Found]) -> Found:
-    """Put what was found for parts of the cells together."""
-    return Found(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+            of_part = attend(rows, bank, half_norm, ones, self.temperature, unseen, prior)
+            found.append(Found(*(part.reshape(-1, batch, *part.shape[2:]) for part in of_part)))
+        return joined(found)

@@ -24,6 +24,7 @@ from anomalib_vae_attention import VaeAttention, torch_model
 from anomalib_vae_attention.benchmark.data import category_datamodule
 from anomalib_vae_attention.common.measures import MAIN, MEASURES
 from anomalib_vae_attention.fit.feature_statistics import FeatureMoments, PlaceShare
+from anomalib_vae_attention.reference import departure_metric, exemplars
 from anomalib_vae_attention.torch_model import VaeAttentionModel
 from anomalib_vae_attention.vae import grid
 
@@ -74,8 +75,17 @@ def _without_noise(model: VaeAttentionModel) -> None:
     model.noise_weight.zero_()
 
 
+def _homogeneous(share: float) -> Variant:
+    return Variant(constants={(departure_metric, "homogeneity"): lambda *_: share})
+
+
 VARIANTS = {
     "default": Variant(),
+    "plain metric": _homogeneous(departure_metric.PLAIN_AT),
+    "Mahalanobis": _homogeneous(1.0),
+    "what varies counts more": _homogeneous(departure_metric.PLAIN_AT**2),
+    "512 shared": Variant(constants={(exemplars, "COMMON"): 512}),
+    "2048 shared": Variant(constants={(exemplars, "COMMON"): 2048}),
     "energy alone": Variant(energy_alone=True),
     "without noise": Variant(change=_without_noise),
     "without noise, energy alone": Variant(change=_without_noise, energy_alone=True),

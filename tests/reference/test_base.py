@@ -28,7 +28,8 @@ def test_gradient_is_that_of_half_the_energy(name: str) -> None:
     (expected,) = torch.autograd.grad(0.5 * match.energy.sum(), mean)
     assert (match.gradient - expected).norm() <= 1e-5 * expected.norm()
     if isinstance(normal, Exemplars):
-        energy = ((mean - match.latent.detach()).square() / (2 * variance.view(1, -1, 1, 1))).sum()
+        departure = ((mean - match.latent.detach()) / (2 * variance.view(1, -1, 1, 1)).sqrt()).flatten(2)
+        energy = torch.einsum("bip,ij,bjp->", departure, normal.metric, departure)
     elif isinstance(normal, Gaussian):
         rows = (mean - match.latent).flatten(2)
         energy = torch.einsum("bip,pij,bjp->", rows, normal.precision, rows)

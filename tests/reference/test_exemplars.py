@@ -5,7 +5,7 @@ import pytest
 import torch
 from support import collect, keep, prior_of, shared, stored
 
-from anomalib_vae_attention.reference import Exemplars, Match
+from anomalib_vae_attention.reference import Exemplars, Match, search
 from anomalib_vae_attention.reference import exemplars as exemplars_module
 from anomalib_vae_attention.vae import Posterior
 
@@ -66,6 +66,7 @@ def test_match_is_the_weighted_mean_of_the_exemplars(images: int, size: tuple[in
     variance = torch.tensor([0.5, 0.125, 2.0])
     normal = Exemplars()
     collect(normal, latents, variance)
+    normal.metric = torch.eye(3)
     match = normal.match(Posterior(query, variance))
     expected = match_all(query, stored(normal), shared(normal), variance, float(normal.temperature), prior_of(normal))
     torch.testing.assert_close(match.energy.double(), expected.energy, rtol=1e-4, atol=1e-2)
@@ -98,7 +99,7 @@ def test_search_in_parts(floats: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "bmm", lambda query, bank: calls.append(len(query)) or multiply(query, bank))
     whole = normal.match(posterior)
     assert len(calls) == 2
-    monkeypatch.setattr(exemplars_module, "SEARCH_BYTES", 4 * floats)
+    monkeypatch.setattr(search, "SEARCH_BYTES", 4 * floats)
     parts = normal.match(posterior)
     assert len(calls) > 4
     for ours, theirs in zip(parts, whole, strict=True):
@@ -187,9 +188,9 @@ def test_calibration_takes_images_evenly(monkeypatch: pytest.MonkeyPatch) -> Non
     """Of more images than it takes, calibration takes the first, the last, and the rest evenly."""
     count = 3 * exemplars_module.CALIBRATION_IMAGES
     normal, taken = Exemplars(), []
-    search = normal._search
+    found = normal._search
     monkeypatch.setattr(
-        normal, "_search", lambda mean, leave_out: taken.extend(leave_out.tolist()) or search(mean, leave_out)
+        normal, "_search", lambda mean, leave_out: taken.extend(leave_out.tolist()) or found(mean, leave_out)
     )
     left_out = collect(normal, torch.randn(count, 2, 2, 2), torch.full((2,), 0.5))
     assert left_out.energy.shape == (exemplars_module.CALIBRATION_IMAGES, 2, 2)

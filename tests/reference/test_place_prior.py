@@ -11,10 +11,10 @@ from anomalib_vae_attention.vae import Posterior
 
 
 @pytest.mark.parametrize(
-    ("images", "size", "count"), [(1, (1, 1), 0), (300, (1, 1), 0), (3, (5, 3), 45), (16, (30, 5), 2048)]
+    ("images", "size", "count"), [(1, (1, 1), 0), (300, (1, 1), 0), (3, (5, 3), 45), (16, (30, 5), 1024)]
 )
 def test_number_of_shared_exemplars(images: int, size: tuple[int, int], count: int) -> None:
-    """There are 2,048, or as many as there are latents; where there is one place only, none."""
+    """There are 1,024, or as many as there are latents; where there is one place only, none."""
     normal = Exemplars()
     collect(normal, torch.randn(images, 2, *size), torch.full((2,), 0.5))
     assert normal.common.shape == (2, count)
