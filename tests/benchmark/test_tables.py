@@ -176,10 +176,9 @@ def test_axes_of_accuracy_end_at_one(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """And a model at 1 is drawn whole."""
     drawn: list[Figure] = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_args, **_options: drawn.append(figure))
-    summary = pd.DataFrame({"category": "parts", "model": ["a", "b"], "fit_seconds": [1.0, 2.0]})
-    assert accuracy_plot(
-        summary.assign(**dict.fromkeys(MAIN, [0.5, 1.0])), "fit_seconds", "seconds", tmp_path / "a.png"
-    )
+    columns = {"category": "parts", "model": ["a", "b"], "fit_seconds": [1.0, 2.0]}
+    summary = pd.DataFrame({**columns, **{measure: [0.5, 1.0] for measure in MAIN}})
+    assert accuracy_plot(summary, "fit_seconds", "seconds", tmp_path / "a.png")
     for axes in drawn[0].axes:
         assert axes.get_ylim()[1] == 1
         assert not any(line.get_clip_on() for line in axes.lines)
