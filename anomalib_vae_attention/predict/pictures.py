@@ -102,8 +102,8 @@ def overlay(
         return picture
     size = max(9, min(picture.width // (len(title) * 2 // 3 + 1), picture.height // 12, 32))
     draw, font, at = ImageDraw.Draw(picture, "RGBA"), ImageFont.load_default(size), (size // 2, size // 3)
-    x, y, right, bottom = draw.textbbox(at, title, font=font)
-    draw.rectangle((x - 3, y - 3, right + 3, bottom + 3), fill=(0, 0, 0, 128))
+    box = draw.textbbox(at, title, font=font)
+    draw.rectangle((box[0] - 3, box[1] - 3, box[2] + 3, box[3] + 3), fill=(0, 0, 0, 128))
     draw.text(at, title, font=font, fill="white")
     return picture
 

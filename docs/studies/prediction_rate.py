@@ -64,7 +64,8 @@ def compare(model: Model, inputs: Sequence[Input], folder: Path, batch_size: int
         The median share of the model's own rate, and of the processor's time that the model itself takes.
     """
     batch = np.stack([read_upright(one.path) for one in inputs[:batch_size]])
-    floats = np.ascontiguousarray(batch.transpose(0, 3, 1, 2)) / np.float32(255)
+    floats = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), np.float32)
+    floats /= 255
     turns, size = max(1, len(inputs) // (4 * PARTS * batch_size)), len(inputs) // PARTS
 
     def alone() -> tuple[float, float]:
@@ -92,7 +93,8 @@ def kill_and_go_on(model: Path, images: Path, folder: Path, count: int) -> int:
     Raises:
         RuntimeError: If an image is missing, or has two rows, or a row was made twice.
     """
-    command = [sys.executable, "-m", "anomalib_vae_attention.cli", "predict", model, images, "--output", folder]
+    command = [sys.executable, "-m", "anomalib_vae_attention.cli", "predict", str(model), str(images)]
+    command += ["--output", str(folder)]
     with subprocess.Popen(command) as process:  # noqa: S603 - its own command
         while process.poll() is None and len(read_rows(folder / TABLE)) < count / 3:
             time.sleep(0.1)
