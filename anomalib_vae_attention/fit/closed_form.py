@@ -19,7 +19,7 @@ from anomalib_vae_attention.scoring import finite_images, full_precision
 from anomalib_vae_attention.thresholds.normal_quantile import NormalQuantile
 from anomalib_vae_attention.torch_model import VaeAttentionModel
 
-from .feature_statistics import FeatureCache, FeatureMoments, PlaceShare
+from .feature_statistics import FeatureCache, FeatureMoments
 from .held_out_images import HeldOut
 from .procedure import FitProcedure, read_again
 
@@ -97,36 +97,35 @@ class ClosedFormFit(FitProcedure):
             parts, self._moments = gather(self._moments.sums()), FeatureMoments()
             for count, *sums in parts:
                 self._moments.add(count, *(tensor.to(module.device) for tensor in sums))
-        covariance = model.grid.fit(*self._moments.compute())
+        moments = self._moments.compute()
+        covariance = model.grid.fit(*moments)
         model.vae.initialise(covariance)
         share(model.grid)
         share(model.vae)
         terms = model.vae.elbo_terms(covariance.new_zeros(len(covariance)), covariance)
         module.log_dict({f"train_{name}": float(term) for name, term in terms.items()}, prog_bar=True)
         logger.info("Negative ELBO of the normal images: %.3f nats per cell.", float(terms["loss"]))
-        self._fit_reference(module, model)
+        self._fit_reference(module, model, model.grid.explained_by_place(moments.place_share))
         if self._held_out:
             self._set_thresholds(module, self._held_out)
         del self._cache, self._moments, self._held_out
 
-    def _fit_reference(self, module: AnomalibModule, model: VaeAttentionModel) -> None:
+    def _fit_reference(self, module: AnomalibModule, model: VaeAttentionModel, place_share: float) -> None:
         reference = model.reference
         reference.start()
-        images, place_share = 0, PlaceShare()
+        images = 0
         for features in interleave(self._cache if self._cache.complete else self._stream(module)):
             posterior, _ = model.posterior(model.grid.standardise(features))
             reference.update(posterior)
-            place_share.update(posterior)
             images += len(features)
-        explained = place_share.compute()
-        model.calibrate(reference.finish(), explained)
+        model.calibrate(reference.finish(), place_share)
         size = sum(buffer.nbytes for buffer in reference.buffers()) / 2**20
         logger.info("Normal reference: %d images, %.1f MiB.", images, size)
         logger.info(
             "The place explains %.0f %% of what normal images look like: %s, and noise with weight %.2f.",
-            100 * explained,
+            100 * place_share,
             "one layout, so that the border counts half" if model.map_border < 1 else "the border counts in full",
-            1 - explained,
+            1 - place_share,
         )
 
     @staticmethod

@@ -1,61 +1,97 @@
 """What the fit of the feature VAE reads features for: their moments, and a cache that spares a second reading."""
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
 from anomalib_vae_attention.reference import require_images
 from anomalib_vae_attention.resampling import border_distance
 from anomalib_vae_attention.torch_model import BORDER_CELLS
-from anomalib_vae_attention.vae import Posterior
 
 CACHE_LIMIT = 2**30
 """Bytes that ``cache_features="auto"`` may use: 1 GiB, about 740 images at 256x256 with the default layers."""
 
 
+class Moments(NamedTuple):
+    """What the fit of the grid and of the VAE takes from raw grid features.
+
+    Attributes:
+        mean: Mean of each channel over every cell of every image, of shape ``(C,)``, float64.
+        covariance: Covariance of the channels, of shape ``(C, C)``, float64.
+        place_share: Share of the variance of each channel that its place explains, from 0 to 1, of shape ``(C,)``: 0
+            for a texture, which looks alike everywhere, and 1 for a part that never moves.
+    """
+
+    mean: torch.Tensor
+    covariance: torch.Tensor
+    place_share: torch.Tensor
+
+
 class FeatureMoments:
-    """Mean and covariance of raw grid features over every cell of every image, as sums that can be added up."""
+    """Moments of raw grid features over every cell of every image, as sums that can be added up."""
 
     def __init__(self) -> None:
         self.count = 0
-        self._sum = self._outer = self._shift = torch.zeros(0, dtype=torch.float64)
+        self._at_place = self._square = self._outer = self._shift = torch.zeros(0, dtype=torch.float64)
 
     def update(self, features: torch.Tensor) -> None:
         """Add features of shape ``(B, C, h, w)`` to the sums."""
-        rows = features.detach().double().transpose(0, 1).flatten(1)
+        features = features.detach().double()
         if self.count == 0:
-            self._shift = rows.mean(1)
-            self._sum, self._outer = torch.zeros_like(self._shift), torch.zeros_like(rows[:, :1] @ rows[:, :1].T)
-        rows = rows - self._shift[:, None]
+            self._shift = features.mean((0, 2, 3))
+            self._at_place, self._square = torch.zeros_like(features[0]), torch.zeros_like(features[0])
+            self._outer = torch.zeros_like(features[0, :, 0, :1] @ features[0, :, 0, :1].T)
+        features = features - self._shift[:, None, None]
+        rows = features.transpose(0, 1).flatten(1)
         self.count += rows.shape[1]
-        self._sum += rows.sum(1)
+        self._at_place += features.sum(0)
+        self._square += features.square().sum(0)
         self._outer += rows @ rows.T
 
-    def sums(self) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Return count, sum, outer products and the shift that both are relative to, on the CPU."""
-        return self.count, self._sum.cpu(), self._outer.cpu(), self._shift.cpu()
+    def sums(self) -> tuple[int, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Return count, sum and squares at each place, outer products and what all are relative to, on the CPU."""
+        return self.count, self._at_place.cpu(), self._square.cpu(), self._outer.cpu(), self._shift.cpu()
 
-    def add(self, count: int, total: torch.Tensor, outer: torch.Tensor, shift: torch.Tensor) -> None:
+    def add(
+        self, count: int, at_place: torch.Tensor, square: torch.Tensor, outer: torch.Tensor, shift: torch.Tensor
+    ) -> None:
         """Add the sums of another share of the images, as :meth:`sums` returns them, on the device of the result."""
         if self.count == 0:
-            self.count, self._sum, self._outer, self._shift = count, total, outer, shift
+            self.count, self._at_place, self._square, self._outer, self._shift = count, at_place, square, outer, shift
         elif count:
             moved = shift - self._shift
-            cross = moved[:, None] * total
+            cross = moved[:, None] * at_place.sum((1, 2))
             self._outer = self._outer + outer + cross + cross.T + count * moved[:, None] * moved
-            self._sum = self._sum + total + count * moved
+            images, moved = count / at_place[0].numel(), moved[:, None, None]
+            self._square = self._square + square + 2 * moved * at_place + images * moved.square()
+            self._at_place = self._at_place + at_place + images * moved
             self.count += count
 
-    def compute(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return the mean ``(C,)`` and the covariance ``(C, C)``, float64.
+    def compute(self) -> Moments:
+        """Return the moments.
 
         Raises:
             ValueError: If no features were added.
         """
         require_images(self.count)
-        shifted = self._sum / self.count
-        return shifted + self._shift, self._outer / self.count - shifted[:, None] * shifted
+        shifted = self._at_place.sum((1, 2)) / self.count
+        covariance = self._outer / self.count - shifted[:, None] * shifted
+        return Moments(shifted + self._shift, covariance, self._place_share())
+
+    def _place_share(self) -> torch.Tensor:
+        """Return the share of the variance ``(C,)`` that the place explains, by the analysis of variance.
+
+        The :data:`.BORDER_CELLS` at the border are left out: the backbone's padding explains some of theirs.
+        """
+        images = self.count // self._at_place[0].numel()
+        inside = border_distance(self._at_place.shape[-2:]).to(self._shift.device) >= BORDER_CELLS
+        if images < 2 or not inside.any():
+            return torch.zeros_like(self._shift)
+        mean, square = self._at_place[:, inside] / images, self._square[:, inside] / images
+        within = (square - mean.square()).mean(1) * images / (images - 1)
+        whole = square.mean(1) - mean.mean(1).square()
+        return (1 - within / whole.clamp_min(1e-12)).clamp(0, 1)
 
 
 class FeatureCache:
@@ -84,37 +120,3 @@ class FeatureCache:
     def __iter__(self) -> Iterator[torch.Tensor]:
         """Iterate over the batches in the order of their coming."""
         return iter(self._batches)
-
-
-class PlaceShare:
-    """How much of the variance of normal latents their place explains: much where all pictures have one layout.
-
-    It is the analysis of variance's explained share: 0 for a texture, which looks alike everywhere, and 1 for a part
-    that never moves. Latents are whitened by their posterior variance.
-    """
-
-    def __init__(self) -> None:
-        self._count = 0
-        self._sum = self._square = self._variance = torch.zeros(())
-
-    def update(self, posterior: Posterior) -> None:
-        """Add the posteriors of a batch of normal images, mean of shape ``(B, d, h, w)``."""
-        mean = posterior.mean.detach().double()
-        self._count += len(mean)
-        self._sum, self._square = self._sum + mean.sum(0), self._square + mean.square().sum(0)
-        self._variance = posterior.variance.detach().double()
-
-    def compute(self) -> float:
-        """Return the share, from 0 to 1; 0 for fewer than two images, and for a grid that is all border.
-
-        The :data:`.BORDER_CELLS` at the border are left out: the backbone's padding explains some of theirs.
-        """
-        if self._count < 2:
-            return 0.0
-        inside = border_distance(self._sum.shape[-2:]).to(self._sum.device) >= BORDER_CELLS
-        if not inside.any():
-            return 0.0
-        total, square = self._sum[:, inside] / self._count, self._square[:, inside] / self._count
-        within = (square - total.square()).mean(1) * self._count / (self._count - 1)
-        whole = square.mean(1) - total.mean(1).square()
-        return float(1 - (within / self._variance).sum() / (whole / self._variance).sum().clamp_min(1e-12))

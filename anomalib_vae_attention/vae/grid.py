@@ -14,8 +14,8 @@ GRID_STRIDE = 8
 POOL_SIZES = (1, 3)
 """Widths of the averaging windows in a layer's own cells, odd, the finest first. A width of 1 keeps fine texture and
 small parts; one of 3 stands the small shifts of parts that do not lie still. docs/ablation.md has both alone."""
-FINEST_SHARE = 0.5
-"""Variance of the channels at the finest width, over that at the others: what is not averaged has more of noise."""
+LEAST_SHARE = 0.05
+"""Least variance of channels at the finest width, over that at the others: they are what counterfactuals decode to."""
 MIN_DEVIATION = 1e-6
 """Least standard deviation of a channel, so that nothing divides by that of a constant one."""
 LAYER_BALANCE = 0.5
@@ -52,7 +52,8 @@ class FeatureGrid(nn.Module):
     Each layer ``A_l`` is averaged over windows of each of the :data:`POOL_SIZES`, resized to the grid and stacked with
     the others. Then each channel is standardised by its mean and standard deviation over normal images. Each layer is
     weighted by its number of channels ``C_l`` to the power of ``-LAYER_BALANCE / 2``, lest layers with many channels
-    drown the others. Those at the finest width count less, by the root of :data:`FINEST_SHARE`.
+    drown the others. Those at the finest width count by the share of their variance that the place explains: where
+    parts lie alike, detail can be compared with that of the very place; where not, only averages are alike.
 
     Args:
         channels: Number of channels of each layer.
@@ -112,25 +113,39 @@ class FeatureGrid(nn.Module):
         return (raw - self.mean[:, None, None]) / self.std[:, None, None]
 
     @torch.no_grad()
-    def fit(self, mean: torch.Tensor, covariance: torch.Tensor) -> torch.Tensor:
+    def fit(self, mean: torch.Tensor, covariance: torch.Tensor, place_share: torch.Tensor) -> torch.Tensor:
         """Take the statistics of the raw grid features of normal images.
 
         Args:
             mean: Mean of each channel, of shape ``(C,)``, float64.
             covariance: Covariance of the channels, of shape ``(C, C)``, float64.
+            place_share: Share of the variance of each channel that the place explains, from 0 to 1, of shape ``(C,)``.
 
         Returns:
             Covariance of the standardised features, of shape ``(C, C)``, float64.
         """
         deviation = covariance.diagonal().clamp_min(0).sqrt()
         deviation = deviation.clamp_min(MIN_DEVIATION)
-        counts = torch.tensor(self.channels, device=mean.device)
-        weight = (counts.sum() / (len(counts) * counts)).pow(LAYER_BALANCE / 2).repeat_interleave(counts)
-        weight[: self._parts[self._layers - 1].stop] *= FINEST_SHARE**0.5
-        scale = deviation / weight
+        variance, finest = self._variance(mean.device), slice(self._parts[self._layers - 1].stop)
+        variance[finest] *= ((variance * place_share)[finest].sum() / variance[finest].sum()).clamp_min(LEAST_SHARE)
+        scale = deviation / variance.sqrt()
         self.mean.copy_(mean)
         self.std.copy_(scale)
         return covariance / scale / scale[:, None]
+
+    def explained_by_place(self, place_share: torch.Tensor) -> float:
+        """Return the share of the variance of the features that the place explains, every width alike, from 0 to 1.
+
+        Args:
+            place_share: The share of each channel, of shape ``(C,)``.
+        """
+        variance = self._variance(place_share.device)
+        return float((variance * place_share).sum() / variance.sum())
+
+    def _variance(self, device: torch.device) -> torch.Tensor:
+        """Return the variance that the balance of layers gives each channel, of shape ``(C,)``."""
+        counts = torch.tensor(self.channels, device=device)
+        return (counts.sum() / (len(counts) * counts)).pow(LAYER_BALANCE).repeat_interleave(counts)
 
     def forward(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
         """Map layers ``A_l`` of shape ``(B, C_l, h_l, w_l)`` to standardised features ``F`` of ``(B, C, h, w)``."""

@@ -23,7 +23,7 @@ from torchvision.transforms.v2.functional import resize
 from anomalib_vae_attention import VaeAttention, torch_model
 from anomalib_vae_attention.benchmark.data import category_datamodule
 from anomalib_vae_attention.common.measures import MAIN, MEASURES
-from anomalib_vae_attention.fit.feature_statistics import FeatureMoments, PlaceShare
+from anomalib_vae_attention.fit.feature_statistics import FeatureMoments
 from anomalib_vae_attention.reference import departure_metric, exemplars
 from anomalib_vae_attention.torch_model import VaeAttentionModel
 from anomalib_vae_attention.vae import grid
@@ -94,9 +94,9 @@ VARIANTS = {
         change=lambda model: (model.border_weight.fill_(1), model.map_border.fill_(1)),
     ),
     "border halved": Variant(change=lambda model: model.map_border.fill_(torch_model.BORDER_OF_LAYOUT)),
-    "widths alike": Variant(constants={(grid, "FINEST_SHARE"): 1.0}),
-    "raw alone": Variant(constants={(grid, "POOL_SIZES"): (1,)}),
-    "3x3 alone": Variant(constants={(grid, "POOL_SIZES"): (3,), (grid, "FINEST_SHARE"): 1.0}),
+    "widths alike": Variant(constants={(grid, "LEAST_SHARE"): 1.0}),
+    "raw alone": Variant(constants={(grid, "POOL_SIZES"): (1,), (grid, "LEAST_SHARE"): 1.0}),
+    "3x3 alone": Variant(constants={(grid, "POOL_SIZES"): (3,), (grid, "LEAST_SHARE"): 1.0}),
     "64 latents": Variant({"latent_dim": 64}),
     "128 latents": Variant({"latent_dim": 128}),
     "gaussian": Variant({"reference": "gaussian"}),
@@ -144,17 +144,17 @@ def given(model: VaeAttentionModel, layers: list[torch.Tensor]) -> Generator[tor
 def fit(layers: list[torch.Tensor], arguments: dict[str, Any]) -> VaeAttentionModel:
     """Fit a model to layers of normal images, as :class:`.ClosedFormFit` does."""
     model = VaeAttentionModel(pre_trained=False, **arguments)
-    moments, place_share = FeatureMoments(), PlaceShare()
+    sums = FeatureMoments()
     for batch in batches(layers):
         with given(model.train(), batch) as images:
-            moments.update(model(images))
-    model.vae.initialise(model.grid.fit(*moments.compute()))
+            sums.update(model(images))
+    moments = sums.compute()
+    model.vae.initialise(model.grid.fit(*moments))
     model.reference.start()
     for batch in batches(layers):
         posterior, _ = model.posterior(model.grid(batch))
         model.reference.update(posterior)
-        place_share.update(posterior)
-    model.calibrate(model.reference.finish(), place_share.compute())
+    model.calibrate(model.reference.finish(), model.grid.explained_by_place(moments.place_share))
     return model.eval()
 
 

@@ -170,7 +170,7 @@ def test_one_process_changes_nothing(small_data: EmbeddedAD) -> None:
 
 def test_moments_of_shares_add_up() -> None:
     """Sums of shares, one of them empty, give the moments of all features, also far from 0."""
-    features = torch.randn(7, 5, 4, 3, dtype=torch.float64) + 1e4
+    features = torch.randn(7, 5, 7, 6, dtype=torch.float64) + 1e4
     parts, whole = [FeatureMoments() for _ in range(4)], FeatureMoments()
     for part, some in zip(parts[1:], features.split(3), strict=True):
         part.update(some)

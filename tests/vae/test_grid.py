@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention.vae import FeatureGrid
-from anomalib_vae_attention.vae.grid import FINEST_SHARE, LAYER_BALANCE, POOL_SIZES
+from anomalib_vae_attention.vae.grid import LAYER_BALANCE, POOL_SIZES
 
 side = st.integers(1, 19)
 layer_size = st.tuples(side, side)
@@ -61,7 +61,8 @@ def test_fit_standardises_and_balances_layers() -> None:
     rows = torch.randn(5000, count, dtype=torch.float64) @ torch.randn(count, count, dtype=torch.float64) + 3
     mean = rows.mean(0)
     covariance = torch.from_numpy(np.cov(rows.T.numpy(), bias=True))
-    fitted = grid.fit(mean, covariance)
+    place_share = torch.linspace(0.1, 0.6, count, dtype=torch.float64)
+    fitted = grid.fit(mean, covariance, place_share)
     standardised = grid.standardise(rows.float()[:, :, None, None]).double().flatten(1)
     torch.testing.assert_close(standardised.mean(0), torch.zeros(count, dtype=torch.float64), rtol=0, atol=1e-5)
     measured = torch.from_numpy(np.cov(standardised.T.numpy(), bias=True))
@@ -70,7 +71,13 @@ def test_fit_standardises_and_balances_layers() -> None:
     parts = variance.split(grid.channels)
     for part in parts:
         torch.testing.assert_close(part, part[:1].expand_as(part))
-    torch.testing.assert_close(parts[0], FINEST_SHARE * parts[2])
+    # The finest width counts by its own share, in which a layer weighs as the balance says.
+    weights = [len(part) ** (1 - LAYER_BALANCE) for part in parts[:2]]
+    means = [float(part.mean()) for part in place_share.split(grid.channels)[:2]]
+    share = np.average(means, weights=weights)
+    torch.testing.assert_close(parts[0], share * parts[2])
+    everything = [float(part.mean()) for part in place_share.split(grid.channels)]
+    assert grid.explained_by_place(place_share) == pytest.approx(np.average(everything, weights=2 * weights))
     ratio = parts[1].sum() / parts[0].sum()
     assert float(ratio) == pytest.approx((16 / 4) ** (1 - LAYER_BALANCE))
 
@@ -80,7 +87,7 @@ def test_a_constant_channel_stays_finite() -> None:
     grid = FeatureGrid([2, 1])
     covariance = torch.diag(torch.tensor([1.0, 0.0, -1e-20], dtype=torch.float64).repeat(len(POOL_SIZES)))
     count = len(covariance)
-    fitted = grid.fit(torch.ones(count, dtype=torch.float64), covariance)
+    fitted = grid.fit(torch.ones(count, dtype=torch.float64), covariance, torch.zeros(count))
     assert fitted.isfinite().all()
     assert grid.standardise(torch.full((1, count, 2, 2), 1.0)).eq(0).all()
     assert grid.standardise(torch.full((1, count, 2, 2), 2.0)).isfinite().all()
