@@ -75,7 +75,8 @@ def register() -> None:
     # Here and not at the top: torch reports a failing import of this module as its own failure.
     from wrapt import register_post_import_hook
 
-    if Path(sys.argv[0]).stem == "anomalib":
+    # A program that holds Python has no arguments, perhaps.
+    if Path(*getattr(sys, "argv", ())[:1]).stem == "anomalib":
         _support().quiet()
     for module_name, extend in _EXTENSIONS.items():
         register_post_import_hook(functools.partial(_when_finished, extend=extend), module_name)
