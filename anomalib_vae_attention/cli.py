@@ -10,6 +10,7 @@ from anomalib_vae_attention.common.argument_checks import nearest
 COMMANDS = {
     "train": ("anomalib_vae_attention.train.command", "learn from a folder of good parts"),
     "predict": ("anomalib_vae_attention.predict.command", "judge images: verdicts, pictures and a report"),
+    "serve": ("anomalib_vae_attention.serve.command", "judge images on a page in a browser"),
     "benchmark": ("anomalib_vae_attention.benchmark.command", "compare vae_attention with other models of anomalib"),
     "calibrate": ("anomalib_vae_attention.calibrate.command", "set thresholds of a trained or exported model anew"),
     "dsprites": ("anomalib_vae_attention.dsprites.command", "train, test and look at disentangled VAEs on dSprites"),
@@ -17,7 +18,13 @@ COMMANDS = {
 }
 """Subcommand: the module whose ``main`` takes its arguments, and what it does."""
 
-EXTRAS = {"openvino": "openvino", "onnx": "openvino", "onnxscript": "openvino", "onnxruntime": "benchmark"}
+EXTRAS = {
+    "openvino": "openvino",
+    "onnx": "openvino",
+    "onnxscript": "openvino",
+    "onnxruntime": "benchmark",
+    "gradio": "web",
+}
 """Packages that commands may miss, and the extra that brings them."""
 
 

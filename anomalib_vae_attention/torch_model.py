@@ -52,6 +52,10 @@ class Explanation(NamedTuple):
     anomaly_map: torch.Tensor
     score: torch.Tensor
 
+    def prediction(self, whole: torch.Tensor) -> InferenceBatch:
+        """Return scores and maps in (0, 1), and 1 for images that are not ``whole``; see :func:`.fail_safe`."""
+        return fail_safe(whole, to_unit_interval(self.score), to_unit_interval(self.anomaly_map)[:, None])
+
 
 class VaeAttentionModel(nn.Module):
     """One VAE, one attention and one normal reference, put together.
@@ -149,9 +153,7 @@ class VaeAttentionModel(nn.Module):
         if self.training:
             return self.grid.stack(self.layers(image))
         image, whole = only_scorable(image)
-        explanation = self.explain(image)
-        score, anomaly_map = to_unit_interval(explanation.score), to_unit_interval(explanation.anomaly_map)
-        return fail_safe(whole, score, anomaly_map[:, None])
+        return self.explain(image).prediction(whole)
 
     def explain(self, image: torch.Tensor) -> Explanation:
         """Match images with the normal reference, decode their counterfactual, and attribute the energy.

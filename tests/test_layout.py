@@ -13,6 +13,7 @@ BELOW = {
     STUDIES: ["benchmark", "calibrate", "dsprites"],
     "benchmark": ["explain"],
     "train": ["predict"],
+    "serve": ["explain"],
     "explain": ["predict"],
     "predict": ["__init__", "calibrate"],
     "calibrate": ["__init__", "lightning_model"],

@@ -1,4 +1,4 @@
-"""The command ``vae-attention explain``: what each latent of a trained model looks at, image by image."""
+"""The command ``vae-attention explain``: why a trained model judges as it does, image by image."""
 
 import argparse
 import shlex
@@ -15,9 +15,12 @@ from anomalib_vae_attention.lightning_model import VaeAttention
 
 from .data import find_images, read_pixels
 from .explainers import count_latents, explain_image, load_model, parse_latents
-from .pictures import make_tiles, write_picture
+from .pictures import make_tiles, write_picture, write_sheet
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
+LINES = {"mininterval": 10, "bar_format": "{desc}: {n_fmt} of {total_fmt}, {remaining} left\n"}
+"""How progress is told where there is no terminal: a line every ten seconds, in place of a bar that moves."""
+SHEET = "worst_first.png"
 DISTANCES = {
     True: "the mean of the normal difference distribution (eq. 4) over its standard deviation",
     False: "the root of the latent's part in the energy, averaged over the image",
@@ -25,7 +28,8 @@ DISTANCES = {
 EPILOG = """
 --data is a folder of images (in MVTec AD's layout: its test images; the label of an image is the name of its folder) or
 a config, whose test images are taken. Each image becomes a PNG file, and all of them one page, index.html, which needs
-no other file and no network.
+no other file and no network. worst_first.png has them ranked on one sheet, for a slide. Scores and verdicts are those
+of vae-attention predict.
 
 examples:
   vae-attention explain --ckpt_path model.ckpt --data datasets/MVTecAD/bottle
@@ -37,7 +41,7 @@ def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command's arguments."""
     parser = argparse.ArgumentParser(
         prog="vae-attention explain",
-        description="Show what each latent of a trained model looks at, as pictures and one page.",
+        description="Show why a trained model judges as it does: maps, what a good part would have shown, latents.",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -75,7 +79,7 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     module = load_model(arguments.ckpt_path)
     parse_latents(arguments.latents, count_latents(module))
     found = find_images(arguments.data, arguments.overrides, arguments.limit)
-    progress = tqdm(found, desc="images", unit="image")
+    progress = tqdm(found, desc="images", unit="image", **({} if sys.stderr.isatty() else LINES))
     pictures = [explain_image(module, read_pixels(image.path), arguments.latents) for image in progress]
     shown: list[dict[str, Any]] = []
     for (path, label), picture, tiles in zip(found, pictures, make_tiles(pictures), strict=True):
@@ -93,12 +97,14 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
             "verdict": picture.verdict,
             "groups": groups,
         })
+    write_sheet(arguments.output / SHEET, [f"{label}/{path.name}" for path, label in found], pictures)
     page = arguments.output / "index.html"
     write_page(
         page,
         TEMPLATE,
         model=describe(module),
         distance=DISTANCES[isinstance(module.model, ImageVaeModel)],
+        in_false_colours=pictures[0].counterfactual.in_false_colours,
         labels=Counter(image["label"] for image in shown),
         images=shown,
         command=command,
@@ -114,5 +120,5 @@ def main(arguments: list[str]) -> int:
     except (OSError, ValueError) as error:
         print(f"vae-attention explain: {error}", file=sys.stderr)
         return 1
-    print(f"Written to {page} and a PNG file per image beside it")
+    print(f"pictures {page.parent}, one per image\nsheet    {page.with_name(SHEET)}\npage     {page}")
     return 0

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from anomalib.data import AnomalibDataModule, get_datamodule
@@ -10,6 +10,8 @@ from omegaconf import OmegaConf
 
 from anomalib_vae_attention.common.images import read_upright
 from anomalib_vae_attention.common.mvtec_layout import IMAGE_SUFFIXES, TEST, list_images
+
+T = TypeVar("T")
 
 
 class LabelledImage(NamedTuple):
@@ -78,9 +80,13 @@ def find_images(source: Path, overrides: Sequence[str] = (), limit: int = 20) ->
         by_label.setdefault(file.parent.name, []).append(file)
     chosen = []
     for label, some in by_label.items():
-        places = torch.linspace(0, len(some) - 1, min(limit, len(some))).round().int().tolist()
-        chosen += [LabelledImage(some[place], label) for place in places]
+        chosen += [LabelledImage(file, label) for file in evenly_spaced(some, limit)]
     return chosen
+
+
+def evenly_spaced(items: Sequence[T], most: int) -> list[T]:
+    """Choose at most so many items, from the first to the last."""
+    return [items[place] for place in torch.linspace(0, len(items) - 1, min(most, len(items))).round().int().tolist()]
 
 
 def read_pixels(file: Path) -> torch.Tensor:

@@ -10,7 +10,8 @@ from anomalib_vae_attention.attention import energy_attention
 from anomalib_vae_attention.common.models import find_model
 from anomalib_vae_attention.image_vae.model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
-from anomalib_vae_attention.torch_model import VaeAttentionModel
+from anomalib_vae_attention.scoring import as_floats, only_scorable
+from anomalib_vae_attention.torch_model import Explanation, VaeAttentionModel
 
 
 def load_model(checkpoint: Path) -> VaeAttention:
@@ -40,12 +41,29 @@ class Latents(NamedTuple):
     aggregate: torch.Tensor
 
 
+class Counterfactual(NamedTuple):
+    """What the model sees, beside what it would see if the part were a normal one.
+
+    An image VAE shows the image and its reconstruction. The VAE of features shows its layer at the grid's resolution,
+    in the same false colours: the three directions in which the normal one varies most.
+
+    Attributes:
+        seen: Shape ``(3, h, w)``, from 0 to 1.
+        normal: Of the same shape.
+        in_false_colours: Whether the two show features, not the image.
+    """
+
+    seen: torch.Tensor
+    normal: torch.Tensor
+    in_false_colours: bool
+
+
 class Picture(NamedTuple):
     """What there is to show of an image.
 
     Attributes:
         image: The image as the model sees it, of shape ``(3, H, W)``, from 0 to 1.
-        reconstruction: What the VAE makes of it, of the same shape; ``None`` where it decodes to no image.
+        counterfactual: What a normal part would have shown.
         latents: What its latents look at.
         anomaly_map: Shape ``(H, W)``, from 0 to 1. Map, score and verdict are those of ``vae-attention predict``.
         score: Image score, from 0 to 1.
@@ -53,7 +71,7 @@ class Picture(NamedTuple):
     """
 
     image: torch.Tensor
-    reconstruction: torch.Tensor | None
+    counterfactual: Counterfactual
     latents: Latents
     anomaly_map: torch.Tensor
     score: float
@@ -98,22 +116,56 @@ def explain_image(module: VaeAttention, image: torch.Tensor, latents: str) -> Pi
 
     Which latents are shown, and what is an error, is said by :func:`parse_latents`.
     """
-    processed = cast("Any", module.pre_processor)(image) if module.pre_processor else image
-    size = (processed.shape[-2], processed.shape[-1])
-    shown = torch.nn.functional.interpolate(image, size, mode="bilinear", antialias=True)[0].clamp(0, 1)
     chosen, most = parse_latents(latents, count_latents(module))
-    model = module.model
-    out = module(image)
+    model, processed = module.model, _pre_process(module, image)
+    shown = torch.nn.functional.interpolate(image, processed.shape[-2:], mode="bilinear", antialias=True)
+    if isinstance(model, ImageVaeModel):
+        out = model(processed)
+        counterfactual, found = _reconstruct(model, processed), _image_latents(model, processed, chosen, most)
+    else:
+        processed, whole = only_scorable(as_floats(processed, model))
+        explanation = model.explain(processed)
+        out = explanation.prediction(whole)
+        counterfactual, found = false_colours(explanation), _feature_latents(model, explanation, chosen, most)
+    out = cast("Any", module.post_processor)(out) if module.post_processor else out
     label = out.pred_label
     judged = label is not None and label.dtype == torch.bool
     verdict = ("defective" if bool(label) else "good") if judged else ""
+    return Picture(shown[0].clamp(0, 1), counterfactual, found, out.anomaly_map[0, 0], float(out.pred_score), verdict)
+
+
+@torch.no_grad()
+def imagine_normal(module: VaeAttention, image: torch.Tensor) -> Counterfactual:
+    """Show what a normal part would have shown in the place of an image ``(1, 3, H, W)``, from 0 to 1."""
+    model, processed = module.model, _pre_process(module, image.to(module.device))
     if isinstance(model, ImageVaeModel):
-        seen = model.prepare_image(processed)
-        reconstruction = model.vae.decode(model.vae.posterior(seen).mean)[0].expand(3, -1, -1)
-        found = _image_latents(model, seen, chosen, most)
-    else:
-        reconstruction, found = None, _feature_latents(model, processed, chosen, most)
-    return Picture(shown, reconstruction, found, out.anomaly_map[0, 0], float(out.pred_score), verdict)
+        return _reconstruct(model, processed)
+    return false_colours(model.explain(as_floats(processed, model)))
+
+
+def _pre_process(module: VaeAttention, image: torch.Tensor) -> torch.Tensor:
+    return cast("Any", module.pre_processor)(image) if module.pre_processor else image
+
+
+def _reconstruct(model: ImageVaeModel, image: torch.Tensor) -> Counterfactual:
+    seen = model.prepare_image(image)
+    decoded = model.vae.decode(model.vae.posterior(seen).mean)
+    seen, decoded = (one[0].expand(3, -1, -1).clamp(0, 1).cpu() for one in (seen, decoded))
+    return Counterfactual(seen, decoded, in_false_colours=False)
+
+
+def false_colours(explanation: Explanation) -> Counterfactual:
+    """Show a layer of the first image that is explained, and its counterfactual, in the same false colours."""
+    height = explanation.energy.shape[-2]
+    # A finer one would show detail that no counterfactual restores.
+    layer = next((index for index, one in enumerate(explanation.activations) if one.shape[-2] <= height), -1)
+    seen, normal = (layers[layer][0].float().cpu() for layers in (explanation.activations, explanation.counterfactual))
+    mean = normal.mean((1, 2), keepdim=True)
+    directions = torch.linalg.eigh(torch.cov(normal.flatten(1))).eigenvectors[:, -3:].T
+    seen, normal = (torch.einsum("dc,chw->dhw", directions, one - mean) for one in (seen, normal))
+    low, high = (normal.flatten(1).quantile(share, dim=1)[:, None, None] for share in (0.01, 0.99))
+    seen, normal = (((one - low) / (high - low).clamp_min(1e-6)).clamp(0, 1) for one in (seen, normal))
+    return Counterfactual(seen, normal, in_false_colours=True)
 
 
 def _furthest(distance: torch.Tensor, chosen: Sequence[int], most: int) -> list[int]:
@@ -122,15 +174,15 @@ def _furthest(distance: torch.Tensor, chosen: Sequence[int], most: int) -> list[
 
 def _image_latents(model: ImageVaeModel, image: torch.Tensor, chosen: Sequence[int], most: int) -> Latents:
     """Explain the latents of an image VAE: eq. 1-3 of Liu et al., distances by eq. 4."""
+    image = model.prepare_image(image)
     distance = model.normal.deviations(model.vae.posterior(image))[0].abs()
     number = _furthest(distance, chosen, most)
     maps = model.latent_maps(image)[0]
     return Latents(number, distance[number], maps[number], maps.mean(0))
 
 
-def _feature_latents(model: VaeAttentionModel, image: torch.Tensor, chosen: Sequence[int], most: int) -> Latents:
+def _feature_latents(model: VaeAttentionModel, explanation: Explanation, chosen: Sequence[int], most: int) -> Latents:
     """Explain the latents of the feature VAE: the part of each in the energy and its attention, which add up."""
-    explanation = model.explain(image)
     match = explanation.match
     mean = model.vae.posterior(model.grid(explanation.activations)).mean
     # Of the energy's two halves, the other is in the gradient.

@@ -43,12 +43,14 @@ class Model(NamedTuple):
         score: Takes images, floats from 0 to 1 of shape ``(B, 3, H, W)``, to verdicts.
         thresholds: Of image scores and of map pixels, on the scale of the verdicts.
         seen: Takes the height and width of an image to the part that maps show: :data:`WHOLE` but for crops.
+        module: The anomalib model of a checkpoint, in evaluation mode; ``None`` for an export.
     """
 
     file: Path
     score: Callable[[NDArray[np.float32]], Verdicts]
     thresholds: tuple[float, float]
     seen: Callable[[int, int], Box]
+    module: VaeAttention | None = None
 
 
 def load_model(path: Path, device: str | None = None) -> Model:
@@ -96,7 +98,10 @@ def _load_checkpoint(file: Path, device: str | None) -> Model:
         size = (len(batch), *anomaly_map.shape[-2:])
         return Verdicts(one.reshape(-1), label.reshape(-1), anomaly_map.reshape(size), mask.reshape(size))
 
-    return Model(file, score, thresholds, lambda height, width: _seen_part(module.pre_processor, height, width))  # type: ignore[arg-type]
+    def seen(height: int, width: int) -> Box:
+        return _seen_part(module.pre_processor, height, width)
+
+    return Model(file, score, thresholds, seen, module)  # type: ignore[arg-type]
 
 
 def _load_export(file: Path) -> Model:

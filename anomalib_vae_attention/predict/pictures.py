@@ -35,6 +35,17 @@ def colour_scale() -> NDArray[np.uint8]:
     return colours
 
 
+def legend() -> dict[str, str]:
+    """Return what pages draw the scale with: colours of a CSS gradient, and where on it the threshold is."""
+    colours = colour_scale()[::5]
+    return {
+        "colours": ", ".join(
+            f"rgb({red} {green} {blue} / {opacity / 255:.2f})" for red, green, blue, opacity in colours
+        ),
+        "limit": f"{100 * BELOW / (BELOW + ABOVE):.0f}%",
+    }
+
+
 class Region(NamedTuple):
     """The largest defect of an image, in its pixels: left and top edge, width, height, and area."""
 
@@ -81,6 +92,15 @@ def shrink(pixels: NDArray[np.uint8]) -> Image.Image:
     return picture
 
 
+def draw_mask(mask: NDArray[np.bool_], size: tuple[int, int], seen: Box = WHOLE) -> Image.Image:
+    """Draw a mask ``(h, w)`` white on black, at its place in an image of a width and height."""
+    left, top, right, bottom = place(size, seen)
+    drawn = Image.new("L", size)
+    inside = (max(right - left, 1), max(bottom - top, 1))
+    drawn.paste(Image.fromarray(mask.astype(np.uint8) * 255).resize(inside, Image.Resampling.NEAREST), (left, top))
+    return drawn
+
+
 def overlay(
     photograph: Image.Image, coloured: Image.Image, mask: NDArray[np.bool_] | None, title: str, seen: Box = WHOLE
 ) -> Image.Image:
@@ -95,9 +115,8 @@ def overlay(
         layer = layer.convert("RGBA")
         picture.paste(layer, (left, top), layer)
     if mask is not None:
-        drawn = Image.new("L", photograph.size)
-        drawn.paste(Image.fromarray(mask.astype(np.uint8) * 255).resize(inside, Image.Resampling.NEAREST), (left, top))
-        picture = Image.fromarray(outline(np.asarray(picture), np.asarray(drawn) > 0))
+        drawn = np.asarray(draw_mask(mask, photograph.size, seen)) > 0
+        picture = Image.fromarray(outline(np.asarray(picture), drawn))
     if not title:
         return picture
     size = max(9, min(picture.width // (len(title) * 2 // 3 + 1), picture.height // 12, 32))

@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from anomalib_vae_attention.common.pictures import write_page
 
-from .pictures import ABOVE, BELOW, colour_scale
+from .pictures import legend
 from .results import OVERLAYS, PARTS
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -24,7 +24,6 @@ def write_report(file: Path, rows: Sequence[dict[str, Any]], threshold: float, t
         title: Heading.
         note: What else is to be said, under the heading.
     """
-    colours = colour_scale()[::5]
     write_page(
         file,
         TEMPLATE,
@@ -32,8 +31,7 @@ def write_report(file: Path, rows: Sequence[dict[str, Any]], threshold: float, t
         note=note,
         threshold=threshold,
         images=[_shown(file.parent, row) for row in rows],
-        colours=", ".join(f"rgb({red} {green} {blue} / {opacity / 255:.2f})" for red, green, blue, opacity in colours),
-        limit=f"{100 * BELOW / (BELOW + ABOVE):.0f}%",
+        **legend(),
     )
 
 

@@ -12,10 +12,14 @@ import pytest
 import torch
 from PIL import Image
 from support import Fitted, make_engine
+from tqdm import tqdm
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention, cli
+from anomalib_vae_attention.common.images import read_upright
+from anomalib_vae_attention.explain.command import LINES
 from anomalib_vae_attention.explain.data import find_images, read_pixels
-from anomalib_vae_attention.explain.explainers import explain_image, parse_latents
+from anomalib_vae_attention.explain.explainers import explain_image, false_colours, load_model, parse_latents
+from anomalib_vae_attention.predict import models as predict_models
 
 # Runs the page's own functions on its own elements, and leaves in the title what is then shown.
 PROBE = """<script>
@@ -50,7 +54,7 @@ def page(checkpoint: str, small_data: EmbeddedAD, tmp_path_factory: pytest.TempP
 
 def test_a_picture_an_image_and_a_page_without_other_files(page: Path) -> None:
     files = sorted(str(file.relative_to(page.parent)) for file in page.parent.rglob("*.png"))
-    assert len(files) == 2 + 4
+    assert len(files) == 2 + 4 + 1
     assert "crack/000.png" in files
     content = page.read_text(encoding="utf-8")
     # 6 images: image, reconstruction, all latents, anomaly map, 3 latents.
@@ -104,13 +108,74 @@ def test_latents_are_ordered_by_their_distance(checkpoint: str, small_data: Embe
 
 
 def test_latents_of_the_feature_vae_add_up(fitted: Fitted, embedded: EmbeddedAD) -> None:
-    """Maps of all latents of the feature VAE add up to the whole; it decodes to no image."""
+    """Maps of all latents of the feature VAE add up to the whole."""
     image = read_pixels(find_images(embedded.root / "washer")[0].path)
     picture = explain_image(fitted.model, image, "all")
-    assert picture.reconstruction is None
     assert len(picture.latents.number) == 96
     size = picture.latents.aggregate.norm()
     assert (picture.latents.maps.sum(0) - picture.latents.aggregate).norm() <= 1e-4 * size
+
+
+@pytest.mark.parametrize("vae", ["feature", "conv"])
+def test_map_score_and_verdict_are_those_of_predict(
+    vae: str, checkpoint: str, fitted_small: Fitted, small_data: EmbeddedAD
+) -> None:
+    """For each test image, and above and below the threshold alike."""
+    file = Path(checkpoint) if vae == "conv" else fitted_small.checkpoint
+    module, model = load_model(file), predict_models.load_model(file)
+    verdicts = set()
+    for path, _ in find_images(small_data.root / "washer"):
+        picture, expected = (
+            explain_image(module, read_pixels(path), "top1"),
+            predict_models.judge(model, [read_upright(path)]),
+        )
+        assert picture.score == expected.score[0]
+        assert picture.verdict == ("defective" if expected.defective[0] else "good")
+        np.testing.assert_array_equal(picture.anomaly_map, expected.anomaly_map[0])
+        verdicts.add(picture.verdict)
+    assert verdicts == {"good", "defective"}
+
+
+def test_each_image_is_computed_once(
+    fitted_small: Fitted, small_data: EmbeddedAD, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = load_model(fitted_small.checkpoint)
+    layers, seen = module.model.layers, []
+
+    def count(image: torch.Tensor) -> list[torch.Tensor]:
+        seen.append(len(image))
+        return layers(image)
+
+    monkeypatch.setattr(module.model, "layers", count)
+    explain_image(module, read_pixels(find_images(small_data.root / "washer")[0].path), "all")
+    assert seen == [1]
+
+
+def test_false_colours_tell_a_departure(fitted_small: Fitted, small_data: EmbeddedAD) -> None:
+    """Where the image is its own counterfactual, both pictures are one; where a layer departs, they differ there."""
+    module = load_model(fitted_small.checkpoint)
+    image = read_pixels(find_images(small_data.root / "washer")[0].path)
+    explanation = module.model.explain(module.pre_processor(image))
+    same = explanation._replace(activations=explanation.counterfactual)
+    picture = false_colours(same)
+    torch.testing.assert_close(picture.seen, picture.normal)
+    changed = [layer.clone() for layer in explanation.counterfactual]
+    for layer in changed:
+        layer[..., 0, 0] += layer.std() * torch.randn(layer.shape[1]) * 9
+    differs = (false_colours(same._replace(activations=changed)).seen - picture.normal).abs().sum(0) > 1e-3
+    assert differs.nonzero().tolist() == [[0, 0]]
+
+
+def test_the_sheet_is_ranked_and_of_a_slides_shape(page: Path) -> None:
+    with Image.open(page.with_name("worst_first.png")) as sheet:
+        assert abs(sheet.width / sheet.height - 16 / 9) < 0.01
+
+
+def test_progress_is_lines_where_there_is_no_terminal(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    del page
+    progress = tqdm(range(3), desc="images", **LINES)
+    assert len(list(progress)) == 3
+    assert "images: 3 of 3, 00:00 left\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
