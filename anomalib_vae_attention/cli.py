@@ -1,11 +1,11 @@
 """The command ``vae-attention``: what this package does beyond anomalib's own command."""
 
-import difflib
 import importlib
-import logging
 import sys
-import warnings
 from importlib.metadata import version
+
+from anomalib_vae_attention.anomalib_support.command_line import quiet
+from anomalib_vae_attention.common.argument_checks import nearest
 
 COMMANDS = {
     "train": ("anomalib_vae_attention.train.command", "learn from a folder of good parts"),
@@ -19,18 +19,6 @@ COMMANDS = {
 }
 """Subcommand: the module whose ``main`` takes its arguments, and what it does."""
 
-
-MEANINGLESS = (
-    "Importing from timm.models.layers is deprecated",
-    "The anomalib.models.components.dinov2 package is deprecated",
-    "`LightningModule.configure_optimizers` returned `None`",
-    r"`isinstance\(treespec, LeafSpec\)` is deprecated",
-    "Total length of `list` across ranks is zero",
-    r"Found \d+ module\(s\) in eval mode at the start of training",
-)
-"""How warnings begin that other packages raise of each other, or of what is meant here."""
-CHATTER = ("💡 Tip", "GPU available", "TPU available", "`Trainer(val_check_interval=1.0)`", "`Trainer.fit` stopped")
-"""How messages of Lightning begin that say nothing to the user of a command."""
 EXTRAS = {
     "openvino": "openvino",
     "onnx": "openvino",
@@ -58,9 +46,10 @@ def main(arguments: list[str] | None = None) -> int:
     wanted_help = bool(arguments) and arguments[0] in {"-h", "--help"}
     stream = sys.stdout if wanted_help else sys.stderr
     if arguments and not wanted_help:
-        near = difflib.get_close_matches(arguments[0], COMMANDS, 1)
-        advice = f" Did you mean {near[0]!r}?" if near else ""
+        advice = nearest(arguments[0], COMMANDS)
         print(f"vae-attention: there is no subcommand {arguments[0]!r}.{advice}", file=stream)
+        if advice:
+            return 2
     print("usage: vae-attention SUBCOMMAND [--help] [ARGUMENTS]\n", file=stream)
     for name, (_, purpose) in COMMANDS.items():
         print(f"  {name:<12} {purpose}", file=stream)
@@ -69,10 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(name: str, arguments: list[str]) -> int:
     """Run a subcommand that exists, and return its exit code: 1 where a package is missing, 130 after Ctrl-C."""
-    for beginning in MEANINGLESS:
-        warnings.filterwarnings("ignore", beginning)
-    for logger in ("lightning.pytorch.utilities.rank_zero", "lightning_fabric.utilities.rank_zero"):
-        logging.getLogger(logger).addFilter(lambda record: not record.getMessage().startswith(CHATTER))
+    quiet()
     try:
         return int(importlib.import_module(COMMANDS[name][0]).main(arguments) or 0)
     except ModuleNotFoundError as error:

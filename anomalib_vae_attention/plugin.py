@@ -75,6 +75,9 @@ def register() -> None:
     # Here and not at the top: torch reports a failing import of this module as its own failure.
     from wrapt import register_post_import_hook
 
+    # A program that holds Python has no arguments, perhaps.
+    if Path(*getattr(sys, "argv", ())[:1]).stem == "anomalib":
+        _support().quiet()
     for module_name, extend in _EXTENSIONS.items():
         register_post_import_hook(functools.partial(_when_finished, extend=extend), module_name)
 
@@ -98,11 +101,15 @@ def _extend_models(namespace: dict[str, Any]) -> None:
 def _extend_data(namespace: dict[str, Any]) -> None:
     """Extend ``anomalib.data``, where ``get_datamodule`` takes a class name for an attribute."""
     _add_lazy_attributes(namespace, {name: name for name in DATA_CLASSES})
+    support = _support()
+    _wrap(vars(import_module("anomalib.data.utils.path")), "contains_non_printable_characters", support.not_printable)
+    tabular = vars(import_module("anomalib.data.datasets.image.tabular"))
+    _wrap(tabular, "make_tabular_dataset", support.with_paths_as_objects)
 
 
 @_fault_is_warning(f"the command line could not be extended with {MODEL_NAME}")
-def _extend_command_line(_namespace: dict[str, Any]) -> None:
-    """Extend the place where jsonargparse turns a class name into a class.
+def _extend_command_line(namespace: dict[str, Any]) -> None:
+    """Extend the place where jsonargparse turns a class name into a class, and what the command prints.
 
     Arguments, config files and ``--model.help`` all end up there. A program that does not import anomalib's command
     line keeps its jsonargparse untouched.
@@ -110,6 +117,12 @@ def _extend_command_line(_namespace: dict[str, Any]) -> None:
     type_hints = vars(import_module("jsonargparse._typehints"))
     _wrap(type_hints, "get_all_subclass_paths", _importing_first(MODEL_CLASS, *DATA_CLASSES))
     _wrap(type_hints, "resolve_class_path_by_name", _knowing_snake_case)
+    _wrap(namespace, "configure_logger", _support().logging_once)
+    _wrap(namespace, "main", _support().in_one_line)
+
+
+def _support() -> Any:  # noqa: ANN401
+    return import_module(f"{PACKAGE}.anomalib_support.command_line")
 
 
 @_fault_is_warning("a folder called latest, or a disk without links, may stop a training")
@@ -242,6 +255,9 @@ def _knowing_snake_case(resolve: Callable) -> Callable:
     def call(cls: Any, name: str, *args, **kwargs) -> str:  # noqa: ANN401
         class_path = resolve(cls, name, *args, **kwargs)
         if name not in SNAKE_CASE or class_path != name:
+            if class_path == name:
+                list_paths = import_module("jsonargparse._typehints").get_all_subclass_paths
+                _support().refuse_slip(cls, name, list_paths, SNAKE_CASE)
             return class_path
         found = resolve(cls, SNAKE_CASE[name], *args, **kwargs)
         # Unresolved where a class of another kind is wanted; the error message then names what was typed.

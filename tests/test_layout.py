@@ -29,7 +29,7 @@ BELOW = {
     "anomalib_support": ["data", "common", "scoring"],
     "data": ["common"],
     "dsprites": ["image_vae/elbo", "image_vae/conv", "image_vae/network", "attention", "common"],
-    "cli": [],
+    "cli": ["anomalib_support/command_line", "common/argument_checks"],
     "plugin": [],
     "backbone": [],
     "batch_norm_folding": [],

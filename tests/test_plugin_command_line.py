@@ -93,11 +93,14 @@ cli = AnomalibCLI(["fit", "--model", "vae_attention", "--data", "EmbeddedAD"], r
 assert type(cli.model) is VaeAttention
 assert type(cli.datamodule) is EmbeddedAD
 
-for arguments in (["train", "--model", "vae_attentio"], ["train", "--model", "Padim", "--data", "vae_attention"]):
+for arguments, message in (
+    (["train", "--model", "vae_attentio"], "there is no 'vae_attentio'. Did you mean 'vae_attention'?"),
+    (["train", "--model", "Padim", "--data", "vae_attention"], "Expected a dot import path string: vae_attention"),
+):
     try:
         parse(*arguments)
     except AssertionError as error:
-        assert f"Expected a dot import path string: {arguments[-1]}" in str(error), error
+        assert message in str(error), error
     else:
         raise SystemExit(f"{arguments} were taken")
 """

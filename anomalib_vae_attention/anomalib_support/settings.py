@@ -1,17 +1,20 @@
 """Settings that lie outside a model but belong to it: they travel with checkpoints, or what is lost is an error."""
 
 import logging
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from anomalib.data import AnomalibDataModule
+from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import ValSplitMode
 from anomalib.data.utils.tiler import ImageUpscaleMode, Tiler
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.trainer.states import TrainerFn
+from torchmetrics import Metric
 
 from .distributed import agree_on_folder
-from .folder_checks import check_folder
+from .folder_checks import check_folder, check_names
 from .latest_link import hold_back, keep_link_free, let_go
 from .pictures import Pictures
 from .whole_checkpoints import use_whole_checkpoints
@@ -42,6 +45,8 @@ class Settings(LightningModule):
     - A fit that learns nothing is an error, or a warning where a training of several epochs is complete.
     - Callbacks and precisions that the model cannot work with are refused, and so are mixed-up folders.
     - The link ``latest`` leads to a run with a model.
+    - Metrics that take good and defective images are not a number where there is only one kind.
+    - The last line says where results are.
 
     To be inherited from before the model's own base.
     """
@@ -53,6 +58,11 @@ class Settings(LightningModule):
     def configure_visualizer(cls) -> Pictures:
         """Create the default visualiser."""
         return Pictures()
+
+    def configure_callbacks(self) -> Sequence[Callback] | Callback:
+        """Check the names of data as well: Lightning asks for callbacks before data are downloaded."""
+        check_names(getattr(self.trainer, "datamodule", None))
+        return super().configure_callbacks()
 
     def setup(self, stage: str) -> None:
         """Look whether the trainer's settings will do, and complete them.
@@ -84,6 +94,29 @@ class Settings(LightningModule):
         if isinstance(datamodule, AnomalibDataModule) and datamodule.val_split_mode == ValSplitMode.NONE:
             # anomalib's own looks for data that there are none of.
             vars(datamodule)["val_dataloader"] = _no_batches
+
+    def log(self, name: str, value: Any, *args, **kwargs) -> None:  # noqa: ANN401
+        """Log a value; a metric is not a number where it is undefined, instead of 0."""
+        if isinstance(value, Metric) and value.update_called and not self._has_both_kinds():
+            value = float("nan")
+        super().log(name, value, *args, **kwargs)
+
+    def _has_both_kinds(self) -> bool:
+        """Say whether the images being tested are good and defective ones, as far as their data sets know."""
+        loaders: Any = self.trainer.test_dataloaders if self.trainer.testing else self.trainer.val_dataloaders
+        sets = [loader.dataset for loader in (loaders if isinstance(loaders, list) else [loaders])]
+        known = [one for one in sets if isinstance(one, AnomalibDataset)]
+        if len(known) < len(sets):
+            return True
+        return any(one.has_normal for one in known) and any(one.has_anomalous for one in known)
+
+    def teardown(self, stage: str) -> None:
+        """Say where the results of a training or test are, after all else."""
+        super().teardown(stage)
+        folder = Path(self.trainer.default_root_dir)
+        what = {"fit": folder / "weights", "test": folder}.get(stage)
+        if what is not None and what.is_dir():
+            logger.info("%s: %s", "Checkpoint" if stage == "fit" else "Checkpoint, pictures and arguments", what)
 
     def on_fit_start(self) -> None:
         """Expect to learn."""

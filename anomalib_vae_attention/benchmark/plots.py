@@ -39,9 +39,11 @@ def accuracy_plot(summary: pd.DataFrame, column: str, label: str, file: Path) ->
             for index, model in enumerate(models):
                 point = part[part["model"] == model]
                 colour = mpl.colormaps["tab10"](index % 10)
-                axis.plot(point[column], point[measure], MARKERS[index % 10], color=colour, markersize=9, label=model)
+                style = {"color": colour, "markersize": 9, "label": model, "clip_on": False}
+                axis.plot(point[column], point[measure], MARKERS[index % 10], **style)
             axis.set(xscale="log", xlabel=label, ylabel=MEASURES[measure], title=category)
             axis.margins(0.15)
+            axis.set_ylim(top=1)
             # Few plain numbers: the default writes powers of ten, or none.
             axis.xaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 4, 5, 7), numticks=8))
             axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

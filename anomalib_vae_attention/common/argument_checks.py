@@ -1,7 +1,9 @@
 """Checks of arguments, whose errors name the argument and say what there is."""
 
+import difflib
 import math
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 
@@ -53,3 +55,19 @@ def optional(check: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
             check(name, value)
 
     return check_unless_none
+
+
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """Ask whether the nearest of some known names was meant; an empty text if none is as near as ``cutoff`` of 1."""
+    near = difflib.get_close_matches(name, list(known), 1, cutoff)
+    return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def take_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Take ``KEY=VALUE`` out of arguments, wherever it stands: an option with a list of values would swallow it.
+
+    Returns:
+        The overrides, and the other arguments.
+    """
+    overrides = [argument for argument in arguments if re.match(r"[A-Za-z_][\w.]*=", argument)]
+    return overrides, [argument for argument in arguments if argument not in overrides]

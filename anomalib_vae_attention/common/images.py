@@ -1,6 +1,7 @@
 """Reading an image file as a person sees it, or saying why that cannot be done."""
 
 import io
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -66,3 +67,16 @@ def read_upright(file: Path, content: bytes | None = None) -> NDArray[np.uint8]:
         reason = str(error)
     msg = f"{file} cannot be read: {reason}"
     raise OSError(msg)
+
+
+def doubtful_masks(masks: Iterable[Path]) -> list[str]:
+    """Warn of masks that hold more than 0 and one other level: noise of JPEG, or transparency, counts as defect."""
+    warnings = []
+    for mask in masks:
+        with Image.open(mask) as image:
+            levels = np.unique(np.asarray(image.convert("L")))
+            transparent = "A" in image.getbands()
+        if transparent or len(levels) > 2:
+            what = "transparency, which is ignored" if transparent else f"{len(levels)} levels: any above 0 is defect"
+            warnings.append(f"the mask {mask} has {what}; save masks as black and white PNG")
+    return warnings if len(warnings) < 4 else [*warnings[:3], f"and {len(warnings) - 3} more masks like these"]

@@ -31,7 +31,11 @@ def heat_map(values: NDArray[np.float32], limits: tuple[float, float]) -> NDArra
 def outline(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Draw the border of a mask ``(H, W)``, two pixels wide, on a copy of an image of shape ``(H, W, 3)``."""
     result = image.copy()
-    result[mask & ~binary_erosion(mask, iterations=2)] = BORDER
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    if rows.size:
+        # What lies around the mask is not eroded.
+        part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
+        result[part][mask[part] & ~binary_erosion(mask[part], iterations=2)] = BORDER
     return result
 
 

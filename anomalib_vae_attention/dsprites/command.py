@@ -11,10 +11,13 @@ import argparse
 import sys
 from pathlib import Path
 
+from anomalib_vae_attention.common.argument_checks import take_overrides
+
 from .callbacks import load_weights
 from .lightning_cli import make_cli
 from .pictures import draw_pictures, plot_runs
 
+CONFIGS = "configs/dsprites in the repository"
 USAGE = """usage: vae-attention dsprites fit|test|traverse --config FILE [ARGUMENTS]
 
   fit       train a model; --ckpt_path last resumes
@@ -33,13 +36,14 @@ def traverse(arguments: list[str]) -> None:
     parser.add_argument("--layer", default="conv3", help="layer of the attention maps, conv1 to conv4")
     parser.add_argument("--runs", type=Path, nargs="+", help="folders of tested runs, to be plotted together")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as --KEY VALUE of fit, such as the run's folder")
-    chosen = parser.parse_args(arguments)
+    overrides, rest = take_overrides(arguments)
+    chosen = parser.parse_args(rest)
+    overrides += chosen.overrides
     if chosen.config is None and not chosen.runs:
         parser.error("--config FILE or --runs FOLDER... is needed")
     files = []
     if chosen.config is not None:
-        overrides = [f"--{override}" for override in chosen.overrides]
-        cli = make_cli(["--config", str(chosen.config), *overrides], run=False)
+        cli = make_cli(["--config", str(chosen.config), *(f"--{one}" for one in overrides)], run=False)
         root = Path(cli.trainer.default_root_dir)
         load_weights(cli.model, chosen.ckpt_path or root / "checkpoints" / "last.ckpt")
         files += draw_pictures(cli.model.eval(), cli.datamodule.images(), chosen.output or root, chosen.layer)
@@ -63,6 +67,12 @@ def main(arguments: list[str] | None = None) -> int:
         wanted_help = bool(arguments) and arguments[0] in {"-h", "--help"}
         print(USAGE, file=sys.stdout if wanted_help else sys.stderr)
         return 0 if wanted_help else 2
+    if len(arguments) == 1:
+        print(
+            f"vae-attention dsprites {arguments[0]}: --config FILE is missing, such as one of {CONFIGS}",
+            file=sys.stderr,
+        )
+        return 2
     try:
         if arguments[0] == "traverse":
             traverse(arguments[1:])

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_info
@@ -52,6 +52,10 @@ class DSpritesCLI(LightningCLI):
         config = (self.config_init[self.subcommand] if self.subcommand else self.config_init).trainer
         if config.logger is None:
             kwargs["logger"] = make_loggers(Path(config.default_root_dir))
+        chosen = config.callbacks or []
+        if config.enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in chosen):
+            # Lightning's default shows the number of the last epoch, which is -2 where steps say when it ends.
+            kwargs["callbacks"] = [*chosen, TQDMProgressBar()]
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:

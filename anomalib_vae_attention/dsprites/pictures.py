@@ -89,7 +89,7 @@ def draw_pictures(model: BetaVAE, data: DSprites, folder: Path, layer: str) -> l
             (f"attention_{shape}.png", tile(0.4 * grey[..., None] + 0.6 * heat)),
         ):
             files.append(folder / name)
-            mpl.image.imsave(files[-1], np.clip(picture, 0, 1))
+            label_rows(np.clip(picture, 0, 1), len(grey)).savefig(files[-1])
     return files
 
 
@@ -120,3 +120,19 @@ def plot_runs(runs: list[Path], folder: Path) -> Path:
     with replacing(file) as temporary:
         figure.savefig(temporary, dpi=110)
     return file
+
+
+def label_rows(picture: NDArray[np.float64], rows: int) -> Figure:
+    """Draw a picture of :func:`tile` as it is, with the number of each row's latent, and its value in each column."""
+    height, width = picture.shape[:2]
+    left, above, edge = 60, 50, 8
+    whole = (left + width + edge, edge + height + above)
+    figure = Figure(figsize=(whole[0] / 100, whole[1] / 100), dpi=100)
+    axes = figure.add_axes((left / whole[0], above / whole[1], width / whole[0], height / whole[1]))
+    axes.imshow(picture, extent=(0, STEPS, rows, 0), aspect="auto", interpolation="none")
+    values = np.linspace(-REACH, REACH, STEPS)
+    axes.set_xticks(np.arange(STEPS) + 0.5, [f"{value:g}" for value in values])
+    axes.set_yticks(np.arange(rows) + 0.5, [str(latent) for latent in range(rows)])
+    axes.set(xlabel="value of the latent (standard deviations of the prior)", ylabel="latent")
+    axes.tick_params(length=0)
+    return figure

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from PIL import Image
 
 from anomalib_vae_attention.common.folders import NAMES, Pairs, kind_of, pair_masks
-from anomalib_vae_attention.common.images import UNREADABLE, is_turned, why_misread
+from anomalib_vae_attention.common.images import UNREADABLE, doubtful_masks, is_turned, why_misread
 from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
 
 
@@ -138,19 +137,6 @@ def _usable(files: Iterable[Path], left_out: dict[Path, str], remarks: list[str]
     if turned:
         remarks.append(f"{turned} images in {kept[0].parent if kept else '?'} are turned as their EXIF data say")
     return kept
-
-
-def doubtful_masks(masks: Iterable[Path]) -> list[str]:
-    """Warn of masks that hold more than 0 and one other level: noise of JPEG, or transparency, counts as defect."""
-    warnings = []
-    for mask in masks:
-        with Image.open(mask) as image:
-            levels = np.unique(np.asarray(image.convert("L")))
-            transparent = "A" in image.getbands()
-        if transparent or len(levels) > 2:
-            what = "transparency, which is ignored" if transparent else f"{len(levels)} levels: any above 0 is defect"
-            warnings.append(f"the mask {mask} has {what}; save masks as black and white PNG")
-    return warnings if len(warnings) < 4 else [*warnings[:3], f"and {len(warnings) - 3} more masks like these"]
 
 
 def describe(parts: Parts) -> str:

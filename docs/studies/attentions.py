@@ -8,7 +8,6 @@ pixels, pooled over all images, over all thresholds: it is chosen on the test im
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from lightning.pytorch.utilities import move_data_to_device
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from anomalib_vae_attention.common.argument_checks import take_overrides
 from anomalib_vae_attention.common.atomic_files import replacing
 from anomalib_vae_attention.explain.data import read_datamodule
 from anomalib_vae_attention.explain.explainers import load_model
@@ -31,7 +31,6 @@ from anomalib_vae_attention.image_vae.model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
 
 COLUMNS = ("image_AUROC", "pixel_AUROC", "best_IoU")
-OVERRIDE = re.compile(r"[A-Za-z_][\w.]*=")
 
 
 class SharedGradients(EncoderGradients):
@@ -164,8 +163,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     """Parse the command's arguments; overrides may stand anywhere, where a list such as --layers would take them."""
-    overrides = [word for word in arguments if OVERRIDE.match(word)]
-    rest = [word for word in arguments if not OVERRIDE.match(word)]
+    overrides, rest = take_overrides(arguments)
     return make_parser().parse_intermixed_args([*overrides, *rest])
 
 

@@ -20,6 +20,7 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from anomalib_vae_attention.common.argument_checks import take_overrides
 from anomalib_vae_attention.dsprites.attention_loss import PAIRS, AttentionDisentanglement
 from anomalib_vae_attention.dsprites.callbacks import load_weights
 from anomalib_vae_attention.dsprites.discriminator import permute
@@ -136,8 +137,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--ckpt_path", type=Path, help="checkpoint; the run's last by default")
     parser.add_argument("--batches", type=int, default=50, help="batches of the data to measure on (50)")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as --KEY VALUE of fit, such as the run's folder")
-    chosen = parser.parse_args(arguments)
-    cli = make_cli(["--config", str(chosen.config), *(f"--{part}" for part in chosen.overrides)], run=False)
+    overrides, rest = take_overrides(sys.argv[1:] if arguments is None else arguments)
+    chosen = parser.parse_args(rest)
+    changes = [f"--{part}" for part in (*overrides, *chosen.overrides)]
+    cli = make_cli(["--config", str(chosen.config), *changes], run=False)
     try:
         load_weights(cli.model, chosen.ckpt_path or Path(cli.trainer.default_root_dir) / "checkpoints" / "last.ckpt")
     except (OSError, ValueError) as error:

@@ -110,3 +110,27 @@ def test_another_evaluator(small_data: EmbeddedAD, tmp_path: Path) -> None:
         assert ("pixel_AUPRO" in result) is (name == "less")
         loaded = VaeAttention.load_from_checkpoint(file).eval()
         assert loaded(torch.rand(1, 3, *SIZE)).pred_score.isfinite().all()
+
+
+def test_metrics_of_one_kind_are_undefined(tmp_path: Path) -> None:
+    """torchmetrics calls them 0, as if the model were the worst there is."""
+    write_images(tmp_path)
+    good = folder(tmp_path, abnormal_dir=None, val_split_mode=ValSplitMode.NONE)
+    model = small_model(post_processor=NormalQuantile(0.2))
+    (found,) = make_engine(tmp_path / "results").train(model=model, datamodule=good)
+    assert set(found) == {"image_AUROC", "image_F1Score"}
+    assert all(value != value for value in found.values())
+    both = folder(tmp_path)
+    (found,) = make_engine(tmp_path / "results").train(model=small_model(), datamodule=both)
+    assert found["image_AUROC"] == 1
+
+
+def test_the_last_line_says_where_results_are(
+    small_data: EmbeddedAD, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        engine = make_engine(tmp_path)
+        engine.train(model=small_model(), datamodule=small_data)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines[-1] == f"Checkpoint, pictures and arguments: {engine.trainer.default_root_dir}"
+    assert f"Checkpoint: {Path(engine.trainer.default_root_dir, 'weights')}" in lines

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from lightning.pytorch.callbacks import TQDMProgressBar
 from PIL import Image
 from support import small_run
 
@@ -65,13 +66,15 @@ def test_fit_resume_test_and_traverse(folder: Path, sprites_root: Path, capsys: 
     assert report.items() >= FAST_SCORES.items()
     chosen = ["--config", str(CONFIGS["ad_factor_vae"]), "--output", "pictures", "--runs", "parts"]
     overrides = [f"data.root={sprites_root}", "trainer.default_root_dir=parts"]
-    assert command.main(["traverse", *chosen, "--", *overrides]) == 0
+    # After a list of folders, too.
+    assert command.main(["traverse", *chosen, *overrides]) == 0
     pictures = {file.name for file in (folder / "pictures").iterdir()}
     kinds = [f"{kind}_{shape}.png" for kind in ("traversal", "attention") for shape in ("square", "ellipse", "heart")]
     assert pictures == {*kinds, "disentanglement.png"}
     assert str(Path("pictures", "traversal_heart.png")) in capsys.readouterr().out
     with Image.open(folder / "pictures" / "attention_heart.png") as picture:
-        assert picture.size == (9 * 66, 10 * 66)
+        # A frame with the numbers of latents and their values, and the pixels as they are.
+        assert picture.size == (60 + 9 * 66 + 8, 8 + 10 * 66 + 50)
 
 
 KILLED_RUN = """
@@ -237,6 +240,40 @@ def test_traversals_move_one_latent() -> None:
 def test_tiles_are_laid_in_rows() -> None:
     images = np.arange(6.0)[:, None, None].repeat(64, 1).repeat(64, 2).reshape(2, 3, 64, 64)
     assert pictures.tile(images)[[33, 99]][:, [33, 99, 165]].tolist() == [[0, 1, 2], [3, 4, 5]]
+
+
+def test_rows_and_columns_are_labelled() -> None:
+    figure = pictures.label_rows(np.random.default_rng(0).random((3 * 66, 9 * 66, 3)), 3)
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["0", "1", "2"]
+    assert [label.get_text() for label in axes.get_xticklabels()][::4] == ["-2", "0", "2"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == (
+        "value of the latent (standard deviations of the prior)",
+        "latent",
+    )
+
+
+def test_a_missing_config_is_a_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["fit"]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "vae-attention dsprites fit: --config FILE is missing, such as one of configs/dsprites in the repository"
+    ]
+
+
+def test_progress_shows_no_number_of_a_last_epoch(sprites_root: Path, tmp_path: Path) -> None:
+    """It is -2 where steps end a training; Lightning's bar for rich terminals shows it."""
+    cli = lightning_cli.make_cli(
+        [
+            "--config",
+            str(CONFIGS["ad_factor_vae"]),
+            "--data.root",
+            str(sprites_root),
+            "--trainer.default_root_dir",
+            str(tmp_path),
+        ],
+        run=False,
+    )
+    assert type(cli.trainer.progress_bar_callback) is TQDMProgressBar
 
 
 def test_nothing_of_anomalib_is_imported() -> None:

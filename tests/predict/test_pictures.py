@@ -1,8 +1,9 @@
 """The largest defect, and colours that mean the same in all pictures."""
 
 import numpy as np
+from PIL import Image
 
-from anomalib_vae_attention.predict.pictures import colour_map, colour_scale, largest_region
+from anomalib_vae_attention.predict.pictures import colour_map, colour_scale, largest_region, overlay
 
 
 def test_the_largest_defect_in_pixels_of_the_image() -> None:
@@ -23,3 +24,18 @@ def test_the_same_value_has_the_same_colour_whatever_else_is_in_the_map() -> Non
     # What is far below the threshold has no colour, and opacity grows with the value.
     assert colour_map(wild, 0.5).convert("RGBA").getpixel((0, 1))[3] == 0
     assert (np.diff(colour_scale()[:, 3].astype(int)) >= 0).all()
+
+
+def test_overlays_have_the_colours_of_the_map_and_a_title() -> None:
+    """As the whole layer of colours over the photograph would be; what has no colour is left alone."""
+    grey = Image.new("RGB", (64, 64), (100, 100, 100))
+    anomaly_map = np.full((64, 64), 0.4, np.float32)
+    assert overlay(grey, colour_map(anomaly_map, 0.5), None, "").tobytes() == grey.tobytes()
+    anomaly_map[:, 40:] = 0.52
+    coloured = colour_map(anomaly_map, 0.5)
+    expected = Image.alpha_composite(grey.convert("RGBA"), coloured.convert("RGBA")).convert("RGB")
+    drawn = np.asarray(overlay(grey, coloured, None, ""))
+    assert np.abs(drawn.astype(int) - np.asarray(expected)).max() <= 1
+    titled = np.asarray(overlay(grey, colour_map(np.zeros((8, 8), np.float32), 0.5), None, "good 0.1"))
+    assert (titled[:20] != 100).any()
+    assert (titled[24:] == 100).all()

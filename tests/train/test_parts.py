@@ -8,8 +8,9 @@ import pytest
 from PIL import Image
 
 from anomalib_vae_attention.common.folders import kind_of, pair_masks
+from anomalib_vae_attention.common.images import doubtful_masks
 from anomalib_vae_attention.common.mvtec_layout import list_images
-from anomalib_vae_attention.train.parts import describe, doubtful_masks, find_parts
+from anomalib_vae_attention.train.parts import describe, find_parts
 
 
 def draw(root: Path, *names: str) -> None:
