@@ -14,7 +14,7 @@ import torch
 
 logger = logging.getLogger(__name__)
 
-PLAIN_AT = 0.2
+PLAIN_AT = 1 / 6
 """Homogeneity of departures at which all directions count alike. docs/ablation.md says what chose it."""
 LEAST_VARIANCE = 0.1
 """Least variance of a direction, in units of the posterior's own: that of a latent that is not compared is nearly 0."""
