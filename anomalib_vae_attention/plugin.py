@@ -21,8 +21,9 @@ later release renames is reported in a warning and left out; everything else goe
 ``anomalib_vae_attention.VaeAttention`` needs none of it on the command line. A fault in here must not
 make ``import torch`` fail, which is why only the standard library is imported at the top.
 
-A fourth, ``anomalib.engine.engine``, is mended: a run goes on where the link ``latest`` beside it cannot be set, or is
-a real folder that a prediction without training has left.
+Two more are mended. ``anomalib.engine.engine``: a run goes on where the link ``latest`` beside it cannot be set, or is
+a real folder that a prediction without training has left. ``anomalib.deploy``: its ``OpenVINOInferencer`` computes this
+model in single precision, unless it is told otherwise.
 
 ``TORCH_DEVICE_BACKEND_AUTOLOAD=0`` keeps torch from calling any of it.
 """
@@ -152,11 +153,21 @@ def _without_link(create: Callable) -> Callable:
     return call
 
 
+@_fault_is_warning("OpenVINOInferencer may compute in bfloat16, OpenVINO's default")
+def _extend_inferencer(namespace: dict[str, Any]) -> None:
+    """Let anomalib's inferencer compute this model in single precision, unless its user asks for another."""
+    inferencer = namespace["OpenVINOInferencer"]
+    methods = {"__name__": inferencer.__name__, "load_model": inferencer.load_model}
+    _wrap(methods, "load_model", import_module(f"{PACKAGE}.anomalib_support.inferencer").in_single_precision)
+    inferencer.load_model = methods["load_model"]
+
+
 _EXTENSIONS: dict[str, Callable[[dict[str, Any]], None]] = {
     "anomalib.models": _extend_models,
     "anomalib.data": _extend_data,
     "anomalib.cli.cli": _extend_command_line,
     "anomalib.engine.engine": _extend_engine,
+    "anomalib.deploy.inferencers.openvino_inferencer": _extend_inferencer,
 }
 
 
