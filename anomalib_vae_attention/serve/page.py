@@ -37,7 +37,7 @@ HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
 }
-FONTS = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
+FONTS: dict[str, Any] = {"font": ("system-ui", "sans-serif"), "font_mono": ("ui-monospace", "monospace")}
 
 
 class Guard:
@@ -123,7 +123,7 @@ def make_page(model: Model) -> gr.Blocks:
             with gr.Column(scale=2, min_width=320):
                 pictures = gr.HTML(elem_id="pictures")
                 reason = gr.HTML(elem_id="reason")
-        image.async_move_resource_to_block_cache = keep_sent_file  # type: ignore[method-assign]
+        image.async_move_resource_to_block_cache = keep_sent_file  # type: ignore[assignment, method-assign]
         kept = gr.State(None, time_to_live=3600)
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
         image.input(
@@ -162,7 +162,7 @@ def start(page: gr.Blocks, host: str, port: int, password: str | None) -> None:
     page.launch(
         server_name=host,
         server_port=port,
-        auth=is_known if password else None,
+        auth=is_known if password else None,  # type: ignore[arg-type]
         auth_message="Any name, and the password that the page was started with.",
         max_file_size=LARGEST_MIB * 2**20,
         state_session_capacity=100,
