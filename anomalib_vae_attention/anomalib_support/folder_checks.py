@@ -45,7 +45,8 @@ def check_names(datamodule: Any) -> None:  # noqa: ANN401
             f"{', '.join(categories)}, and folders of that layout."
         )
         raise ValueError(msg)
-    if isinstance(datamodule, Folder):
+    # A subclass makes its folders later, when it prepares its data.
+    if isinstance(datamodule, Folder) and kind is Folder:
         for name in FOLDERS:
             for folder in _folders(datamodule, name):
                 if not folder.is_dir():

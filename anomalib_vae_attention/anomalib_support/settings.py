@@ -105,7 +105,8 @@ class Settings(LightningModule):
         """Say whether the images being tested are good and defective ones, as far as their data sets know."""
         loaders: Any = self.trainer.test_dataloaders if self.trainer.testing else self.trainer.val_dataloaders
         sets = [loader.dataset for loader in (loaders if isinstance(loaders, list) else [loaders])]
-        known = [one for one in sets if isinstance(one, AnomalibDataset)]
+        # Videos have no labels before they are read.
+        known = [one for one in sets if isinstance(one, AnomalibDataset) and "label_index" in one.samples]
         if len(known) < len(sets):
             return True
         return any(one.has_normal for one in known) and any(one.has_anomalous for one in known)

@@ -155,7 +155,7 @@ class Exemplars(NormalReference):
         """Load exemplars of before the metric, too, and where no cells share any, of before the prior."""
         scale = state_dict.get(prefix + "scale")
         if scale is not None:
-            state_dict.setdefault(f"{prefix}metric", torch.eye(len(scale)))
+            state_dict.setdefault(f"{prefix}metric", torch.eye(scale.numel()))
         common = state_dict.get(prefix + "common")
         if common is not None and not common.numel() and f"{prefix}prior" not in state_dict:
             state_dict[f"{prefix}prior"] = torch.zeros(1, 0, dtype=torch.uint8)
@@ -188,7 +188,7 @@ class Exemplars(NormalReference):
 
     def _energy(self, departure: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the energy of departures ``(..., d)``, of shape ``(...)``, and half its gradient, ``(..., d)``."""
-        gradient = departure @ self.metric
+        gradient = departure @ self.metric.to(departure.dtype)
         return (departure * gradient).sum(-1).clamp_min(0), gradient
 
     def _search(self, mean: torch.Tensor, leave_out: torch.Tensor | None = None) -> tuple[torch.Tensor, ...]:
