@@ -22,7 +22,7 @@ DEFAULT_LAYERS = ("blocks.1", "blocks.2", "blocks.4")
 BORDER_CELLS = 2
 """Width of the border of the grid, in cells, where features vary with the backbone's padding."""
 ONE_LAYOUT = 0.5
-"""Share of the variance of normal latents that their place must explain for pictures to have one layout."""
+"""Share of the variance of normal features that their place must explain for pictures to have one layout."""
 BORDER_OF_LAYOUT = 0.5
 """Weight of the border in pictures of one layout: somebody has put the part in the middle."""
 LEAST_ENERGY = 1.0
@@ -254,7 +254,7 @@ class VaeAttentionModel(nn.Module):
 
         Args:
             normal: Energies of normal images that were left out of the reference.
-            place_share: Share of the variance of normal latents that their place explains, from 0 to 1.
+            place_share: Share of the variance of normal features that their place explains, from 0 to 1.
         """
         self.map_border.fill_(BORDER_OF_LAYOUT if place_share > ONE_LAYOUT else 1.0)
         latent_energy = normal.energy.mean().clamp_min(LEAST_ENERGY)

@@ -9,11 +9,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from anomalib_vae_attention.common.images import read_tensor
 from anomalib_vae_attention.common.pictures import inline, write_page
 from anomalib_vae_attention.image_vae.model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
 
-from .data import find_images, read_pixels
+from .data import find_images
 from .explainers import count_latents, explain_image, load_model, parse_latents
 from .pictures import make_tiles, write_picture, write_sheet
 
@@ -80,7 +81,7 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     parse_latents(arguments.latents, count_latents(module))
     found = find_images(arguments.data, arguments.overrides, arguments.limit)
     progress = tqdm(found, desc="images", unit="image", **({} if sys.stderr.isatty() else LINES))
-    pictures = [explain_image(module, read_pixels(image.path), arguments.latents) for image in progress]
+    pictures = [explain_image(module, read_tensor(image.path)[None], arguments.latents) for image in progress]
     shown: list[dict[str, Any]] = []
     for (path, label), picture, tiles in zip(found, pictures, make_tiles(pictures), strict=True):
         name = f"{label}/{path.name}"

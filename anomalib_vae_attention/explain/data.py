@@ -8,7 +8,6 @@ import torch
 from anomalib.data import AnomalibDataModule, get_datamodule
 from omegaconf import OmegaConf
 
-from anomalib_vae_attention.common.images import read_upright
 from anomalib_vae_attention.common.mvtec_layout import IMAGE_SUFFIXES, TEST, list_images
 
 T = TypeVar("T")
@@ -87,8 +86,3 @@ def find_images(source: Path, overrides: Sequence[str] = (), limit: int = 20) ->
 def evenly_spaced(items: Sequence[T], most: int) -> list[T]:
     """Choose at most so many items, from the first to the last."""
     return [items[place] for place in torch.linspace(0, len(items) - 1, min(most, len(items))).round().int().tolist()]
-
-
-def read_pixels(file: Path) -> torch.Tensor:
-    """Read an image as predictions do, of shape ``(1, 3, H, W)``, from 0 to 1; see :func:`.read_upright`."""
-    return torch.from_numpy(read_upright(file).transpose(2, 0, 1).copy())[None].float() / 255

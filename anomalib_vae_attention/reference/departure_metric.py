@@ -39,8 +39,9 @@ def moments(departures: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Ten
 def homogeneity(covariance: torch.Tensor, energy: torch.Tensor) -> float:
     """Return the share of the variance of energies that one Gaussian of departures explains.
 
-    The squared length of a Gaussian vector has mean ``tr C`` and variance ``2 tr C^2``. Where the size of departures
-    varies from place to place or from image to image, their squared length varies more.
+    The squared length of a Gaussian vector has mean ``tr C`` and variance ``2 tr C^2`` (Box, "Some Theorems on
+    Quadratic Forms", Annals of Mathematical Statistics 25, 1954). Where the size of departures varies from place to
+    place or from image to image, their squared length varies more.
 
     Args:
         covariance: Second moment ``C`` of the departures, of shape ``(d, d)``.

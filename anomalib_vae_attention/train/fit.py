@@ -11,7 +11,7 @@ from anomalib.engine import Engine
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
-from anomalib_vae_attention.common.images import read_upright
+from anomalib_vae_attention.common.images import read_tensor
 from anomalib_vae_attention.fit.held_out_images import HeldOut
 from anomalib_vae_attention.lightning_model import VaeAttention
 from anomalib_vae_attention.thresholds.normal_quantile import NormalQuantile
@@ -42,7 +42,7 @@ class GoodImages(AnomalibDataset):
     def __getitem__(self, index: int) -> ImageItem:
         """Read an image."""
         path = str(self.samples.iloc[index].image_path)
-        image = torch.from_numpy(read_upright(Path(path)).transpose(2, 0, 1).copy()).float() / 255
+        image = read_tensor(Path(path))
         return ImageItem(image=self._resize(image), gt_label=torch.tensor(0), image_path=path)
 
 

@@ -15,9 +15,9 @@ from support import Fitted, make_engine
 from tqdm import tqdm
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention, cli
-from anomalib_vae_attention.common.images import read_upright
+from anomalib_vae_attention.common.images import read_tensor, read_upright
 from anomalib_vae_attention.explain.command import LINES
-from anomalib_vae_attention.explain.data import find_images, read_pixels
+from anomalib_vae_attention.explain.data import find_images
 from anomalib_vae_attention.explain.explainers import explain_image, false_colours, load_model, parse_latents
 from anomalib_vae_attention.predict import models as predict_models
 
@@ -90,7 +90,7 @@ def test_the_page_in_a_browser(page: Path) -> None:
 
 def test_latents_are_ordered_by_their_distance(checkpoint: str, small_data: EmbeddedAD) -> None:
     module = VaeAttention.load_from_checkpoint(checkpoint).eval()
-    image = read_pixels(find_images(small_data.root / "washer")[0].path)
+    image = read_tensor(find_images(small_data.root / "washer")[0].path)[None]
     everything = explain_image(module, image, "all")
     assert sorted(everything.latents.number) == list(range(5))
     assert (everything.latents.distance.diff() <= 0).all()
@@ -109,7 +109,7 @@ def test_latents_are_ordered_by_their_distance(checkpoint: str, small_data: Embe
 
 def test_latents_of_the_feature_vae_add_up(fitted: Fitted, embedded: EmbeddedAD) -> None:
     """Maps of all latents of the feature VAE add up to the whole."""
-    image = read_pixels(find_images(embedded.root / "washer")[0].path)
+    image = read_tensor(find_images(embedded.root / "washer")[0].path)[None]
     picture = explain_image(fitted.model, image, "all")
     assert len(picture.latents.number) == 96
     size = picture.latents.aggregate.norm()
@@ -126,7 +126,7 @@ def test_map_score_and_verdict_are_those_of_predict(
     verdicts = set()
     for path, _ in find_images(small_data.root / "washer"):
         picture, expected = (
-            explain_image(module, read_pixels(path), "top1"),
+            explain_image(module, read_tensor(path)[None], "top1"),
             predict_models.judge(model, [read_upright(path)]),
         )
         assert picture.score == expected.score[0]
@@ -147,14 +147,14 @@ def test_each_image_is_computed_once(
         return layers(image)
 
     monkeypatch.setattr(module.model, "layers", count)
-    explain_image(module, read_pixels(find_images(small_data.root / "washer")[0].path), "all")
+    explain_image(module, read_tensor(find_images(small_data.root / "washer")[0].path)[None], "all")
     assert seen == [1]
 
 
 def test_false_colours_tell_a_departure(fitted_small: Fitted, small_data: EmbeddedAD) -> None:
     """Where the image is its own counterfactual, both pictures are one; where a layer departs, they differ there."""
     module = load_model(fitted_small.checkpoint)
-    image = read_pixels(find_images(small_data.root / "washer")[0].path)
+    image = read_tensor(find_images(small_data.root / "washer")[0].path)[None]
     explanation = module.model.explain(module.pre_processor(image))
     same = explanation._replace(activations=explanation.counterfactual)
     picture = false_colours(same)
