@@ -194,9 +194,10 @@ class Backbone(nn.Module):
         """
         if self._missing:
             raise ValueError(self._missing)
-        if torch.compiler.is_compiling() or image.device.type != "cpu":
+        if torch.compiler.is_compiling():
             return self._layers_of(image)
-        parts = [self._layers_of(some) for some in image.contiguous(memory_format=torch.channels_last).split(CPU_BATCH)]
+        at_a_time = CPU_BATCH if image.device.type == "cpu" else len(image)
+        parts = [self._layers_of(some) for some in image.contiguous(memory_format=torch.channels_last).split(at_a_time)]
         return [torch.cat(layer).contiguous() for layer in zip(*parts, strict=True)]
 
     def _layers_of(self, image: torch.Tensor) -> list[torch.Tensor]:

@@ -15,6 +15,14 @@ FAR = 8.0
 """How far pixels may lie from [0, 1]: augmentations go a little beyond, bytes as floats much further."""
 
 
+def may_look(values: torch.Tensor) -> bool:
+    """Say whether a function may look at the values of tensors: not while a graph is made of it.
+
+    That is an export, what ``torch.compile`` makes, or a CUDA graph: each is replayed with other values.
+    """
+    return not (torch.compiler.is_compiling() or (values.is_cuda and torch.cuda.is_current_stream_capturing()))
+
+
 def require_raw_images(image: torch.Tensor, names: Sequence[str] | None = None) -> None:
     """Check that images are what a pre-processor takes; an export has no such check.
 
@@ -27,12 +35,12 @@ def require_raw_images(image: torch.Tensor, names: Sequence[str] | None = None) 
         TypeError: If they are no tensor.
         ValueError: If they have another shape or type, or values far from [0, 1].
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
-        return
     where = f" ({', '.join(names)})" if names else ""
     if not isinstance(image, torch.Tensor):
         msg = f"Images must be a tensor of shape (batch, 3, height, width), but are {type(image)}: torch.from_numpy."
         raise TypeError(msg)
+    if torch.jit.is_tracing() or not may_look(image):
+        return
     if image.ndim != 4 or image.shape[1] not in {1, 3}:
         msg = (
             f"Images must have the shape (batch, 3, height, width), or one grey channel, but have {tuple(image.shape)}"
@@ -120,7 +128,7 @@ def call_defective(defective: torch.Tensor, prediction: InferenceBatch) -> Infer
 
 
 def require_scorable(image: torch.Tensor, is_fitted: torch.Tensor) -> None:
-    """Check that a model can score images; an export has no such check.
+    """Check that a model can score images; an export and a CUDA graph have no such check.
 
     Args:
         image: Images of shape ``(B, C, H, W)``.
@@ -130,7 +138,7 @@ def require_scorable(image: torch.Tensor, is_fitted: torch.Tensor) -> None:
         RuntimeError: If it has not.
         ValueError: If an image is not finite.
     """
-    if torch.compiler.is_compiling():
+    if not may_look(image):
         return
     if not is_fitted:
         msg = "The model has not been fitted: run fit or train first, or load a checkpoint (ckpt_path)."

@@ -164,7 +164,8 @@ class Exports(LightningModule):
         def finish(file: Path) -> None:
             describe_onnx(file, describe(self))
 
-        self.judgement = Judgement(self.post_processor) if Judgement.suits(self.post_processor) else None
+        suits = Judgement.suits(self.post_processor)
+        self.judgement = Judgement(self.post_processor).to(self.device) if suits else None
         try:
             return _export(AnomalibModule.to_onnx, finish, self, Path(export_root), *args, **{**defaults, **kwargs})
         finally:

@@ -16,7 +16,7 @@ lie between those that come and go, and leave holes where these do not fit."""
 
 
 class KeptLatents:
-    """Posterior means of images, of shape ``(d, h, w)`` each, a byte per latent, in the memory of the CPU.
+    """Posterior means of images, of shape ``(d, h, w)`` each, a byte per latent, in the memory of their device.
 
     It has the length, the items and their order of a list. An item is what was put in but for the rounding: to 1/254 of
     the greatest that the latent has in the image, until :meth:`align` makes the steps those of all images.
@@ -49,7 +49,7 @@ class KeptLatents:
         """Put other latents ``(d, h, w)`` in the place of an image's; an ``IndexError`` where there is none."""
         steps, step = self._place(number)
         step.copy_(mean.abs().amax((1, 2), keepdim=True) / GREATEST).clamp_min_(torch.finfo(torch.float32).tiny)
-        steps.copy_((mean.cpu() / step).round())
+        steps.copy_((mean / step).round())
 
     def __iter__(self) -> Iterator[torch.Tensor]:
         """Go through the latents of the images."""
@@ -58,8 +58,8 @@ class KeptLatents:
     def append(self, mean: torch.Tensor) -> None:
         """Add the latents of an image, of shape ``(d, h, w)``."""
         if len(self) == BLOCK * len(self._steps):
-            self._steps.append(torch.empty(BLOCK, *mean.shape, dtype=torch.int8))
-            self._step.append(torch.empty(BLOCK, len(mean), 1, 1))
+            self._steps.append(mean.new_empty(BLOCK, *mean.shape, dtype=torch.int8))
+            self._step.append(mean.new_empty(BLOCK, len(mean), 1, 1))
         self._count += 1
         self[len(self) - 1] = mean
 
@@ -92,10 +92,9 @@ class KeptLatents:
             scale: Factor of each latent that whitens, of shape ``(d,)``.
 
         Returns:
-            The step of each latent, of shape ``(d,)``, on the device of ``scale``.
+            The step of each latent, of shape ``(d,)``.
         """
-        centre, whitening = centre.cpu(), scale.cpu()[:, None, None]
-        greatest = torch.zeros(len(scale))
+        whitening, greatest = scale[:, None, None], torch.zeros_like(scale)
         for mean in self:
             torch.maximum(greatest, ((mean - centre) * whitening).abs().amax((1, 2)), out=greatest)
         common = (greatest / GREATEST).clamp_min(torch.finfo(torch.float32).tiny)
@@ -103,7 +102,7 @@ class KeptLatents:
             steps, step = self._place(number)
             step.copy_(common[:, None, None])
             steps.copy_(((mean - centre) * whitening / step).round())
-        return common.to(scale.device)
+        return common
 
     def row(self, number: int) -> torch.Tensor:
         """Return the steps of one row of cells, 8-bit integers of shape ``(N, d, w)``."""

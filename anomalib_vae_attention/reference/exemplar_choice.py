@@ -19,6 +19,8 @@ ALIGNMENT = 16
 """What the number of exemplars is a multiple of, for the sake of the processors that multiply them."""
 DISTANCE_BYTES = 2**25
 """Most memory of the distances between all exemplars of some cells."""
+GPU_DISTANCE_BYTES = 2**30
+"""The same on a GPU, where few large parts are faster."""
 
 
 class Bank(NamedTuple):
@@ -69,12 +71,13 @@ def choose_own(images: KeptLatents, step: torch.Tensor) -> Bank:
     count, cells = len(images), height * width
 
     def row_of(row: int) -> torch.Tensor:
-        return images.row(row).to(step.device).permute(2, 1, 0)
+        return images.row(row).permute(2, 1, 0)
 
     orders = [torch.arange(count, dtype=torch.int32, device=step.device).expand(width, -1)] * height
     kept = count
     if cells > 1 and count > LEAST_EXEMPLARS:
-        part = max(1, min(width, DISTANCE_BYTES // (4 * count**2)))
+        limit = DISTANCE_BYTES if step.device.type == "cpu" else GPU_DISTANCE_BYTES
+        part = max(1, min(width, limit // (4 * count**2)))
         energies = torch.zeros((), dtype=torch.float64, device=step.device)
         for row in range(height):
             found = [_order_cells(some.float() * step[:, None]) for some in row_of(row).split(part)]
@@ -159,18 +162,18 @@ def choose_common(means: KeptLatents, scale: torch.Tensor, count: int, pool: int
         empty = torch.zeros(latent_dim, 0, device=scale.device)
         return Common(empty, torch.zeros_like(scale), image[:0], cell[:0])
     counts = torch.bincount(image, minlength=len(means)).tolist()
-    latent = torch.empty(len(sample), latent_dim)
-    for ours, mean, some in zip(latent.split(counts), means, cell.split(counts), strict=True):
+    latent = torch.empty(len(sample), latent_dim, device=scale.device)
+    for ours, mean, some in zip(latent.split(counts), means, cell.to(scale.device).split(counts), strict=True):
         ours.copy_(mean.flatten(1).T[some])
-    latent = latent.to(scale.device) * scale
+    latent *= scale
     centre = latent.mean(0)
     # Small numbers, so that a search that expands the square loses no digits.
     latent -= centre
     norm = latent.square().sum(1)
 
     def distance_to(last: torch.Tensor) -> torch.Tensor:
-        number = int(last)
-        return (torch.addmv(norm, latent, latent[number], alpha=-2) + norm[number])[None]
+        # By its number on the device: reading it back for each would wait for all that was asked before.
+        return (torch.addmv(norm, latent, latent[last][0], alpha=-2) + norm[last])[None]
 
     chosen = _farthest_first(norm[None], min(count, len(latent)), distance_to)[0]
     taken = chosen.cpu()

@@ -86,7 +86,7 @@ class Exemplars(NormalReference):
     def update(self, posterior: Posterior) -> None:
         """Keep the posteriors of a batch of normal images, each with the probability that keeps the sample fair."""
         self._variance = posterior.variance
-        for mean in posterior.mean.detach().cpu():
+        for mean in posterior.mean.detach():
             self._kept.sample(mean, self.max_exemplars)
 
     def finish(self) -> LeftOut:
@@ -97,7 +97,7 @@ class Exemplars(NormalReference):
         total = torch.zeros_like(self._kept[0], dtype=torch.float64)
         for mean in self._kept:
             total += mean.double()
-        self.centre = (total / len(self._kept)).float().to(device)
+        self.centre = (total / len(self._kept)).float()
         common = choose_common(self._kept, self.scale, COMMON, POOL)
         self.common, self.common_centre = common.latent, common.centre
         self._origin = torch.stack([common.image, common.cell]).to(device)
@@ -133,7 +133,7 @@ class Exemplars(NormalReference):
     def _left_out(self, chosen: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Yield queries ``(h w, B, d)``, means ``(B, d, h, w)`` and numbers ``(B,)`` of some images, few at a time."""
         for some in chosen.split(CALIBRATION_BATCH):
-            whitened = torch.stack([self._kept[index] for index in some.tolist()]).to(self.bank.device)
+            whitened = torch.stack([self._kept[index] for index in some.tolist()])
             mean = whitened / self.scale[:, None, None] + self.centre
             yield self._by_cell(mean - self.centre), mean, some.to(self.bank.device)
 
@@ -228,7 +228,7 @@ class Exemplars(NormalReference):
         exporting = torch.compiler.is_compiling()
         step = torch.ones_like(self.step) if exporting else self.step
         found = []
-        for some in parts(cells, exemplars * (latent_dim + batch)):
+        for some in parts(cells, exemplars * (latent_dim + batch), query.device):
             bank = self.bank[some].to(query.dtype)
             bank = bank * self.step[:, None] if exporting else bank
             hidden = None if leave_out is None else leave_out[:, None] == self._image[some, None]
@@ -247,7 +247,7 @@ class Exemplars(NormalReference):
             if len(self._kept) == 1:
                 hidden = (torch.arange(cells, device=cell.device)[:, None, None] == cell).expand(-1, batch, -1)
         found, ones = [], torch.ones_like(self.scale)
-        for some in parts(cells, batch * bank.shape[2]):
+        for some in parts(cells, batch * bank.shape[2], query.device):
             # One product for all cells of a part, as the exemplars are the same.
             rows = query[some].reshape(1, -1, latent_dim)
             unseen = None if hidden is None else hidden[some].reshape(1, rows.shape[1], -1)

@@ -8,6 +8,8 @@ from .base import HIDDEN
 
 SEARCH_BYTES = 2**22
 """Memory of one part of a search, exemplars and distances in single precision: what a processor's cache holds."""
+GPU_SEARCH_BYTES = 2**29
+"""The same on a GPU, which is slower in small parts: all cells of 64 images at 256x256 in one."""
 
 
 class Found(NamedTuple):
@@ -64,9 +66,10 @@ def attend(
     )
 
 
-def parts(cells: int, floats: int) -> list[slice]:
-    """Divide cells, each of which takes so many floats, into parts that a cache holds; an export has one part."""
-    part = cells if torch.compiler.is_compiling() else max(1, SEARCH_BYTES // (4 * floats))
+def parts(cells: int, floats: int, device: torch.device) -> list[slice]:
+    """Divide cells, each of which takes so many floats, into parts that suit a device; an export has one part."""
+    limit = SEARCH_BYTES if device.type == "cpu" else GPU_SEARCH_BYTES
+    part = cells if torch.compiler.is_compiling() else max(1, limit // (4 * floats))
     return [slice(start, start + part) for start in range(0, cells, part)]
 
 
