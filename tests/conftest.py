@@ -19,6 +19,14 @@ from anomalib_vae_attention.dsprites.dataset import DSprites
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs a GPU where there is none."""
+    if not torch.cuda.is_available() and os.environ.get("VAE_ATTENTION_ACCELERATOR") != "cpu":
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="PyTorch finds no CUDA device"))
+
+
 @pytest.fixture(autouse=True)
 def seed() -> None:
     """Draw the same random numbers in every run."""

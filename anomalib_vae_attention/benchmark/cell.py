@@ -20,6 +20,7 @@ import torch
 from anomalib.engine import Engine
 from anomalib.models.components import AnomalibModule
 from lightning import seed_everything
+from lightning.fabric.utilities import move_data_to_device
 
 from anomalib_vae_attention.common.atomic_files import read_json, replacing, write_json
 from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
@@ -49,7 +50,7 @@ def _fit_and_score(cell: Cell, model: AnomalibModule, folder: Path) -> dict[str,
     with tempfile.TemporaryDirectory() as scratch:
         engine = Engine(
             default_root_dir=scratch,
-            accelerator="cpu",
+            accelerator=cell.accelerator,
             limit_val_batches=0,
             logger=False,
             enable_progress_bar=False,
@@ -60,9 +61,10 @@ def _fit_and_score(cell: Cell, model: AnomalibModule, folder: Path) -> dict[str,
         engine.fit(model=model, datamodule=datamodule)
         seconds = time.perf_counter() - start
         after = peak_mib()
+        on_gpu = {"gpu_fit_mib": torch.cuda.max_memory_allocated() / 2**20} if cell.accelerator == "gpu" else {}
         checkpoint = folder / "model.ckpt"
         engine.trainer.save_checkpoint(checkpoint)
-        batches: Any = engine.predict(model=model, datamodule=datamodule)
+        batches: Any = move_data_to_device(engine.predict(model=model, datamodule=datamodule), torch.device("cpu"))
     if batches[0].anomaly_map is not None:
         with replacing(folder / "examples.npz") as temporary:
             np.savez_compressed(temporary, **take_examples(batches))
@@ -73,6 +75,7 @@ def _fit_and_score(cell: Cell, model: AnomalibModule, folder: Path) -> dict[str,
         "fit_seconds": seconds,
         "memory_before_mib": before,
         "memory_peak_mib": after,
+        **on_gpu,
         "checkpoint_bytes": checkpoint.stat().st_size,
     }
 

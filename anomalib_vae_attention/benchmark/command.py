@@ -11,14 +11,14 @@ from anomalib_vae_attention.common.machine import cores
 from anomalib_vae_attention.common.mvtec_layout import locate_category
 
 from .jobs import FAILED
-from .plan import Cell, plan_cells
+from .plan import GPU_RUNTIMES, Cell, plan_cells
 
 logger = logging.getLogger(__name__)
 
 RUNTIMES = ("eager", "onnxruntime", "openvino", "openvino-bf16")
 EPILOG = """
 Each category is a folder in MVTec AD's layout below the data root: train/good, test/good, test/*, ground_truth/*;
-images of any format. Each model is fitted in a process of its own, on the CPU; then the latencies are measured. What is
+images of any format. Each model is fitted in a process of its own; then the latencies are measured. What is
 finished is kept in the output folder: the same command goes on where it was interrupted, and runs again only what
 failed. --fresh MODEL measures a model again, or choose another output folder.
 
@@ -31,6 +31,11 @@ models, each as its name or with a variant:
   padim[:100]                 anomalib's Padim; the variant is the number of features
   MODEL[:EPOCHS]              any other model of anomalib, such as dfm or stfpm:20; on the same backbone if it has an
                               argument of that name, otherwise on its own
+
+With --accelerator gpu models are fitted on a GPU and measured there, from floats in pinned memory to scores and maps in
+it: cuda is PyTorch in float32; compile, torch.compile; graph, a CUDA graph; tf32, TF32 in products and convolutions;
+half, the backbone in float16 and TF32. Peers are measured as they are, with cuda alone. Each of 2,000 calls is timed,
+and the last 1,000 count, as for EfficientAD; beside them is what scores and maps differ by from the CPU's.
 
 A model runs on --layers, or on its own: padim@blocks.2+blocks.4. Of a peer that is named with several sets of layers,
 the better one in each measure is compared with vae_attention, and ranked.
@@ -63,13 +68,14 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--image_size", nargs="+", type=int, default=[256], help="side, or height and width, to resize images to (256)"
     )
+    parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu", help="what models are fitted on (cpu)")
     parser.add_argument(
         "--runtimes",
         nargs="*",
-        default=list(RUNTIMES),
-        choices=RUNTIMES,
+        choices=(*RUNTIMES, *GPU_RUNTIMES),
         metavar="RUNTIME",
-        help=f"what latencies are measured with, none for no latencies ({' '.join(RUNTIMES)})",
+        help=f"what latencies are measured with, none for no latencies ({' '.join(RUNTIMES)}; with --accelerator gpu "
+        f"{' '.join(GPU_RUNTIMES)})",
     )
     parser.add_argument("--threads", type=int, default=cores(), help="threads for latencies (the number of cores)")
     parser.add_argument("--fresh", nargs="+", default=[], metavar="MODEL", help="models to measure again, at once")
@@ -100,6 +106,8 @@ def cells_of(arguments: argparse.Namespace) -> list[Cell]:
             argument and what there is.
     """
     require_whole("threads", arguments.threads, least=1)
+    if arguments.runtimes is None:
+        arguments.runtimes = list(GPU_RUNTIMES if arguments.accelerator == "gpu" else RUNTIMES)
     size = arguments.image_size
     require_wholes("image_size", size * 2 if len(size) == 1 else size, least=1, count=2)
     categories = {name: locate_category(arguments.data_root, name) for name in arguments.categories}
@@ -116,7 +124,8 @@ def cells_of(arguments: argparse.Namespace) -> list[Cell]:
             layers=tuple(arguments.layers),
             image_size=size[0] if len(set(size)) == 1 else tuple(size),
             keep=bool(arguments.runtimes),
-            export=any(runtime != "eager" for runtime in arguments.runtimes),
+            export=any(runtime not in {"eager", *GPU_RUNTIMES} for runtime in arguments.runtimes),
+            accelerator=arguments.accelerator,
         ),
     )
 

@@ -13,7 +13,7 @@ from typing import Any
 from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
 
 from .jobs import DONE, RESULT, run_job
-from .plan import BACKBONE, BATCHES, Cell
+from .plan import BACKBONE, BATCHES, CUDA, GPU_BATCHES, Cell
 
 GIVE_BACK = {"MALLOC_MMAP_THRESHOLD_": "65536"}
 """Has glibc give freed tensors back to the system. PatchCore's greedy choice makes new vectors per centre and keeps a
@@ -32,12 +32,13 @@ def prepare_weights(output: Path, cells: Sequence[Cell]) -> dict[str, str]:
         weights timm looks for in its own cache or downloads.
 
     Raises:
-        ValueError: If there is no such backbone, layer or model.
+        ValueError: If there is no such backbone, layer or model, or no GPU where one is asked for.
     """
     cache = (output / "weights").resolve()
     layers = dict.fromkeys(layer for cell in cells for layer in cell.layers)
     models = dict.fromkeys(cell.model for cell in cells if cell.model != BACKBONE)
-    checked = ["--backbone", cells[0].backbone, "--layers", *layers, "--models", *models]
+    checked = ["--accelerator", cells[0].accelerator, "--backbone", cells[0].backbone]
+    checked += ["--layers", *layers, "--models", *models]
     process = subprocess.run(  # noqa: S603 - this Python, this package
         [sys.executable, "-m", f"{__package__}.weights", cache, *checked], capture_output=True, text=True, check=False
     )
@@ -96,7 +97,7 @@ def run_latencies(
             # Evenly over all kinds of defects, and good ones.
             "images": [str(file) for file in files[:: max(1, len(files) // IMAGES)][:IMAGES]],
             "input_size": result["input_size"],
-            "batches": BATCHES,
+            "batches": GPU_BATCHES if runtime.startswith(CUDA) else BATCHES,
             "threads": threads,
         }
         digest = hashlib.sha256(json.dumps(wanted, sort_keys=True).encode()).hexdigest()[:8]

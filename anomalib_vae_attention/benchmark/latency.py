@@ -2,7 +2,7 @@
 
 FILE is a JSON file of what to measure (see :func:`run`); the results are written beside it. The models take turns, in
 another order every round, so that what else the machine does meets all of them alike. One process measures one runtime:
-the threads of two would wait for work at each other's expense.
+the threads of two would wait for work at each other's expense. On a GPU each model has the card to itself.
 """
 
 import logging
@@ -21,8 +21,8 @@ from anomalib_vae_attention.common.atomic_files import read_json, write_json
 
 from .data import read_image
 from .jobs import DONE, RESULT
-from .plan import read_cell
-from .runtimes import RUNTIMES, NotSupportedError
+from .plan import CUDA, Cell, read_cell
+from .runtimes import RUNTIMES, NotSupportedError, differences, peak_gpu_mib, to_input
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,9 @@ ROUNDS, BUDGET = 20, 20.0
 """Turns of each model, and seconds beyond which a slow model has no further turn."""
 SLOW = 1.0
 """Seconds beyond which a call is a turn of its own: it is hardly shorter with warm caches."""
+GPU_CALLS, GPU_BUDGET = 2000, 4.0
+"""Calls on a GPU, of which the later half counts: Batzner et al., "EfficientAD" (WACV 2024), appendix D; and seconds
+beyond which there are fewer."""
 MOST_ERROR = 500
 """Most characters of an error that are kept."""
 
@@ -85,13 +88,36 @@ def _summary(times: list[float]) -> dict[str, Any]:
     return {"median_ms": median, "q25_ms": q25, "q75_ms": q75, "calls": len(times)}
 
 
-def _in_batches(run: Callable[[Any], object], images: list[NDArray[np.uint8]], batch: int) -> Callable[[int], object]:
-    count = max(1, len(images) // batch)
+def _batches(images: list[NDArray[np.uint8]], batch: int) -> list[NDArray[np.uint8]]:
     # Few images are taken more than once.
-    batches = [
-        np.stack([images[(index * batch + place) % len(images)] for place in range(batch)]) for index in range(count)
+    return [
+        np.stack([images[(index * batch + place) % len(images)] for place in range(batch)])
+        for index in range(max(1, len(images) // batch))
     ]
-    return lambda number: run(batches[number % count])
+
+
+def _in_batches(run: Callable[[Any], object], images: list[NDArray[np.uint8]], batch: int) -> Callable[[int], object]:
+    batches = _batches(images, batch)
+    return lambda number: run(batches[number % len(batches)])
+
+
+def _on_gpu(
+    load: Callable[..., Any], cell: Cell, folder: Path, images: list[NDArray[np.uint8]], batch: int
+) -> dict[str, Any]:
+    """Load a model onto the GPU, compare it with the CPU, and time it by itself, from floats to results."""
+    run = load(cell, folder, (batch, *images[0].shape[:2]), 1)
+    batches = [to_input(some) for some in _batches(images, batch)]
+    agreement = differences(cell, folder, run, batches)
+    inputs = [run.pin(some) for some in batches]
+    times: list[float] = []
+    while len(times) < GPU_CALLS and sum(times) < GPU_BUDGET:
+        start = time.perf_counter()
+        run(inputs[len(times) % len(inputs)])
+        times.append(time.perf_counter() - start)
+    counted = times[len(times) // 2 :]
+    found = {**_summary(counted), "mean_ms": 1000 * sum(counted) / len(counted), "gpu_mib": peak_gpu_mib(), **agreement}
+    logger.info("%s, batch of %d: %s", cell, batch, found)
+    return found
 
 
 def _run_file(run: Callable[[Any], object], files: list[Path], size: tuple[int, int], number: int) -> object:
@@ -118,9 +144,12 @@ def run(file: Path) -> None:
         for name, folder in wanted["models"].items():
             try:
                 cell = read_cell(read_json(Path(folder, "cell.json")))
+                if wanted["runtime"].startswith(CUDA):
+                    results[name][f"batch {batch}"] = _on_gpu(load, cell, Path(folder), images, batch)
+                    continue
                 runner = load(cell, Path(folder), (batch, *size), wanted["threads"])
             except Exception as error:
-                logger.exception("%s could not be loaded.", name)
+                logger.exception("%s could not be loaded or run.", name)
                 kind = "" if isinstance(error, NotSupportedError) else f"{type(error).__name__}: "
                 results[name][f"batch {batch}"] = {"error": f"{kind}{error}"[:MOST_ERROR]}
                 continue

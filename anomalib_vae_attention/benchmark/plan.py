@@ -12,6 +12,19 @@ BACKBONE = "backbone"
 """The bare backbone, a model that only runs: the limit that the others' latency is compared with."""
 BATCHES = (1, 16)
 """Numbers of images at a time whose latency is measured."""
+GPU_BATCHES = (1, 16, 64)
+"""The same on a GPU."""
+CUDA = "cuda"
+GPU_RUNTIMES = (
+    CUDA,
+    "cuda-graph",
+    "cuda-graph-tf32",
+    "cuda-graph-half",
+    "cuda-compile",
+    "cuda-compile-graph",
+    "cuda-compile-graph-half",
+)
+"""Runtimes on a GPU: :data:`CUDA`, then options of :func:`.runtimes.on_gpu`."""
 UNCACHED = "-uncached"
 """Ending of a variant of vae_attention that reads the images twice instead of keeping their features."""
 FAST = "-fast"
@@ -82,6 +95,7 @@ class Cell:
         keep: Whether the fitted model and its exports are kept, for the latencies.
         export: Whether it is exported.
         own_layers: Whether its layers are not those of the run, and therefore part of its name.
+        accelerator: What it is fitted on: ``cpu`` or ``gpu``.
     """
 
     category: str
@@ -94,6 +108,7 @@ class Cell:
     keep: bool
     export: bool
     own_layers: bool = False
+    accelerator: str = "cpu"
 
     @property
     def size(self) -> tuple[int, int]:
@@ -108,7 +123,8 @@ class Cell:
     @property
     def key(self) -> str:
         """Name of the folder of its results: readable, and different for every different cell, however it is named."""
-        content = {name: value for name, value in asdict(self).items() if name != "own_layers"}
+        without = {"own_layers", *(["accelerator"] if self.accelerator == "cpu" else [])}
+        content = {name: value for name, value in asdict(self).items() if name not in without}
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]
         readable = f"{Path(self.folder).name}-{self.model}-seed{self.seed}".replace(":", "-")
         return f"{readable}-{digest}"
@@ -126,8 +142,8 @@ def plan_cells(categories: dict[str, Path], models: Sequence[str], seeds: Sequen
         models: Names of models, each as :func:`read_model` takes it or followed by ``@`` and layers of its own, joined
             by ``+``.
         seeds: Seeds, the first one that whose models may be kept.
-        template: Backbone, layers and image size of all; ``keep`` and ``export`` of the first seed's models, which are
-            compared with the bare backbone if they are kept.
+        template: Backbone, layers, image size and accelerator of all; ``keep`` and ``export`` of the first seed's
+            models, which are compared with the bare backbone if they are kept.
 
     Returns:
         The cells in the order of their running, none twice.
@@ -146,7 +162,8 @@ def plan_cells(categories: dict[str, Path], models: Sequence[str], seeds: Sequen
                     layers = template.layers
                 model = name if name == BACKBONE else canonical_name(name)
                 common = (template.backbone, layers, template.image_size, keep, keep and template.export)
-                cell = Cell(category, str(folder), model, seed, *common, own_layers=layers != template.layers)
+                own_layers = layers != template.layers
+                cell = Cell(category, str(folder), model, seed, *common, own_layers, template.accelerator)
                 cells.setdefault(cell.key, cell)
     return list(cells.values())
 

@@ -13,9 +13,9 @@ from anomalib_vae_attention.common.measures import MAIN, MEASURES
 from anomalib_vae_attention.common.pictures import heat_map, inline, outline, write_page
 
 from .jobs import DONE
-from .plan import BACKBONE, Cell
+from .plan import BACKBONE, CUDA, Cell
 from .plots import accuracy_plot
-from .tables import COSTS, KEYS, cells_table, comparison_table, latency_table, ranking_table, summary_table
+from .tables import COSTS, KEYS, ON_GPU, cells_table, comparison_table, latency_table, ranking_table, summary_table
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
 
@@ -37,6 +37,8 @@ def to_text(tables: dict[str, pd.DataFrame]) -> str:
     speeds = [
         name for name in summary if name.endswith(("_ms", "_ratio", "_per_second")) and summary[name].notna().any()
     ]
+    on_gpu = latencies["runtime"].astype(str).str.startswith(CUDA) & latencies["error"].isna()
+    gpu_rows = latencies.loc[on_gpu, [*KEYS, "runtime", "measured", "calls", "images_per_second", *ON_GPU]]
     missing = latencies[latencies["error"].notna()].fillna({"model": "all"})
     grouped = missing.groupby(["category", "runtime", "error"], sort=False)["model"]
     parts = {
@@ -51,6 +53,7 @@ def to_text(tables: dict[str, pd.DataFrame]) -> str:
         "Latency at batch 1 in ms and as ratio to the bare backbone; images per second at batch 16": summary[
             [*KEYS, *speeds] if speeds else []
         ].round(2),
+        "On the GPU: means of the later half of the calls, and most difference from the CPU": gpu_rows.round(5),
         "Not done": cells.loc[cells["error"].notna(), [*KEYS, "seed", "status", "error"]],
         "Not measured": grouped.agg(lambda models: ", ".join(dict.fromkeys(models))).reset_index(),
     }

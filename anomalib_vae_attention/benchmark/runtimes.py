@@ -1,4 +1,4 @@
-"""Ways to run a model on the CPU, all alike from outside: images in, seconds passed."""
+"""Ways to run a model, all alike from outside: images in, seconds passed."""
 
 from collections.abc import Callable
 from functools import partial
@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from anomalib.data import InferenceBatch
 from numpy.typing import NDArray
+from torch import nn
 
 from .exporting import find_export
-from .models import load_model
-from .plan import Cell
+from .models import BareBackbone, load_model
+from .plan import BACKBONE, GPU_RUNTIMES, OURS, Cell, read_model
 
 Run = Callable[[NDArray[np.uint8]], Any]
 """Takes images ``(B, H, W, 3)`` in [0, 255] through the whole graph, the conversion to float included."""
@@ -86,11 +88,123 @@ def run_openvino(_cell: Cell, folder: Path, shape: tuple[int, ...], threads: int
     return open_openvino(find_export(folder, "openvino", shape[0]), shape, threads, precision)
 
 
-RUNTIMES: dict[str, Callable[[Cell, Path, tuple[int, ...], int], Run]] = {
+class HalfBackbone(nn.Module):
+    """A backbone that computes in float16 and gives float32."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = backbone.half()
+
+    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """Map images ``(B, 3, H, W)`` to layers."""
+        return [layer.float() for layer in self.backbone(image.half())]
+
+
+class GpuRun:
+    """A model on the GPU: from floats ``(B, 3, H, W)`` in pinned memory to scores and maps in it, both ways counted.
+
+    Args:
+        model: The model, in evaluation mode.
+        shape: Batch, height and width.
+        options: ``"compile"``: ``torch.compile``, the shape fixed. ``"graph"``: a CUDA graph of the forward pass.
+    """
+
+    def __init__(self, model: nn.Module, shape: tuple[int, ...], options: frozenset[str]) -> None:
+        self._forward = torch.compile(model, fullgraph=True, dynamic=False) if "compile" in options else model
+        self._graph = torch.cuda.CUDAGraph() if "graph" in options else None
+        with torch.inference_mode():
+            self._given = torch.zeros(shape[0], 3, *shape[1:], device="cuda")
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            # A capture needs a warm-up on another stream.
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    self._output = self._forward(self._given)
+            torch.cuda.current_stream().wait_stream(stream)
+            if self._graph:
+                with torch.cuda.graph(self._graph):
+                    self._output = self._forward(self._given)
+        self._results = [self.pin(torch.empty_like(part, device="cpu")) for part in _parts(self._output)]
+
+    @staticmethod
+    def pin(array: NDArray[np.float32] | torch.Tensor) -> torch.Tensor:
+        """Put an array into memory that the GPU reads and writes by itself."""
+        return torch.as_tensor(array).pin_memory()
+
+    def __call__(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Return scores, maps and what else the model has to say; of the bare backbone nothing comes back."""
+        with torch.inference_mode():
+            self._given.copy_(images, non_blocking=True)
+            if self._graph:
+                self._graph.replay()
+            else:
+                self._output = self._forward(self._given)
+            for result, part in zip(self._results, _parts(self._output), strict=True):
+                result.copy_(part, non_blocking=True)
+            torch.cuda.synchronize()
+        return self._results
+
+
+def _parts(output: Any) -> list[torch.Tensor]:  # noqa: ANN401
+    """Return scores and maps, then what else there is, of a prediction; nothing of features."""
+    if not isinstance(output, InferenceBatch):
+        return []
+    parts = output.pred_score, output.anomaly_map, output.pred_label, output.pred_mask
+    return [part for part in parts if part is not None]
+
+
+def on_gpu(cell: Cell, folder: Path, shape: tuple[int, ...], _threads: int, *, options: frozenset[str]) -> GpuRun:
+    """Run on a GPU; arguments as :data:`RUNTIMES` says, then the options.
+
+    They are those of :class:`GpuRun`, and the precision: float32; ``"tf32"``, TF32 in products and convolutions;
+    ``"half"``, that and the backbone in float16.
+
+    Raises:
+        NotSupportedError: If there is no GPU, or a peer is to run otherwise than its authors have it run.
+    """
+    if not torch.cuda.is_available():
+        msg = "PyTorch finds no CUDA device"
+        raise NotSupportedError(msg)
+    if options and cell.model != BACKBONE and read_model(cell.model)[0] != OURS:
+        msg = "peers are measured with cuda alone"
+        raise NotSupportedError(msg)
+    torch.compiler.reset()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    fast = bool(options & {"tf32", "half"})
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
+    model: Any = load_model(cell, folder / "model.ckpt").cuda()
+    if "half" in options:
+        part = model if isinstance(model, BareBackbone) else model.model
+        part.backbone = HalfBackbone(part.backbone)
+    return GpuRun(model, shape, options)
+
+
+def peak_gpu_mib() -> float:
+    """Return the most GPU memory that tensors have taken since a model was loaded, in MiB."""
+    return torch.cuda.max_memory_allocated() / 2**20
+
+
+def differences(cell: Cell, folder: Path, run: GpuRun, batches: list[NDArray[np.float32]]) -> dict[str, float]:
+    """Return the most that scores and maps on the GPU differ by from those of the CPU in float32; none of features."""
+    if cell.model == BACKBONE:
+        return {}
+    model, found = load_model(cell, folder / "model.ckpt"), {"score_difference": 0.0, "map_difference": 0.0}
+    for images in batches:
+        ours = run(run.pin(images))
+        with torch.inference_mode():
+            theirs = _parts(model(torch.from_numpy(images)))
+        for name, one, other in zip(found, ours, theirs, strict=False):
+            found[name] = max(found[name], float((one - other).abs().max()))
+    return found
+
+
+RUNTIMES: dict[str, Callable[[Cell, Path, tuple[int, ...], int], Any]] = {
     "eager": eager,
     "onnxruntime": onnx_runtime,
     "openvino": partial(run_openvino, precision="f32"),
     "openvino-bf16": partial(run_openvino, precision="bf16"),
+    **{name: partial(on_gpu, options=frozenset(name.split("-")[1:])) for name in GPU_RUNTIMES},
 }
-"""Name of a runtime: what loads a model into it, from its cell, the cell's folder, batch, height and width of the
-images, and the number of threads."""
+"""Name of a runtime: what loads a model into it as a :data:`Run` or :class:`GpuRun`, from its cell, the cell's folder,
+batch, height and width of the images, and the number of threads."""

@@ -14,6 +14,7 @@ COSTS = {
     "fit_seconds": "fit, s",
     "memory_fit_mib": "memory of the fit, MiB",
     "memory_peak_mib": "peak of the process, MiB",
+    "gpu_fit_mib": "GPU memory of the fit, MiB",
     "checkpoint_mib": "checkpoint, MiB",
     "onnx_mib": "ONNX, MiB",
     "openvino_mib": "OpenVINO, MiB",
@@ -21,6 +22,8 @@ COSTS = {
 """Name and label of each cost; ``memory_fit_mib`` is the peak beyond what the process had needed before the fit."""
 KEYS = ["category", "model"]
 TIMES = ["median_ms", "q25_ms", "q75_ms", "calls", "images_per_second", "ratio_to_backbone"]
+ON_GPU = ["mean_ms", "gpu_mib", "score_difference", "map_difference"]
+"""What is measured on a GPU only: the mean, GPU memory, and the most that scores and maps differ by from the CPU's."""
 
 
 def cells_table(cells: Sequence[Cell], results: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -56,7 +59,7 @@ def latency_table(measured: Sequence[dict[str, Any]]) -> pd.DataFrame:
     Returns:
         ``measured`` is ``"batch 1"``, ``"batch 16"`` or ``"file"`` (one image, its file read and decoded each time);
         milliseconds per call, median and quartiles; images per second; the median over the bare backbone's in the same
-        runtime; the error of what could not be measured.
+        runtime; :data:`ON_GPU`; the error of what could not be measured.
     """
     rows: list[dict[str, Any]] = []
     for job in measured:
@@ -65,8 +68,8 @@ def latency_table(measured: Sequence[dict[str, Any]]) -> pd.DataFrame:
             rows.append({**place, "error": job["error"]})
         for model, ways in job.get("latency", {}).items():
             rows += [{**place, "model": model, "measured": way, **summary} for way, summary in ways.items()]
-    frame = pd.DataFrame(rows, columns=["category", "model", "runtime", "measured", *TIMES, "error"])
-    frame = frame.astype(dict.fromkeys(TIMES, float))
+    frame = pd.DataFrame(rows, columns=["category", "model", "runtime", "measured", *TIMES, *ON_GPU, "error"])
+    frame = frame.astype(dict.fromkeys([*TIMES, *ON_GPU], float))
     images = frame["measured"].astype(str).str.removeprefix("batch ").replace("file", "1").astype(float)
     limits = frame["median_ms"].where(frame["model"] == BACKBONE)
     limits = limits.groupby([frame["category"], frame["runtime"], frame["measured"]]).transform("max")

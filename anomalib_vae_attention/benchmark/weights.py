@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
 from safetensors.torch import save
 
 from anomalib_vae_attention.backbone import PACKAGED_BACKBONE, WEIGHTS_PACKAGES, Backbone, load_packaged_weights
@@ -51,9 +52,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument(
         "--backbone", default=PACKAGED_BACKBONE, help="backbone to check, and to write if it is packaged"
     )
+    parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="cpu", help="what there must be")
     parser.add_argument("--layers", nargs="*", default=[], help="layers that it must have")
     parser.add_argument("--models", nargs="*", default=[], help="models that there must be, with variants")
     parsed = parser.parse_args(arguments)
+    if parsed.accelerator == "gpu" and not torch.cuda.is_available():
+        print("accelerator: PyTorch finds no CUDA device; leave --accelerator out to run on the CPU.", file=sys.stderr)
+        return 1
     try:
         if parsed.layers:
             Backbone(parsed.backbone, parsed.layers, pre_trained=False)

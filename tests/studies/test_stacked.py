@@ -25,8 +25,6 @@ ATTENTIONS: dict[str, Callable[[], AttentionDisentanglement | None]] = {
     "first order": lambda: AttentionDisentanglement(5.0, "all", "conv1", second_order=False),
 }
 
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device")
-
 
 class Still(torch.optim.SGD):
     """An optimiser that only clears the gradients, so that they can be looked at."""
@@ -211,7 +209,7 @@ def test_models_that_cannot_be_stacked(bits: torch.Tensor) -> None:
         StackedRuns([FactorVAE(), FactorVAE()], [0], bits)
 
 
-@needs_gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("attention", ["none", "apart", "printed"])
 def test_gradients_on_a_gpu_are_those_of_the_processor(attention: str, bits: torch.Tensor) -> None:
     """In bf16 and TF32, with every term of the loss, but for rounding: a cosine above .999."""
@@ -228,7 +226,7 @@ def test_gradients_on_a_gpu_are_those_of_the_processor(attention: str, bits: tor
             assert F.cosine_similarity(*flat, dim=0) > 0.999
 
 
-@needs_gpu
+@pytest.mark.gpu
 def test_graphs_do_what_single_steps_do_and_go_on_exactly(tmp_path: Path, bits: torch.Tensor) -> None:
     """Replayed steps end where eager ones do, and so does a run that was stopped."""
     torch.set_float32_matmul_precision("high")
