@@ -1,5 +1,6 @@
 """Resizing that is the same in training, in exported models and in every runtime."""
 
+from collections.abc import Sequence
 from functools import reduce
 from typing import Any, cast
 
@@ -8,8 +9,8 @@ from anomalib.data import Batch
 from anomalib.pre_processing import PreProcessor
 from lightning.pytorch import LightningModule, Trainer
 from torch import nn
-from torchvision.transforms.v2 import Compose, InterpolationMode, Resize, Transform
-from torchvision.transforms.v2.functional import resize
+from torchvision.transforms.v2 import Compose, InterpolationMode, Normalize, Resize, Transform
+from torchvision.transforms.v2.functional import normalize, resize
 
 from anomalib_vae_attention.scoring import require_raw_images
 
@@ -35,6 +36,26 @@ class AntialiasedResize(nn.Module):
         height, width = self.size
         # Whole rows are gathered several times as fast as single pixels.
         return resize_rows(resize_rows(image, height).mT, width).mT
+
+
+class SyncFreeNormalize(nn.Module):
+    """torchvision's ``Normalize``, but that nothing is sent to a GPU: a CUDA graph cannot be made of that.
+
+    Args:
+        mean: Mean of each channel.
+        std: Standard deviation of each channel.
+    """
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.mean, self.std = list(mean), list(std)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        """Normalise images of shape ``(B, C, H, W)``."""
+        if not image.is_cuda:
+            return normalize(image, self.mean, self.std)
+        channels = zip(image.unbind(1), self.mean, self.std, strict=True)
+        return torch.stack([(channel - mean) / std for channel, mean, std in channels], 1)
 
 
 def resize_rows(image: torch.Tensor, height: int) -> torch.Tensor:
@@ -125,6 +146,8 @@ class SamePreProcessor(PreProcessor):
 
 def _exported(original: Any, exportable: Any) -> Any:  # noqa: ANN401
     """Return what is exported for a transform, given anomalib's version of it."""
+    if isinstance(original, Normalize):
+        return SyncFreeNormalize(original.mean, original.std)
     if not isinstance(original, Resize) or not original.antialias or original.size is None:
         return exportable
     # A name or a member of an enumeration, by torchvision's version.

@@ -33,8 +33,8 @@ ROUNDS, BUDGET = 20, 20.0
 SLOW = 1.0
 """Seconds beyond which a call is a turn of its own: it is hardly shorter with warm caches."""
 GPU_CALLS, GPU_BUDGET = 2000, 4.0
-"""Calls on a GPU, of which the later half counts: Batzner et al., "EfficientAD" (WACV 2024), appendix D; and seconds
-beyond which there are fewer."""
+"""Calls on a GPU, of which the later half counts, as in Batzner et al., "EfficientAD" (WACV 2024), and seconds beyond
+which there are fewer."""
 MOST_ERROR = 500
 """Most characters of an error that are kept."""
 

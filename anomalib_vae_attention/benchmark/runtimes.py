@@ -11,6 +11,8 @@ from anomalib.data import InferenceBatch
 from numpy.typing import NDArray
 from torch import nn
 
+from anomalib_vae_attention.anomalib_support.pre_processing import SamePreProcessor
+
 from .exporting import find_export
 from .models import BareBackbone, load_model
 from .plan import BACKBONE, GPU_RUNTIMES, OURS, Cell, read_model
@@ -174,6 +176,9 @@ def on_gpu(cell: Cell, folder: Path, shape: tuple[int, ...], _threads: int, *, o
     fast = bool(options & {"tf32", "half"})
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
     model: Any = load_model(cell, folder / "model.ckpt").cuda()
+    if isinstance(model, BareBackbone):
+        # Of anomalib's own no graph can be made.
+        model.pre_processor = SamePreProcessor(model.pre_processor.transform)
     if "half" in options:
         part = model if isinstance(model, BareBackbone) else model.model
         part.backbone = HalfBackbone(part.backbone)
