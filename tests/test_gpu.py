@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from anomalib_vae_attention import EmbeddedAD, NormalQuantile, VaeAttention
 from anomalib_vae_attention.benchmark.data import category_datamodule
+from anomalib_vae_attention.common.machine import cores
 from anomalib_vae_attention.dsprites.attention_loss import AttentionDisentanglement
 from anomalib_vae_attention.dsprites.dataset import Batch
 from anomalib_vae_attention.dsprites.models import BetaVAE, FactorVAE
@@ -33,6 +34,14 @@ DEVICE = "cuda" if ACCELERATOR == "gpu" else "cpu"
 LARGE = 70_000
 """Floats that are more than a matrix of the resampling, and less than an image's latents."""
 needs_cuda = pytest.mark.skipif(DEVICE == "cpu", reason="what is tested is the GPU's")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def threads() -> Iterator[None]:
+    """Let the CPU have more than the one thread of the other tests."""
+    torch.set_num_threads(min(8, cores()))
+    yield
+    torch.set_num_threads(1)
 
 
 class LargeOnCpu(TorchDispatchMode):
@@ -109,14 +118,12 @@ def test_no_step_computes_on_the_cpu(on_gpu: Fitted) -> None:
 
 
 def test_the_same_on_bottle(data_root: Path, tmp_path: Path) -> None:
-    torch.set_num_threads(min(8, os.cpu_count() or 1))
     found = []
     for accelerator, device in (("cpu", "cpu"), (ACCELERATOR, DEVICE)):
         seed_everything(0)
         model, datamodule = VaeAttention(visualizer=False), category_datamodule(data_root / "mvtec_ad" / "bottle")
         make_engine(tmp_path, accelerator=accelerator, limit_val_batches=0).fit(model=model, datamodule=datamodule)
         found.append(predictions(model, datamodule, device))
-    torch.set_num_threads(1)
     agree(found[1], found[0])
 
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -133,6 +134,7 @@ def make_tables(output: Path) -> list[str]:
 def milliseconds(call: Callable[[], object]) -> float:
     """Return the mean time of a function on the GPU, as a CUDA graph, in milliseconds."""
     stream, graph = torch.cuda.Stream(), torch.cuda.CUDAGraph()
+    torch.cuda.synchronize()
     with torch.cuda.stream(stream):
         for _ in range(3):
             call()
@@ -161,12 +163,12 @@ def profile(cells: Path) -> None:
         features = whole.grid(layers)
         posterior, _ = whole.posterior(features)
         parts: dict[str, Callable[[], object]] = {
-            "whole, with pre- and post-processing": lambda image=image: model(image),
-            "torch model": lambda image=image: whole(image),
-            "backbone": lambda image=image: whole.backbone(image),
-            "grid": lambda layers=layers: whole.grid(layers),
-            "posterior": lambda features=features: whole.posterior(features),
-            "match": lambda posterior=posterior: whole.reference.match(posterior),
+            "whole, with pre- and post-processing": partial(model, image),
+            "torch model": partial(whole, image),
+            "backbone": partial(whole.backbone, image),
+            "grid": partial(whole.grid, layers),
+            "posterior": partial(whole.posterior, features),
+            "match": partial(whole.reference.match, posterior),
         }
         for tf32 in (False, True):
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
@@ -178,7 +180,7 @@ def profile(cells: Path) -> None:
                 for dtype in (torch.float32, torch.float16):
                     extractor.to(dtype, memory_format=layout)
                     given = image.to(dtype, memory_format=layout)
-                    took = milliseconds(lambda given=given: extractor(given))
+                    took = milliseconds(partial(extractor, given))
                     print(f"batch {batch}, TF32 {tf32}, backbone, {layout}, {dtype}: {took:.3f} ms", flush=True)
             extractor.to(torch.float32, memory_format=torch.channels_last)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 
 from anomalib_vae_attention import cli
 from anomalib_vae_attention.benchmark import jobs
@@ -25,6 +26,11 @@ def arguments(root: Path, output: Path, *more: str) -> list[str]:
         (["--models", "padim@blocks.9"], "blocks.9"),
         (["--image_size", "0"], "image_size must be at least 1"),
         (["--image_size", "64", "96", "3"], "image_size must be 2 whole numbers"),
+        pytest.param(
+            ["--accelerator", "gpu"],
+            "accelerator: PyTorch finds no CUDA device",
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is one"),
+        ),
         (["--categories", "nut"], "Available in .*: parts/washer"),
     ],
 )

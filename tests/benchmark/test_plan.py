@@ -10,7 +10,7 @@ import pytest
 from anomalib_vae_attention.backbone import PACKAGED_BACKBONE
 from anomalib_vae_attention.benchmark.command import RUNTIMES as OFFERED
 from anomalib_vae_attention.benchmark.command import make_parser
-from anomalib_vae_attention.benchmark.plan import BACKBONE, Cell, canonical_name, plan_cells, read_model
+from anomalib_vae_attention.benchmark.plan import BACKBONE, GPU_RUNTIMES, Cell, canonical_name, plan_cells, read_model
 from anomalib_vae_attention.benchmark.runtimes import RUNTIMES
 from anomalib_vae_attention.torch_model import DEFAULT_LAYERS
 
@@ -92,7 +92,7 @@ def test_defaults_of_the_command_are_those_of_the_model() -> None:
     defaults = make_parser().parse_args(["--data_root", ".", "--categories", "a"])
     assert defaults.backbone == PACKAGED_BACKBONE
     assert tuple(defaults.layers) == DEFAULT_LAYERS
-    assert tuple(defaults.runtimes) == OFFERED == tuple(RUNTIMES)
+    assert (*OFFERED, *GPU_RUNTIMES) == tuple(RUNTIMES)
 
 
 def test_planning_imports_no_torch() -> None:
