@@ -159,7 +159,7 @@ def profile(cells: Path) -> None:
     whole, extractor = model.model, model.model.backbone.extractor
     for batch in GPU_BATCHES:
         image = torch.rand(batch, 3, 256, 256, device="cuda")
-        layers = whole.backbone(image)
+        layers = whole.layers(image)
         features = whole.grid(layers)
         posterior, _ = whole.posterior(features)
         parts: dict[str, Callable[[], object]] = {
