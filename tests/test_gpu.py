@@ -26,6 +26,7 @@ from anomalib_vae_attention.common.machine import cores
 from anomalib_vae_attention.dsprites.attention_loss import AttentionDisentanglement
 from anomalib_vae_attention.dsprites.dataset import Batch
 from anomalib_vae_attention.dsprites.models import BetaVAE, FactorVAE
+from anomalib_vae_attention.predict.models import load_model
 
 pytestmark = pytest.mark.gpu
 
@@ -168,6 +169,8 @@ def test_thresholds_tests_predictions_and_exports(
         with torch.no_grad():
             again = torch.cat([loaded(batch.image).pred_score for batch in small_data.test_dataloader()])
         torch.testing.assert_close(again, score, rtol=0, atol=1e-3)
+        judged = load_model(Path(engine.best_model_path), DEVICE).score(small_data.test_data[0].image[None].numpy())
+        assert judged.score == pytest.approx(score[:1].numpy(), abs=1e-3)
         found.append((model.post_processor, measured, score))
     (theirs, expected, scores), (ours, measured, own) = found
     for name in ("image_threshold", "pixel_threshold"):
@@ -186,10 +189,11 @@ def test_thresholds_tests_predictions_and_exports(
 @pytest.mark.parametrize("vae", SMALL_IMAGE_VAES)
 def test_image_vaes(vae: str, small_data: EmbeddedAD, tmp_path: Path) -> None:
     """Trained on the GPU, they score there as on the CPU."""
-    model = small_image_model(vae)
+    model = small_image_model(vae, visualizer=True)
     engine = make_engine(tmp_path, accelerator=ACCELERATOR, max_epochs=2)
     engine.fit(model=model, datamodule=small_data)
     engine.test(model=model, datamodule=small_data)
+    assert list(tmp_path.rglob("*.png"))
     agree(predictions(model, small_data, DEVICE), predictions(model, small_data, "cpu"))
 
 

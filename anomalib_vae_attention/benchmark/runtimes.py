@@ -116,6 +116,8 @@ class GpuRun:
         self._graph = torch.cuda.CUDAGraph() if "graph" in options else None
         with torch.inference_mode():
             self._given = torch.zeros(shape[0], 3, *shape[1:], device="cuda")
+            # Makes what depends on the size of the images: in a compiled model that would be done each time.
+            model(self._given)
             stream = torch.cuda.Stream()
             stream.wait_stream(torch.cuda.current_stream())
             # A capture needs a warm-up on another stream.
