@@ -20,9 +20,9 @@ GPU_RUNTIMES = (
     "cuda-graph",
     "cuda-graph-tf32",
     "cuda-graph-half",
-    "cuda-compile",
     "cuda-compile-graph",
     "cuda-compile-graph-half",
+    "cuda-compile",
 )
 """Runtimes on a GPU: :data:`CUDA`, then options of :func:`.runtimes.on_gpu`."""
 UNCACHED = "-uncached"

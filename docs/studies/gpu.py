@@ -25,8 +25,7 @@ from anomalib_vae_attention.common.atomic_files import read_json
 from anomalib_vae_attention.common.machine import describe_machine
 
 ROOT = Path(__file__).parents[2]
-SLOW_TESTS = "compile or bottle"
-MODELS = ["vae_attention", "padim", "patchcore:0.01"]
+PEERS = ["padim", "patchcore:0.01"]
 COLUMNS = ["model", "runtime", "measured", "calls", "median_ms", "images_per_second", *ON_GPU, "error"]
 REPEATS = 30
 """Calls that a time is the mean of, in the profile."""
@@ -59,19 +58,21 @@ def plan_steps(parsed: argparse.Namespace) -> list[Step]:
     ]
     tests += ["tests/test_gpu.py", "tests/studies/test_stacked.py"]
     fast = [name for name in GPU_RUNTIMES if "compile" not in name]
-    given = ["--data_root", str(parsed.data_root), "--categories", parsed.category, "--models", *MODELS]
-    given += ["--accelerator", parsed.accelerator, "--output", str(parsed.output / "benchmark"), "--runtimes"]
-    benchmark = [sys.executable, "-c", "import sys; from anomalib_vae_attention.cli import main; sys.exit(main())"]
-    benchmark += ["benchmark", *given]
+    command = [sys.executable, "-c", "import sys; from anomalib_vae_attention.cli import main; sys.exit(main())"]
+    command += ["benchmark", "--data_root", str(parsed.data_root), "--categories", parsed.category]
+    command += ["--accelerator", parsed.accelerator, "--output", str(parsed.output / "benchmark"), "--models"]
+    command += ["vae_attention"]
     if parsed.accelerator == "cpu":
         quick = [*tests, "-k", "thresholds or vaes or dsprites"]
-        return [Step("tests", quick, 900, 60), Step("benchmark", [*benchmark, "eager"], 900, 60)]
+        return [Step("tests", quick, 900, 60), Step("benchmark", [*command, "--runtimes", "eager"], 900, 60)]
+    peers = [*command, *PEERS, "--runtimes", "cuda"]
     return [
-        Step("tests", [*tests, "-k", f"not ({SLOW_TESTS})"], 120, 80),
-        Step("benchmark", [*benchmark, *fast], 150, 100),
+        Step("tests", [*tests, "-k", "not compile"], 150, 80),
+        Step("benchmark", [*command, "--runtimes", *fast], 150, 100),
         Step("profile", [sys.executable, __file__, "--profile", str(parsed.output / "benchmark" / "cells")], 60, 150),
-        Step("slow tests", [*tests, "-k", SLOW_TESTS], 120, 60),
-        Step("compile", [*benchmark, *GPU_RUNTIMES], 240, 100),
+        Step("compile", [*command, "--runtimes", *GPU_RUNTIMES], 200, 100),
+        Step("compile-tests", [*tests, "-k", "compile"], 90, 60),
+        Step("peers", peers, 120, 60),
     ]
 
 
@@ -80,7 +81,7 @@ def run_step(step: Step, folder: Path, left: float, environment: dict[str, str])
     limit = min(step.seconds, left)
     if limit < 10:
         return f"=== {step.name}: left out, no time"
-    log, start = folder / f"{step.name.replace(' ', '-')}.log", time.monotonic()
+    log, start = folder / f"{step.name}.log", time.monotonic()
     with log.open("w", encoding="utf-8") as stream:
         process = subprocess.Popen(step.command, cwd=ROOT, env=environment, stdout=stream, stderr=subprocess.STDOUT)  # noqa: S603
         try:
@@ -208,6 +209,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--category", default="mvtec_ad/bottle", help="category below it (mvtec_ad/bottle)")
     parser.add_argument("--accelerator", choices=("cpu", "gpu"), default="gpu")
     parser.add_argument("--minutes", type=float, default=5.0, help="time in all (5)")
+    parser.add_argument("--steps", nargs="+", metavar="STEP", help="tests, benchmark, profile, compile ... (all)")
     parser.add_argument("--output", type=Path, default=Path("results/gpu"), help="folder (results/gpu)")
     parser.add_argument("--profile", type=Path, help=argparse.SUPPRESS)
     parsed = parser.parse_args(arguments)
@@ -226,6 +228,8 @@ def main(arguments: list[str] | None = None) -> int:
     texts = [f"{card}; CUDA {torch.version.cuda}; {describe_machine()}"]
     print(texts[0], flush=True)
     for step in plan_steps(parsed):
+        if parsed.steps and step.name not in parsed.steps:
+            continue
         texts.append(run_step(step, parsed.output, end - time.monotonic(), environment))
         print(texts[-1], flush=True)
     texts += failed_jobs(parsed.output)
