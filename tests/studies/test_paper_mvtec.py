@@ -101,6 +101,32 @@ def test_run(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert set(pd.read_csv(tmp_path / "results.csv").epoch) == {1}
 
 
+@pytest.mark.gpu
+def test_a_graph_of_an_epoch_does_what_its_steps_do() -> None:
+    """With the last batch smaller than others, and measured in between, as a run is on the way."""
+    if not torch.cuda.is_available():
+        pytest.skip("PyTorch finds no CUDA device")
+    found = []
+    for is_graph in (True, False):
+        torch.manual_seed(0)
+        images = torch.rand(7, 3, 64, 64).cuda()
+        module = small_image_model("resnet18", input_size=(64, 64)).cuda()
+        run = Run(module, Category("noise", list(images.split(4)), [], 4), Augmentation(0.5, (-5, 5)), 0)
+        found.append([])
+        for epoch in range(4):
+            run.advance()
+            run.wait()
+            found[-1].append(float(run.totals.sum()))
+            if epoch == 2:
+                run.model.eval()
+                with torch.no_grad():
+                    paper_mvtec.elbo(run, images)
+                run.model.train()
+            run.epochs = run.epochs if is_graph else 0
+    assert found[0] == pytest.approx(found[1], rel=1e-2)
+    assert found[0][-1] < found[0][0]
+
+
 def test_a_warm_up_is_refused() -> None:
     module = small_image_model("resnet18", kl_warmup_steps=3)
     with pytest.raises(ValueError, match="kl_warmup_steps"):
