@@ -1,6 +1,7 @@
 """How models score: checks before it, in which precision, in (0, 1), and what cannot be judged is defective."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -183,9 +184,19 @@ def finite_images(batch: Any, model: nn.Module) -> torch.Tensor:  # noqa: ANN401
     return image
 
 
-def full_precision(device: torch.device) -> torch.autocast:
-    """Compute in the precision of the weights: mixed precision would drop digits that maps consist of."""
-    return torch.autocast(device.type, enabled=False)
+@contextmanager
+def full_precision(device: torch.device) -> Generator[None, None, None]:
+    """Compute in the precision of the weights: mixed precision, and TF32, would drop digits that maps consist of.
+
+    PyTorch lets convolutions on a GPU compute in TF32 by default, which moved scores by .008. Its setting is one for
+    the whole process; it is put back.
+    """
+    with ExitStack() as settings:
+        settings.enter_context(torch.autocast(device.type, enabled=False))
+        if device.type == "cuda":
+            settings.callback(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
+            torch.backends.cudnn.allow_tf32 = False
+        yield
 
 
 def to_unit_interval(ratio: torch.Tensor) -> torch.Tensor:

@@ -27,6 +27,7 @@ from anomalib_vae_attention.dsprites.attention_loss import AttentionDisentanglem
 from anomalib_vae_attention.dsprites.dataset import Batch
 from anomalib_vae_attention.dsprites.models import BetaVAE, FactorVAE
 from anomalib_vae_attention.predict.models import load_model
+from anomalib_vae_attention.scoring import full_precision
 
 pytestmark = pytest.mark.gpu
 
@@ -80,7 +81,7 @@ class Watched(VaeAttention):
 def predictions(model: VaeAttention, datamodule: EmbeddedAD | Folder, device: str) -> list[torch.Tensor]:
     """Return raw scores and maps of all test images, on the CPU."""
     model.eval().to(device)
-    with torch.no_grad():
+    with torch.no_grad(), full_precision(torch.device(device)):
         found = [model.model(model.pre_processor(batch.image.to(device))) for batch in datamodule.test_dataloader()]
     model.cpu()
     return [torch.cat([getattr(one, name) for one in found]).cpu() for name in ("pred_score", "anomaly_map")]
@@ -96,7 +97,7 @@ def agree(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> None:
 
 @pytest.fixture(scope="module", params=["default", "float32"])
 def on_gpu(request: pytest.FixtureRequest, embedded: EmbeddedAD, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    """Fit the default model to the embedded data on the GPU, with convolutions in TF32 as by default, and without."""
+    """Fit the default model to the embedded data on the GPU, with TF32 allowed to convolutions, as by default, and not."""
     before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, request.param == "default"
     seed_everything(0)
     model, engine = Watched(visualizer=False), make_engine(tmp_path_factory.mktemp("gpu"), accelerator=ACCELERATOR)

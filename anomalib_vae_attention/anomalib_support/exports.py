@@ -5,6 +5,7 @@ import logging
 import math
 import tempfile
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,7 @@ from torch import nn
 
 from anomalib_vae_attention.common.atomic_files import settle
 from anomalib_vae_attention.common.machine import versions
-from anomalib_vae_attention.scoring import call_defective
+from anomalib_vae_attention.scoring import call_defective, full_precision
 
 from .openvino_ir import CALIBRATION_IMAGES, finish_openvino, quantise_backbone
 from .provenance import MADE_WITH
@@ -143,7 +144,8 @@ class Exports(LightningModule):
         What cannot be judged is defective, whatever the post-processor: see :func:`.fail_safe`.
         """
         del args, kwargs
-        raw = self.model(self.pre_processor(batch) if self.pre_processor else batch)
+        with nullcontext() if torch.compiler.is_compiling() else full_precision(batch.device):
+            raw = self.model(self.pre_processor(batch) if self.pre_processor else batch)
         judge = (torch.compiler.is_compiling() and getattr(self, "judgement", None)) or self.post_processor
         return call_defective(raw.pred_score >= 1, judge(raw) if judge else raw)
 

@@ -33,9 +33,9 @@ models, each as its name or with a variant:
                               argument of that name, otherwise on its own
 
 With --accelerator gpu models are fitted on a GPU and measured there, from floats in pinned memory to scores and maps in
-it: cuda is PyTorch in float32; compile, torch.compile; graph, a CUDA graph; tf32, TF32 in products and convolutions;
-half, the backbone in float16 and TF32. Peers are measured as they are, with cuda alone. Each of 2,000 calls is timed,
-and the last 1,000 count, as for EfficientAD; beside them is what scores and maps differ by from the CPU's.
+it: cuda is PyTorch in float32 without TF32; compile, torch.compile; graph, a CUDA graph; half, the backbone in float16.
+Peers are measured with cuda alone. Each of 2,000 calls is timed, and the last 1,000 count, as for EfficientAD; beside
+them is what scores and maps differ by from the CPU's.
 
 A model runs on --layers, or on its own: padim@blocks.2+blocks.4. Of a peer that is named with several sets of layers,
 the better one in each measure is compared with vae_attention, and ranked.

@@ -53,9 +53,10 @@ def find_model_class(name: str) -> type[AnomalibModule]:
 def require_model(text: str) -> None:
     """Raise a ``ValueError`` unless there is a model, with or without a variant, and in ours the reference."""
     name, variant = read_model(text)
-    find_model_class(name)
     if name == OURS:
         require_choice(f"models: the reference in {text!r}", variant.removesuffix(UNCACHED), list(REFERENCES))
+    else:
+        find_model_class(name)
 
 
 def build_model(cell: Cell) -> AnomalibModule | BareBackbone:

@@ -18,7 +18,6 @@ CUDA = "cuda"
 GPU_RUNTIMES = (
     CUDA,
     "cuda-graph",
-    "cuda-graph-tf32",
     "cuda-graph-half",
     "cuda-compile-graph",
     "cuda-compile-graph-half",

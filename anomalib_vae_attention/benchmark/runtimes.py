@@ -162,8 +162,7 @@ def _parts(output: Any) -> list[torch.Tensor]:  # noqa: ANN401
 def on_gpu(cell: Cell, folder: Path, shape: tuple[int, ...], _threads: int, *, options: frozenset[str]) -> GpuRun:
     """Run on a GPU; arguments as :data:`RUNTIMES` says, then the options.
 
-    They are those of :class:`GpuRun`, and the precision: float32; ``"tf32"``, TF32 in products and convolutions;
-    ``"half"``, that and the backbone in float16.
+    They are those of :class:`GpuRun`, and ``"half"``: the backbone in float16. All else is in float32 without TF32.
 
     Raises:
         NotSupportedError: If there is no GPU, or a peer is to run otherwise than its authors have it run.
@@ -180,8 +179,7 @@ def on_gpu(cell: Cell, folder: Path, shape: tuple[int, ...], _threads: int, *, o
     torch.compiler.reset()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    fast = bool(options & {"tf32", "half"})
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = fast
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     model: Any = load_model(cell, folder / "model.ckpt").cuda()
     if isinstance(model, BareBackbone):
         # Of anomalib's own no graph can be made.
