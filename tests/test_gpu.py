@@ -97,7 +97,7 @@ def agree(ours: list[torch.Tensor], theirs: list[torch.Tensor]) -> None:
 
 @pytest.fixture(scope="module", params=["default", "float32"])
 def on_gpu(request: pytest.FixtureRequest, embedded: EmbeddedAD, tmp_path_factory: pytest.TempPathFactory) -> Iterator:
-    """Fit the default model to the embedded data on the GPU, with TF32 allowed to convolutions, as by default, and not."""
+    """Fit the default model to the embedded data on the GPU, with TF32 allowed to convolutions and not."""
     before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, request.param == "default"
     seed_everything(0)
     model, engine = Watched(visualizer=False), make_engine(tmp_path_factory.mktemp("gpu"), accelerator=ACCELERATOR)
