@@ -72,8 +72,8 @@ def describe(model: Any) -> dict[str, str]:  # noqa: ANN401 - a mixin's self
         "thresholds_from": post.describe() if hasattr(post, "describe") else ANOMALIB_THRESHOLDS,
         "training_images": str(training.get("images") or "unknown"),
         "training_sha256_of_names_and_sizes": str(training.get("sha256") or "unknown"),
-        "precision": "float32; OpenVINO computes in bfloat16 by default on processors that have it, and scores move: "
-        '{"INFERENCE_PRECISION_HINT": "f32"} keeps verdicts and masks',
+        "precision": "float32; a model of OpenVINO asks for it by itself, an ONNX file that OpenVINO reads is computed "
+        'in bfloat16 where the processor has it, unless compiled with {"INFERENCE_PRECISION_HINT": "f32"}',
     }
 
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree as ET
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from support import Fitted
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from anomalib_vae_attention.anomalib_support.openvino_ir import PRECISE, WITHOUT_PRECISION, finish_openvino
 from anomalib_vae_attention.thresholds.conformal import image_threshold
 
 RATE = 0.05
@@ -52,20 +54,46 @@ def test_verdicts_with_every_operation_rounded(fitted: Fitted, test_images: dict
     assert_verdicts_stand(single.numpy(), coarse.numpy(), label)
 
 
+@pytest.mark.parametrize("again", [False, True], ids=["exported", "written anew"])
+def test_exports_ask_for_single_precision(fitted: Fitted, tmp_path: Path, again: bool) -> None:
+    """Each layer that computes, once: by either of the attribute's names, the second from when OpenVINO wrote it."""
+    xml = fitted.model.to_openvino(tmp_path)
+    if again:
+        finish_openvino(xml, {"model": "the same"})
+    layers = [one for one in ET.parse(xml).iter("layer") if one.get("type") not in WITHOUT_PRECISION]
+    assert len(layers) > 100
+    for layer in layers:
+        names = [note.get("name") for note in layer.findall("rt_info/attribute")]
+        assert sum(name in PRECISE for name in names) == 1, layer.attrib
+    # The order of the format: OpenVINO reads it, and so do others that hold to it.
+    assert {child.tag for layer in layers for child in list(layer)[2:3]} <= {"rt_info", "input", "output"}
+
+
 def test_verdicts_of_openvino_in_its_default_precision(
     fitted: Fitted, test_images: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
+    """The backbone is in single precision under the default, and under a hint of bfloat16; scores move by 1e-3."""
     openvino = pytest.importorskip("openvino")
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-        pytest.skip("this processor has no bfloat16; the test above rounds in its place")
+        pytest.skip("this processor has no bfloat16; the test above reads the file in its place")
     fitted.model.post_processor, post_processor = None, fitted.model.post_processor
     try:
         xml = fitted.model.to_openvino(tmp_path)
     finally:
         fitted.model.post_processor = post_processor
     found = {}
-    for precision, config in (("f32", {"INFERENCE_PRECISION_HINT": "f32"}), ("default", {})):
+    for precision, config in (
+        ("f32", {"INFERENCE_PRECISION_HINT": "f32"}),
+        ("default", {}),
+        ("bf16", {"INFERENCE_PRECISION_HINT": "bf16"}),
+    ):
         compiled = openvino.compile_model(xml, "CPU", config)
         scores = [compiled(image[None].numpy())["pred_score"] for image in test_images["raw"]]
         found[precision] = np.concatenate(scores)
-    assert_verdicts_stand(found["f32"], found["default"], test_images["label"].int().numpy())
+        nodes = [node.get_rt_info() for node in compiled.get_runtime_model().get_ops()]
+        convolutions = [node for node in nodes if node["layerType"].astype(str) == "Convolution"]
+        assert len(convolutions) > 10
+        assert {node["runtimePrecision"].astype(str) for node in convolutions} == {"f32"}
+    for precision in ("default", "bf16"):
+        assert np.abs(found["f32"] - found[precision]).max() < 1e-3
+        assert_verdicts_stand(found["f32"], found[precision], test_images["label"].int().numpy())
