@@ -149,6 +149,21 @@ def test_threads_that_call_a_fresh_model_at_once(small: VaeAttentionModel) -> No
             assert torch.equal(ours.anomaly_map, theirs.anomaly_map)
 
 
+def test_a_thousand_calls_from_eight_threads(small: VaeAttentionModel) -> None:
+    """Each is what it would be alone."""
+    images = torch.randn(8, 1, 3, 64, 64)
+
+    def call(image: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            return small(image).pred_score
+
+    expected = [call(image) for image in images]
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(call, [image for _ in range(125) for image in images]))
+    assert len(found) == 1000
+    assert all(torch.equal(score, expected[index % 8]) for index, score in enumerate(found))
+
+
 def test_an_export_of_a_fresh_model_leaves_it_usable(small: VaeAttentionModel) -> None:
     """The program gives what the model gives, before and after, and a second export does, too."""
     image = torch.randn(2, 3, 64, 64)

@@ -78,8 +78,8 @@ class Gaussian(nn.Module):
         return loss.flatten(1).sum(1)
 
     def _remember(self, variance: torch.Tensor) -> None:
-        is_first = not bool(self.is_started)
-        self.variance.lerp_(variance, 1.0 if is_first else MOMENTUM)
+        # Not asked for on the processor: a GPU would have to be waited for, which a CUDA graph may not.
+        self.variance.lerp_(variance, torch.where(self.is_started, MOMENTUM, 1.0).to(variance))
         self.is_started.fill_(value=True)
 
     def gradient(self, logits: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

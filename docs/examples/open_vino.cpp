@@ -1,6 +1,7 @@
 // Judge an image with OpenVINO's C++ interface, free of Python: the pixels of a camera, bytes of red, green, blue by row.
 //   g++ -std=c++17 open_vino.cpp -I$OV/include $OV/libs/libopenvino.so.* -Wl,-rpath,$OV/libs -o judge
-// OV is a release of OpenVINO, or the folder of its Python wheel: it has the headers. An .onnx file does as well.
+// OV is a release of OpenVINO, or the folder of its Python wheel: it has the headers. An .onnx file
+// does as well, compiled with ov::hint::inference_precision(ov::element::f32).
 #include <iostream>
 #include <openvino/openvino.hpp>
 #include <string>

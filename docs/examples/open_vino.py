@@ -11,7 +11,7 @@ from PIL import Image
 
 def main(model: Path, image: Path) -> tuple[float, bool, Any]:
     """Return the score, from 0 to 1, whether the image is defective, and its anomaly map."""
-    # Its default is bfloat16 where the processor has it, which moves a few mask pixels at the threshold.
+    # An .xml file asks for single precision itself, all but a few steps of it. An .onnx file needs this.
     compiled = openvino.Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     result = compiled(to_input(Image.open(image)))
     return float(result["pred_score"][0]), bool(result["pred_label"][0]), result["anomaly_map"][0, 0]

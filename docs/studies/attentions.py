@@ -9,7 +9,7 @@ pixels, pooled over all images, over all thresholds: it is chosen on the test im
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -51,12 +51,11 @@ class SharedGradients(EncoderGradients):
         return [torch.einsum("bk,bk...->b...", weights, self.jacobian[name]) for name in self.layers]
 
 
-def observe(module: VaeAttention, datamodule: AnomalibDataModule, layers: Sequence[str]) -> None:
-    """Have a model learn from the training images what attentions must know of layers, beside its own."""
+def training_images(module: VaeAttention, datamodule: AnomalibDataModule) -> Iterator[torch.Tensor]:
+    """Read the training images in order and without augmentation, in batches as the model's ``observe`` takes them."""
     model, dataset = image_model(module), cast("Any", datamodule.train_data)
     loader = DataLoader(dataset, cast("Any", datamodule).eval_batch_size, collate_fn=dataset.collate_fn)
-    batches = prepared(module, loader, "training images")
-    model.observe((model.prepare_image(batch.image) for batch in batches), layers)
+    return (model.prepare_image(batch.image) for batch in prepared(module, loader, "training images"))
 
 
 def prepared(module: VaeAttention, loader: DataLoader, title: str) -> Iterator[Any]:
@@ -69,9 +68,20 @@ def prepared(module: VaeAttention, loader: DataLoader, title: str) -> Iterator[A
 
 @torch.no_grad()
 def explain_all(
-    model: ImageVaeModel, image: torch.Tensor, layers: Sequence[str], attentions: Sequence[str] = tuple(ATTENTIONS)
+    model: ImageVaeModel,
+    image: torch.Tensor,
+    layers: Sequence[str],
+    attentions: Sequence[str] = tuple(ATTENTIONS),
+    at_once: int = 1,
 ) -> dict[tuple[str, str], Explained]:
     """Do ``model.explain`` for each of some layers and attentions, by default all, which share the gradients.
+
+    Args:
+        model: The model, in evaluation mode.
+        image: Images as for ``model.explain``.
+        layers: Names of the encoder's layers.
+        attentions: Names of attentions.
+        at_once: How many times as many images to carry gradients back for at once as ``model.explain`` does.
 
     Returns:
         Maps ``(B, H, W)`` and scores ``(B,)`` by attention and layer; the layer's name is empty for attentions that use
@@ -83,7 +93,7 @@ def explain_all(
     names = dict(zip(layers, model.find_layers(layers), strict=True))
     most = model.latent_dim * max(ATTENTIONS[attention].gradients_per_latent for attention in attentions)
     found: dict[tuple[str, str], list[Explained]] = {}
-    for part in encode_in_parts(model.vae, image, list(names.values()), max(1, most)):
+    for part in encode_in_parts(model.vae, image, list(names.values()), max(1, most // at_once)):
         seen = SharedGradients(part) if most else part
         for attention in attentions:
             for layer in layers if ATTENTIONS[attention].uses_layers else [""]:
@@ -93,25 +103,48 @@ def explain_all(
     return {key: join(parts) for key, parts in found.items()}
 
 
-@torch.no_grad()
 def collect(
     module: VaeAttention, datamodule: AnomalibDataModule, attentions: Sequence[str], layers: Sequence[str]
 ) -> dict[tuple[str, str], list[ImageBatch]]:
-    """Compute the maps and scores of all test images, with some of the :data:`ATTENTIONS` and layers of the encoder.
-
-    Returns:
-        By attention and layer, the batches with maps ``(B, H, W)``, scores ``(B,)`` and truth, without the images.
+    """Compute the maps and scores of all test images; see :func:`explain_batches`.
 
     Raises:
         ValueError: If the model has no image VAE, or there is no such layer.
     """
     model = image_model(module)
     if any(ATTENTIONS[attention].uses_residuals for attention in attentions):
-        observe(module, datamodule, layers)
+        model.observe(training_images(module, datamodule), layers)
+    batches = prepared(module, cast("Any", datamodule.test_dataloader()), "test images")
+    return explain_batches(model, batches, attentions, layers)
+
+
+@torch.no_grad()
+def explain_batches(
+    model: ImageVaeModel,
+    batches: Iterable[Any],
+    attentions: Sequence[str],
+    layers: Sequence[str],
+    at_once: int = 1,
+) -> dict[tuple[str, str], list[ImageBatch]]:
+    """Compute the maps and scores of images with some of the :data:`ATTENTIONS` and layers of the encoder.
+
+    Args:
+        model: The model, in evaluation mode; it has observed the layers where an attention uses residuals.
+        batches: Batches of images with their truth, pre-processed.
+        attentions: Names of attentions.
+        layers: Names of the encoder's layers.
+        at_once: See :func:`explain_all`.
+
+    Returns:
+        By attention and layer, the batches with maps ``(B, H, W)``, scores ``(B,)`` and truth, without the images.
+
+    Raises:
+        ValueError: If there is no such layer.
+    """
     predicted: dict[tuple[str, str], list[ImageBatch]] = {}
-    for batch in prepared(module, cast("Any", datamodule.test_dataloader()), "test images"):
+    for batch in batches:
         image = model.prepare_image(batch.image)
-        for key, (maps, scores) in explain_all(model, image, layers, attentions).items():
+        for key, (maps, scores) in explain_all(model, image, layers, attentions, at_once).items():
             found = batch.update(in_place=False, image=batch.image[:, :, :1, :1], anomaly_map=maps, pred_score=scores)
             predicted.setdefault(key, []).append(found)
     return predicted

@@ -3,10 +3,11 @@
     python docs/studies/campaign.py configs/dsprites/campaign.yaml --seeds 0 1 2 --accelerator gpu --minutes 9
     python docs/studies/campaign.py configs/dsprites/{beta_vae,factor_vae}.yaml --max_steps 20000
 
-On processors the runs are trained one after the other; a run that is done is left alone, and commands side by side,
-with different arms or seeds, can share an output folder. On a GPU all of them are trained side by side. Either goes on
-where it was stopped when the command is given again. Arguments that are not the campaign's own, such as
-``--data.root``, are handed on to every run.
+On processors the runs are trained one after the other, and commands side by side, with different arms or seeds, can
+share an output folder. On a GPU all of them are trained side by side. Either goes on where it was stopped when the
+command is given again, and leaves runs alone that are done: other seeds join them, also in a copy of the folder without
+its ``stacked.ckpt`` on another machine. Tables and comparison are of all runs of the folder. Arguments that are not the
+campaign's own, such as ``--data.root``, are handed on to every run.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 from stacked.arms import Arm, Schedule, arguments_of, read_manifest
+from stacked.campaign import finished_steps
 from stacked.comparison import METRICS, compare, plot_courses
 from stacked.launch import run_side_by_side
 
@@ -24,12 +26,6 @@ from anomalib_vae_attention.common.atomic_files import replacing
 from anomalib_vae_attention.dsprites import command
 from anomalib_vae_attention.dsprites.callbacks import SCORES_FILE, TEST_FILE
 from anomalib_vae_attention.dsprites.pictures import plot_runs
-
-
-def finished_steps(run: Path) -> int:
-    """Return after how many steps a run was tested; 0 if it was not."""
-    file = run / TEST_FILE
-    return int(json.loads(file.read_text(encoding="utf-8"))["step"]) if file.is_file() else 0
 
 
 def run_all(arms: Sequence[Arm], seeds: Sequence[int], steps: int, output: Path, more: list[str]) -> list[Path]:
@@ -96,8 +92,15 @@ def write_table(table: pd.DataFrame, file: Path) -> None:
 
 
 def print_tables(folder: Path, pairs: Sequence[tuple[str, str]]) -> None:
-    """Print mean and, of several seeds, standard deviation (over n - 1) of each metric, and compare pairs of arms."""
+    """Print mean and, of several seeds, standard deviation (over n - 1) of each metric, and compare pairs of arms.
+
+    Runs that have done fewer steps than others are named and left out.
+    """
     table = pd.read_csv(folder / "results.csv")
+    most = table["step"].max()
+    for row in table[table["step"] < most].itertuples():
+        print(f"{row.config}-{row.seed} is left out: it has done {row.step} of {most} steps")
+    table = table[table["step"] == most]
     for name in (metric for metric in METRICS if metric in table):
         print(name)
         for config, values in table.groupby("config", sort=False)[name]:

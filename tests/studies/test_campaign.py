@@ -128,6 +128,41 @@ def test_start_of_a_campaign(
     assert [row["step"] for row in read_scores(late[0] / "scores.csv")] == ["2"]
 
 
+@pytest.mark.parametrize("is_copy", [True, False])
+def test_seeds_that_are_added_later_join_those_that_are_done(
+    tmp_path: Path,
+    sprites_root: Path,
+    scorer: scores.Scorer,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    is_copy: bool,
+) -> None:
+    """Of both arms two seeds, a call each; what is not done is in no comparison, and keeps others from its folder."""
+    monkeypatch.setattr(launch, "Scorer", lambda _: scorer)
+    manifest = read_manifest([CONFIGS / "vae.yaml", CONFIGS / "beta_vae.yaml"])
+    more = ["--data.root", str(sprites_root), "--data.batch_size", "2"]
+
+    def call(seeds: list[int], steps: int) -> None:
+        launch.run_side_by_side(manifest.arms, seeds, Schedule(steps, 2, 2), tmp_path, more, device="cpu")
+        campaign.collect(tmp_path)
+
+    call([0], 2)
+    before = (tmp_path / "vae-0" / "scores.csv").stat().st_mtime_ns
+    if is_copy:
+        (tmp_path / "stacked.ckpt").unlink()
+    call([0, 1], 2)
+    assert (tmp_path / "vae-0" / "scores.csv").stat().st_mtime_ns == before
+    campaign.print_tables(tmp_path, [("beta_vae", "vae")])
+    assert pd.read_csv(tmp_path / "comparison.csv")["seeds"].tolist() == [2] * 4
+    with pytest.raises(ValueError, match="name another output folder"):
+        call([2], 4)
+    (tmp_path / "stacked.ckpt").unlink()
+    call([2], 4)
+    capsys.readouterr()
+    campaign.print_tables(tmp_path, [])
+    assert "vae-0 is left out: it has done 2 of 4 steps" in capsys.readouterr().out
+
+
 def test_checkpoint_of_other_runs(tmp_path: Path, bits: torch.Tensor, scorer: scores.Scorer) -> None:
     start(tmp_path, bits, scorer).save()
     other = start(tmp_path, bits, scorer)

@@ -1,5 +1,6 @@
 """Training all runs of a campaign side by side on one GPU, with scores, checkpoints and a limit of time."""
 
+import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -33,6 +34,12 @@ logger = logging.getLogger(__name__)
 
 CHECKPOINT_FILE = "stacked.ckpt"
 WEIGHTS_FILE = "weights.ckpt"
+
+
+def finished_steps(run: Path) -> int:
+    """Return after how many steps a run was tested, given its folder; 0 if it was not."""
+    file = run / TEST_FILE
+    return int(json.loads(file.read_text(encoding="utf-8"))["step"]) if file.is_file() else 0
 
 
 class Run(NamedTuple):
@@ -166,8 +173,11 @@ class StackedCampaign:
                 content = {"state_dict": stack.weights_of(index), "global_step": stack.steps}
                 WholeCheckpoints().save_checkpoint(content, run.folder / WEIGHTS_FILE)
 
-    def resume(self) -> bool:
+    def resume(self, steps: int | None = None) -> bool:
         """Go on where the checkpoint was written.
+
+        Args:
+            steps: After how many steps runs are done; a checkpoint of others that are done is none.
 
         Returns:
             Whether there was one.
@@ -179,6 +189,9 @@ class StackedCampaign:
             return False
         kept = torch.load(self.checkpoint, map_location=self.bits.device, weights_only=True)
         if kept["runs"] != self._names():
+            others = [self.checkpoint.parent / name for names in kept["runs"] for name in names]
+            if steps is not None and all(finished_steps(folder) >= steps for folder in others):
+                return False
             msg = f"{self.checkpoint} holds the runs {kept['runs']}, not {self._names()}: name another output folder"
             raise ValueError(msg)
         for stack, state in zip(self.stacks, kept["stacks"], strict=True):

@@ -14,7 +14,7 @@ from anomalib_vae_attention.dsprites.lightning_cli import make_cli
 from anomalib_vae_attention.dsprites.store import IMAGES
 
 from .arms import Arm, Schedule, arguments_of
-from .campaign import Run, StackedCampaign
+from .campaign import Run, StackedCampaign, finished_steps
 from .scores import Scorer
 
 
@@ -29,6 +29,8 @@ def run_side_by_side(
 ) -> list[Path]:
     """Train all runs side by side on a GPU, and go on where an earlier call was stopped.
 
+    Runs that are done are left alone, so that other seeds can be added to a folder.
+
     Args:
         arms: The models.
         seeds: Seeds of the runs.
@@ -39,7 +41,7 @@ def run_side_by_side(
         device: Which GPU; on a processor it works, too, but is of no use.
 
     Returns:
-        The folders of the runs.
+        The folders of all runs.
 
     Raises:
         ValueError: If there is no GPU, or what was started in the folder are other runs.
@@ -48,11 +50,16 @@ def run_side_by_side(
     if device == "cuda" and not torch.cuda.is_available():
         msg = "--accelerator gpu: PyTorch finds no CUDA device; leave it out to run on processors"
         raise ValueError(msg)
+    folders = [output / f"{arm.name}-{seed}" for arm, seed in product(arms, seeds)]
+    to_do = [folder for folder in folders if finished_steps(folder) < schedule.steps]
+    if not to_do:
+        return folders
     torch.set_float32_matmul_precision("high")
     scorer = Scorer(max(1, (os.cpu_count() or 1) - 2))
     runs = []
-    for arm, seed in product(arms, seeds):
-        folder = output / f"{arm.name}-{seed}"
+    for (arm, seed), folder in zip(product(arms, seeds), folders, strict=True):
+        if folder not in to_do:
+            continue
         cli = make_cli(arguments_of(arm, seed, folder, more), run=False)
         runs.append(Run(folder, seed, cli.model))
     file = cli.datamodule.images().file
@@ -60,9 +67,9 @@ def run_side_by_side(
     campaign = StackedCampaign(
         runs, torch.from_numpy(bits).to(device), output, scorer, cli.datamodule.batches.batch_size
     )
-    if campaign.resume():
+    if campaign.resume(schedule.steps):
         print(f"going on after {campaign.steps} steps")
     campaign.fit(schedule, lambda: minutes is not None and time.monotonic() - start > 60 * minutes)
     campaign.save_weights()
     scorer.close()
-    return [run.folder for run in runs]
+    return folders
