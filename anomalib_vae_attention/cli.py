@@ -29,13 +29,15 @@ EXTRAS = {
     "gradio": "web",
 }
 """Packages that commands may miss, and the extra that brings them."""
+EXIT_WRONG = 2
+"""Exit code where arguments, files or the machine are not what a command needs, as that of argparse."""
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a subcommand with its arguments, by default those of the command line; its module is imported only then.
 
     Returns:
-        Exit code: 2 for a subcommand that does not exist.
+        Exit code: that of :func:`run`; :data:`EXIT_WRONG` for a subcommand that does not exist.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments and arguments[0] in COMMANDS:
@@ -49,27 +51,32 @@ def main(arguments: list[str] | None = None) -> int:
         advice = nearest(arguments[0], COMMANDS)
         print(f"vae-attention: there is no subcommand {arguments[0]!r}.{advice}", file=stream)
         if advice:
-            return 2
+            return EXIT_WRONG
     print("usage: vae-attention SUBCOMMAND [--help] [ARGUMENTS]\n", file=stream)
     for name, (_, purpose) in COMMANDS.items():
         print(f"  {name:<12} {purpose}", file=stream)
-    return 0 if wanted_help else 2
+    return 0 if wanted_help else EXIT_WRONG
 
 
 def run(name: str, arguments: list[str]) -> int:
-    """Run a subcommand that exists, and return its exit code: 1 where a package is missing, 130 after Ctrl-C."""
+    """Run a subcommand that exists, and return its exit code: 130 after Ctrl-C.
+
+    What users can mend is one line and :data:`EXIT_WRONG`: an ``OSError``, ``ValueError`` or ``FloatingPointError``,
+    whose message says what is wrong, and a missing package. All else is a fault of ours, with its traceback.
+    """
     quiet()
     try:
         return int(importlib.import_module(COMMANDS[name][0]).main(arguments) or 0)
     except ModuleNotFoundError as error:
         if error.name not in EXTRAS:
             raise
-        extra = EXTRAS[error.name]
-        print(f"vae-attention {name}: {error.name} is not installed: pip install '.[{extra}]'", file=sys.stderr)
-        return 1
+        message, code = f"{error.name} is not installed: pip install '.[{EXTRAS[error.name]}]'", EXIT_WRONG
+    except (OSError, ValueError, FloatingPointError) as error:
+        message, code = str(error), EXIT_WRONG
     except KeyboardInterrupt:
-        print(f"vae-attention {name}: interrupted", file=sys.stderr)
-        return 130
+        message, code = "interrupted", 130
+    print(f"vae-attention {name}: {message}", file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

@@ -34,7 +34,6 @@ import sys
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from importlib import import_module
-from itertools import count
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -129,28 +128,8 @@ def _support() -> Any:  # noqa: ANN401
 @_fault_is_warning("a folder called latest, or a disk without links, may stop a training")
 def _extend_engine(namespace: dict[str, Any]) -> None:
     """Mend the place where anomalib makes the folder of a run and the link to it."""
-    _wrap(namespace, "create_versioned_dir", _without_link)
-
-
-def _without_link(create: Callable) -> Callable:
-    """Wrap anomalib's ``create_versioned_dir``: what stands in the way of the link must not stop a training."""
-
-    def call(root_dir: str | Path) -> Path:
-        root = Path(root_dir).resolve()
-        latest = root / "latest"
-        if latest.is_dir() and not latest.is_symlink():
-            latest.rename(next(free for number in count(1) if not (free := root / f"latest-{number}").exists()))
-        before = set(root.glob("v*"))
-        try:
-            return create(root_dir)
-        except OSError as error:
-            made = set(root.glob("v*")) - before
-            if len(made) != 1:
-                raise
-            _warn(f"{latest} could not be set ({error}): the run is in {min(made)}")
-            return min(made)
-
-    return call
+    link = import_module(f"{PACKAGE}.anomalib_support.latest_link")
+    _wrap(namespace, "create_versioned_dir", link.without_link)
 
 
 @_fault_is_warning("OpenVINOInferencer may compute in bfloat16, OpenVINO's default")

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from importlib import util
+from unittest.mock import Mock
 
 import pytest
 
@@ -46,12 +47,14 @@ def test_version_and_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("error", "code", "message"),
     [
-        (ModuleNotFoundError("No module", name="openvino"), 1, "pip install '.[openvino]'"),
-        (ModuleNotFoundError("No module", name="ray"), 1, "pip install '.[ray]'"),
+        (ModuleNotFoundError("No module", name="openvino"), 2, "pip install '.[openvino]'"),
+        (ModuleNotFoundError("No module", name="ray"), 2, "pip install '.[ray]'"),
+        (FileNotFoundError("There is no folder parts."), 2, "vae-attention predict: There is no folder parts."),
+        (ValueError("--actors must be at least 1."), 2, "vae-attention predict: --actors must be at least 1."),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )
-def test_a_missing_extra_and_an_interruption_are_one_line(
+def test_what_users_can_mend_is_one_line(
     error: BaseException,
     code: int,
     message: str,
@@ -66,3 +69,11 @@ def test_a_missing_extra_and_an_interruption_are_one_line(
     shown = capsys.readouterr().err
     assert message in shown
     assert len(shown.splitlines()) == 1
+
+
+def test_a_fault_of_ours_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No other package brings ``nothing``, and an index is nothing that users give."""
+    for error in (ModuleNotFoundError("No module", name="nothing"), IndexError("list index out of range")):
+        monkeypatch.setattr(cli.importlib, "import_module", Mock(side_effect=error))
+        with pytest.raises(type(error)):
+            cli.main(["predict", "model.xml", "parts"])

@@ -35,12 +35,18 @@ CHATTER = (
     "`Trainer.fit` stopped",
     "The following callbacks returned in",
     "Replaced initializer",
+    "The value 'start' is not 0",
+    "The value 'end' is less than",
+    "Removed ",
+    "No unused functions",
 )
 """How messages of Lightning and ONNX begin that say nothing to the user of a command."""
 TALKERS = (
     "lightning.pytorch.utilities.rank_zero",
     "lightning_fabric.utilities.rank_zero",
     "onnx_ir.passes.common.initializer_deduplication",
+    "onnx_ir.passes.common.unused_removal",
+    "onnxscript.rewriter.rules.common._collapse_slices",
 )
 LOGGERS = {"MLFlowLogger": "mlflow", "WandbLogger": "wandb", "CometLogger": "comet_ml"}
 """How the names of classes end, and the package that they need."""
@@ -80,7 +86,7 @@ def in_one_line(main: Callable[..., Any]) -> Callable[..., Any]:
     def call(*args, **options) -> Any:  # noqa: ANN401
         try:
             return main(*args, **options)
-        except (OSError, TypeError, ValueError) as error:
+        except (OSError, RuntimeError, TypeError, ValueError) as error:
             files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
             ours = [file for file in files if file.startswith(PACKAGE) and file != __file__]
             if not ours or not (files[-1] in ours or isinstance(error, OSError)):

@@ -2,15 +2,39 @@
 
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from lightning.pytorch import Trainer
+
+from anomalib_vae_attention.common.folders import first_free
 
 LATEST = "latest"
 WITHOUT_TRAINING = "without_training"
 """Folder of tests and predictions where nothing has been trained."""
 
 logger = logging.getLogger(__name__)
+
+
+def without_link(create: Callable) -> Callable:
+    """Wrap anomalib's ``create_versioned_dir``: what stands in the way of the link must not stop a training."""
+
+    def call(root_dir: str | Path) -> Path:
+        root = Path(root_dir).resolve()
+        latest = root / LATEST
+        if latest.is_dir() and not latest.is_symlink():
+            latest.rename(first_free(latest))
+        before = set(root.glob("v*"))
+        try:
+            return create(root_dir)
+        except OSError as error:
+            made = set(root.glob("v*")) - before
+            if len(made) != 1:
+                raise
+            logger.warning("%s could not be set (%s): the run is in %s", latest, error, min(made))
+            return min(made)
+
+    return call
 
 
 def set_link(folder: Path) -> None:

@@ -13,6 +13,7 @@ from anomalib.visualization.image.functional import add_text_to_image
 from PIL import Image
 
 from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.folders import first_free, verdict_of
 
 from .distributed import gather, rank
 
@@ -48,11 +49,9 @@ class Pictures(ImageVisualizer):
     def on_predict_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start with a folder that no other run has written to."""
         del pl_module
-        folder, number = Path(self._given_folder or Path(trainer.default_root_dir) / "images"), 1
-        while (free := folder if number == 1 else folder.with_name(f"{folder.name}-{number}")).exists():
-            number += 1
+        folder = Path(self._given_folder or Path(trainer.default_root_dir) / "images")
         # Another process may be about to make it.
-        self._start(gather(free)[0])
+        self._start(gather(first_free(folder))[0])
 
     def _start(self, folder: Path) -> None:
         self.output_dir = folder
@@ -125,4 +124,4 @@ def _verdict(item: Any) -> str:  # noqa: ANN401
     """Return score and verdict as words, as far as there are any."""
     if item.pred_score is None or item.pred_label is None or item.pred_label.dtype.is_floating_point:
         return ""
-    return f"{'defective' if bool(item.pred_label) else 'good'} {float(item.pred_score):.3f}"
+    return f"{verdict_of(item.pred_label)} {float(item.pred_score):.3f}"

@@ -9,10 +9,7 @@ import lightning.pytorch as pl
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from anomalib_vae_attention.common.images import is_turned, why_misread
-
-UNREADABLE = (OSError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for files that it cannot read; the last for more than twice ``Image.MAX_IMAGE_PIXELS``."""
+from anomalib_vae_attention.common.images import UNREADABLE, is_turned, why_misread
 
 
 def image_files(loader: DataLoader) -> Iterator[Path]:

@@ -3,7 +3,6 @@
 import argparse
 import json
 import logging
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ import torch
 from anomalib_vae_attention.anomalib_support.exports import RANGE, SHAPES, normalisation, raw_thresholds
 from anomalib_vae_attention.common.atomic_files import replacing
 from anomalib_vae_attention.common.images import read_tensor
+from anomalib_vae_attention.common.models import find_model
 from anomalib_vae_attention.common.mvtec_layout import list_images
 from anomalib_vae_attention.lightning_model import VaeAttention
 from anomalib_vae_attention.thresholds.normal_quantile import NormalQuantile
@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", type=Path, help="checkpoint or export of vae_attention")
+    parser.add_argument("model", type=Path, help="checkpoint or export of vae_attention, or folder of one")
     parser.add_argument("good_images", type=Path, nargs="?", help="folder of images of good parts")
     parser.add_argument("--false_positive_rate", type=float, required=True, help="of images, such as 0.01 for 1 %%")
     parser.add_argument("--pixel_false_positive_rate", type=float, help="of pixels (as of images)")
@@ -125,25 +125,14 @@ def calibrate_export(file: Path, folder: Path | None, thresholds: NormalQuantile
     export.save(target, {**export.description, **told})
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command.
-
-    Args:
-        arguments: Those of the command line by default.
-
-    Returns:
-        Exit code: 1 where something is wrong, which is printed.
-    """
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command, with the arguments of the command line by default."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("anomalib_vae_attention").setLevel(logging.INFO)
     given = make_parser().parse_args(arguments)
-    target = given.output or given.model
-    try:
-        thresholds = NormalQuantile(given.false_positive_rate, given.pixel_false_positive_rate)
-        work = calibrate_checkpoint if given.model.suffix == ".ckpt" else calibrate_export
-        work(given.model, given.good_images, thresholds, target)
-    except (OSError, ValueError) as error:
-        print(f"vae-attention calibrate: {error}", file=sys.stderr)
-        return 1
+    model = find_model(given.model)
+    target = given.output or model
+    thresholds = NormalQuantile(given.false_positive_rate, given.pixel_false_positive_rate)
+    work = calibrate_checkpoint if model.suffix == ".ckpt" else calibrate_export
+    work(model, given.good_images, thresholds, target)
     print(f"{target}: {thresholds.describe()}")
-    return 0

@@ -167,17 +167,5 @@ class OpenVinoExport:
 
 
 def open_export(file: Path) -> OnnxExport | OpenVinoExport:
-    """Open an export by its ending, ``.onnx`` or ``.xml``.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is something else.
-    """
-    if not file.is_file():
-        msg = f"There is no file {file}."
-        raise FileNotFoundError(msg)
-    kinds: dict[str, Callable[[Path], OnnxExport | OpenVinoExport]] = {".onnx": OnnxExport, ".xml": OpenVinoExport}
-    if file.suffix not in kinds:
-        msg = f"{file} is none of .ckpt, .onnx and .xml. {ADVICE}"
-        raise ValueError(msg)
-    return kinds[file.suffix](file)
+    """Open an export that :func:`.find_model` has found, by its ending: a ``ValueError`` if it is something else."""
+    return OnnxExport(file) if file.suffix == ".onnx" else OpenVinoExport(file)

@@ -1,13 +1,15 @@
 """What folders of images are usually called, and which mask belongs to which image: by name, never by order."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
 
+GOOD, DEFECTIVE = "good", "defective"
 NAMES = {
-    "good": "good ok okay io normal normals nominal pass passed fault_free defect_free non_defective",
-    "defective": "defective defect defects bad nok nio ng not_ok not_good fail failed faulty reject rejects scrap "
+    GOOD: "good ok okay io normal normals nominal pass passed fault_free defect_free non_defective",
+    DEFECTIVE: "defective defect defects bad nok nio ng not_ok not_good fail failed faulty reject rejects scrap "
     "anomaly anomalies anomalous abnormal",
     "masks": "masks mask ground_truth groundtruth gt annotations segmentation segmentations",
 }
@@ -17,8 +19,19 @@ OF_MASKS = re.compile(rf"^{_MASK}[-_ .]|[-_ .]{_MASK}$", re.IGNORECASE)
 """What comes before or after the image's name in the name of its mask."""
 
 
+def verdict_of(defective: object) -> str:
+    """Return the word for an image that is defective, or is not."""
+    return DEFECTIVE if defective else GOOD
+
+
+def first_free(folder: Path, may_take: Callable[[Path], bool] = lambda _folder: False) -> Path:
+    """Return a folder, or NAME-2, NAME-3 and so on beside it: the first that does not exist, or that may be taken."""
+    others = (folder.with_name(f"{folder.name}-{number}") for number in count(2))
+    return next(one for one in chain([folder], others) if not one.exists() or may_take(one))
+
+
 def kind_of(name: str) -> str | None:
-    """Return what lies in a folder by its name: ``"good"``, ``"defective"``, ``"masks"``, or ``None`` if unknown."""
+    """Return what lies in a folder by its name, a key of :data:`NAMES`, or ``None`` if unknown."""
     plain = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")
     return next((kind for kind, names in NAMES.items() if plain in names.split()), None)
 

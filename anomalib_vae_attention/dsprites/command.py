@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: Subcommand and its arguments; those of the command line by default.
 
     Returns:
-        Exit code: 1 after an error in the data or the training, 2 for a subcommand that does not exist.
+        Exit code: 2 for a subcommand that does not exist, or that lacks its config.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] not in {"fit", "test", "traverse"}:
@@ -73,16 +73,8 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    try:
-        if arguments[0] == "traverse":
-            traverse(arguments[1:])
-        else:
-            make_cli(arguments)
-    except (OSError, ValueError, FloatingPointError) as error:
-        print(f"vae-attention dsprites: {error}", file=sys.stderr)
-        return 1
+    if arguments[0] == "traverse":
+        traverse(arguments[1:])
+    else:
+        make_cli(arguments)
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

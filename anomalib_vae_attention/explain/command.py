@@ -113,13 +113,8 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     return page
 
 
-def main(arguments: list[str]) -> int:
-    """Run the command; return its exit code, 1 after an error in arguments or data."""
+def main(arguments: list[str]) -> None:
+    """Run the command."""
     parsed = make_parser().parse_intermixed_args(arguments)
-    try:
-        page = run(parsed, shlex.join(["vae-attention", "explain", *arguments]))
-    except (OSError, ValueError) as error:
-        print(f"vae-attention explain: {error}", file=sys.stderr)
-        return 1
+    page = run(parsed, shlex.join(["vae-attention", "explain", *arguments]))
     print(f"pictures {page.parent}, one per image\nsheet    {page.with_name(SHEET)}\npage     {page}")
-    return 0

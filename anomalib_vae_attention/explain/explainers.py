@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
+from anomalib.data import InferenceBatch
 
 from anomalib_vae_attention.attention import energy_attention
+from anomalib_vae_attention.common.folders import verdict_of
 from anomalib_vae_attention.common.models import find_model
 from anomalib_vae_attention.image_vae.model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
-from anomalib_vae_attention.scoring import as_floats, only_scorable
+from anomalib_vae_attention.scoring import as_floats, full_precision, only_scorable
 from anomalib_vae_attention.torch_model import Explanation, VaeAttentionModel
 
 
@@ -67,7 +69,7 @@ class Picture(NamedTuple):
         latents: What its latents look at.
         anomaly_map: Shape ``(H, W)``, from 0 to 1. Map, score and verdict are those of ``vae-attention predict``.
         score: Image score, from 0 to 1.
-        verdict: ``"good"`` or ``"defective"``; empty where the model has no thresholds.
+        verdict: Of :func:`.verdict_of`; empty where the model has no thresholds.
     """
 
     image: torch.Tensor
@@ -117,37 +119,45 @@ def explain_image(module: VaeAttention, image: torch.Tensor, latents: str) -> Pi
     Which latents are shown, and what is an error, is said by :func:`parse_latents`.
     """
     chosen, most = parse_latents(latents, count_latents(module))
-    model, processed = module.model, _pre_process(module, image)
+    model, (processed, out, explanation) = module.model, _judge(module, image)
     shown = torch.nn.functional.interpolate(image, processed.shape[-2:], mode="bilinear", antialias=True)
     if isinstance(model, ImageVaeModel):
-        out = model(processed)
-        counterfactual, found = _reconstruct(model, processed), _image_latents(model, processed, chosen, most)
+        found = _image_latents(model, processed, chosen, most)
     else:
-        processed, whole = only_scorable(as_floats(processed, model))
-        explanation = model.explain(processed)
-        out = explanation.prediction(whole)
-        counterfactual, found = false_colours(explanation), _feature_latents(model, explanation, chosen, most)
-    out = cast("Any", module.post_processor)(out) if module.post_processor else out
-    label = out.pred_label
+        found = _feature_latents(model, cast("Explanation", explanation), chosen, most)
+    counterfactual, label = _imagine_normal(model, processed, explanation), out.pred_label
     judged = label is not None and label.dtype == torch.bool
-    verdict = ("defective" if bool(label) else "good") if judged else ""
+    verdict = verdict_of(label) if judged else ""
     return Picture(shown[0].clamp(0, 1), counterfactual, found, out.anomaly_map[0, 0], float(out.pred_score), verdict)
 
 
 @torch.no_grad()
-def imagine_normal(module: VaeAttention, image: torch.Tensor) -> Counterfactual:
-    """Show what a normal part would have shown in the place of an image ``(1, 3, H, W)``, from 0 to 1."""
-    model, processed = module.model, _pre_process(module, image.to(module.device))
-    if isinstance(model, ImageVaeModel):
-        return _reconstruct(model, processed)
-    return false_colours(model.explain(as_floats(processed, model)))
+def judge_and_imagine(module: VaeAttention, image: torch.Tensor) -> tuple[InferenceBatch, Counterfactual]:
+    """Judge an image ``(1, 3, H, W)``, from 0 to 1, as a model does, and show what a normal part would have shown."""
+    processed, out, explanation = _judge(module, image.to(module.device))
+    return out, _imagine_normal(module.model, processed, explanation)
 
 
-def _pre_process(module: VaeAttention, image: torch.Tensor) -> torch.Tensor:
-    return cast("Any", module.pre_processor)(image) if module.pre_processor else image
+def _judge(module: VaeAttention, image: torch.Tensor) -> tuple[torch.Tensor, Any, Explanation | None]:
+    """Compute what a module's ``forward`` does, but keep what it saw and what explains it: the model runs once."""
+    model, explanation = module.model, None
+    processed = cast("Any", module.pre_processor)(image) if module.pre_processor else image
+    with full_precision(module.device):
+        if isinstance(model, ImageVaeModel):
+            out = model(processed)
+        else:
+            processed, whole = only_scorable(as_floats(processed, model))
+            explanation = model.explain(processed)
+            out = explanation.prediction(whole)
+    return processed, cast("Any", module.post_processor)(out) if module.post_processor else out, explanation
 
 
-def _reconstruct(model: ImageVaeModel, image: torch.Tensor) -> Counterfactual:
+def _imagine_normal(
+    model: ImageVaeModel | VaeAttentionModel, image: torch.Tensor, explanation: Explanation | None
+) -> Counterfactual:
+    if explanation is not None:
+        return false_colours(explanation)
+    model = cast("ImageVaeModel", model)
     seen = model.prepare_image(image)
     decoded = model.vae.decode(model.vae.posterior(seen).mean)
     seen, decoded = (one[0].expand(3, -1, -1).clamp(0, 1).cpu() for one in (seen, decoded))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD
 from anomalib_vae_attention.common.pictures import heat_map
 from anomalib_vae_attention.predict.pictures import colour_map, overlay
 
@@ -23,7 +24,7 @@ COLUMNS = 4
 MOST_ON_SHEET = 24
 SLIDE = (13.33, 7.5)
 """Width and height of a slide, in inches."""
-COLOURS = {"good": "#17795c", "defective": "#c0392b"}
+COLOURS = {GOOD: "#17795c", DEFECTIVE: "#c0392b"}
 
 
 class Tile(NamedTuple):

@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import sys
 from collections import Counter
 from collections.abc import Iterable
 from itertools import islice
@@ -10,11 +9,12 @@ from pathlib import Path
 
 from anomalib_vae_attention.common.argument_checks import require_whole
 from anomalib_vae_attention.common.atomic_files import read_json
+from anomalib_vae_attention.common.folders import DEFECTIVE, first_free
 from anomalib_vae_attention.common.models import find_model
 
 from .inputs import find_inputs
 from .models import load_model
-from .results import DEFECTIVE, ERROR, OVERLAYS, REPORT, RUN, TABLE, fingerprint, same_run
+from .results import ERROR, OVERLAYS, REPORT, RUN, TABLE, Slips, fingerprint, same_run
 from .run import BATCH_SIZE, predict
 
 DEFAULT_OUTPUT = Path("predictions")
@@ -22,7 +22,7 @@ EXIT_DEFECT = 3
 EPILOG = f"""
 MODEL is a checkpoint (.ckpt), an export (.onnx, or .xml of OpenVINO), or the folder that a training or an export left
 it in. IMAGES are files, folders with their subfolders, and patterns in quotes. An interrupted run goes on when the
-command is given again; images that have changed since are predicted again. The exit code is 0, 1 where something is
+command is given again; images that have changed since are predicted again. The exit code is 0, 2 where something is
 wrong with the arguments, and with --fail_on_defect {EXIT_DEFECT} where an image is defective or cannot be judged.
 
 examples:
@@ -62,13 +62,13 @@ def choose_folder(given: Path | None, model: Path, engine: str = "local", defaul
     """Return the folder to write to: the one that was named, or the first that is free or holds this model's run."""
     if given is not None:
         return given
-    told, number = {"sha256": fingerprint(model), "engine": engine}, 1
-    while True:
-        folder = default if number == 1 else default.with_name(f"{default.name}-{number}")
+    told = {"sha256": fingerprint(model), "engine": engine}
+
+    def is_ours(folder: Path) -> bool:
         before = read_json(folder / RUN)
-        if not folder.exists() or (before is not None and same_run(before, told)):
-            return folder
-        number += 1
+        return before is not None and same_run(before, told)
+
+    return first_free(default, is_ours)
 
 
 def summarise(counts: Counter[tuple[str, str]], errors: Iterable[str]) -> str:
@@ -82,15 +82,9 @@ def summarise(counts: Counter[tuple[str, str]], errors: Iterable[str]) -> str:
     for (_, label), count in counts.items():
         labels[label] += count
     lines = [f"{counts.total()} images: " + ", ".join(f"{count} {label}" for label, count in sorted(labels.items()))]
-    known = Counter({pair: count for pair, count in counts.items() if pair[0] and pair[1] != ERROR})
-    if known:
-        bad, fine = (
-            sum(count for (truth, _), count in known.items() if truth == kind) for kind in ("defective", "good")
-        )
-        lines.append(
-            f"by the names of folders: {known['defective', 'defective']} of {bad} defective images found, "
-            f"{known['good', 'defective']} of {fine} good ones called defective"
-        )
+    slips = Slips.of(counts)
+    if slips.defective or slips.good:
+        lines.append(f"by the names of folders, {slips}")
     lines += [f"  {error}" for error in islice(errors, 5)]
     return "\n".join(lines)
 
@@ -131,9 +125,5 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
     given = make_parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s")
-    try:
-        counts = run(given)
-    except (OSError, ValueError) as error:
-        print(f"vae-attention predict: {error}", file=sys.stderr)
-        return 1
+    counts = run(given)
     return EXIT_DEFECT if given.fail_on_defect and any(label in {DEFECTIVE, ERROR} for _, label in counts) else 0

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_vae_attention.common.folders import kind_of, pair_masks
+from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD, kind_of, pair_masks
 from anomalib_vae_attention.common.images import read_upright
 from anomalib_vae_attention.common.mvtec_layout import IMAGE_SUFFIXES, MASKS, TEST, list_images
 
@@ -106,10 +106,10 @@ def _read_list(file: Path) -> list[Path]:
 def truth_of(folder: Path) -> bool | None:
     """Return whether the images of a folder are defective by its name and place, ``None`` if that is not known."""
     kind = kind_of(folder.name)
-    if kind in {"good", "defective"}:
-        return kind == "defective"
+    if kind in {GOOD, DEFECTIVE}:
+        return kind == DEFECTIVE
     test = folder.parent
-    in_test = test.name == TEST and test.is_dir() and any(kind_of(one.name) == "good" for one in test.iterdir())
+    in_test = test.name == TEST and test.is_dir() and any(kind_of(one.name) == GOOD for one in test.iterdir())
     return True if in_test else None
 
 

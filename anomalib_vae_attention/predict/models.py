@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from anomalib.data import InferenceBatch
 from numpy.typing import NDArray
 from torchvision.transforms.v2 import Compose, Normalize, Resize, ToDtype
 
@@ -83,6 +84,14 @@ def judge(model: Model, images: Sequence[NDArray[np.uint8]]) -> Verdicts:
     return model.score(batch)
 
 
+def as_verdicts(found: InferenceBatch) -> Verdicts:
+    """Take what a checkpoint's model returns to verdicts."""
+    fields: list[Any] = [found.pred_score, found.pred_label, found.anomaly_map, found.pred_mask]
+    score, label, anomaly_map, mask = (field.cpu().numpy() for field in fields)
+    size = (score.size, *anomaly_map.shape[-2:])
+    return Verdicts(score.reshape(-1), label.reshape(-1), anomaly_map.reshape(size), mask.reshape(size))
+
+
 def _load_checkpoint(file: Path, device: str | None) -> Model:
     module: Any = VaeAttention.load_from_checkpoint(file, map_location="cpu").eval()
     post = module.post_processor
@@ -98,11 +107,7 @@ def _load_checkpoint(file: Path, device: str | None) -> Model:
 
     def score(batch: NDArray[np.float32]) -> Verdicts:
         with torch.inference_mode(), full_precision(module.device):
-            found = module(torch.from_numpy(batch).to(module.device))
-        flat = (found.pred_score, found.pred_label, found.anomaly_map, found.pred_mask)
-        one, label, anomaly_map, mask = (tensor.cpu().numpy() for tensor in flat)
-        size = (len(batch), *anomaly_map.shape[-2:])
-        return Verdicts(one.reshape(-1), label.reshape(-1), anomaly_map.reshape(size), mask.reshape(size))
+            return as_verdicts(module(torch.from_numpy(batch).to(module.device)))
 
     def seen(height: int, width: int) -> Box:
         return _seen_part(module.pre_processor, height, width)

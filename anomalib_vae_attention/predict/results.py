@@ -3,14 +3,16 @@
 import csv
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import filelock
 
 from anomalib_vae_attention.common.atomic_files import read_json, replacing, write_json
+from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD
 
 from .inputs import Input
 
@@ -35,7 +37,29 @@ COLUMNS = (
 )
 """Columns of the table: label is good, defective or error; pixels count from the left top corner; the last three are
 what the run is resumed by."""
-GOOD, DEFECTIVE, ERROR = "good", "defective", "error"
+ERROR = "error"
+
+
+class Slips(NamedTuple):
+    """What verdicts got wrong of images whose truth is known: how many, and of how many."""
+
+    missed: int
+    defective: int
+    alarms: int
+    good: int
+
+    @classmethod
+    def of(cls, counts: Counter[tuple[str, str]]) -> "Slips":
+        """Count them, from the number of images of each truth and label; errors are neither."""
+        missed, alarms = counts[DEFECTIVE, GOOD], counts[GOOD, DEFECTIVE]
+        return cls(missed, missed + counts[DEFECTIVE, DEFECTIVE], alarms, alarms + counts[GOOD, GOOD])
+
+    def __str__(self) -> str:
+        """Say it in words."""
+        return (
+            f"missed: {self.missed} of {self.defective} defective images; "
+            f"false alarms: {self.alarms} of {self.good} good images"
+        )
 
 
 def fingerprint(file: Path) -> str:

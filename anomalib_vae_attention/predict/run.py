@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from anomalib_vae_attention.common.folders import verdict_of
 from anomalib_vae_attention.common.machine import cores
 
 from .inputs import Input, Read, in_batches, read_ahead
 from .models import Model, Verdicts, judge
 from .pictures import Region, colour_map, largest_region, overlay, shrink, write
 from .report import write_report
-from .results import DEFECTIVE, ERROR, GOOD, OVERLAYS, PARTS, REPORT, Results, stamp
+from .results import ERROR, OVERLAYS, PARTS, REPORT, Results, stamp
 
 Row = dict[str, Any]
 BATCH_SIZE = 8
@@ -100,15 +101,14 @@ def _finished(written: Sequence[tuple[Row, Future[None] | None]]) -> list[Row]:
 def _row(
     model: Model, one: Input, verdict: Verdicts | None = None, region: Region | None = None, error: str = ""
 ) -> Row:
-    label = ERROR if verdict is None else DEFECTIVE if verdict.defective else GOOD
     size, modified = stamp(one.path) if one.content is None else (len(one.content), 0)
     return {
         "path": str(one.path),
         "score": None if verdict is None else round(float(verdict.score), 6),
-        "label": label,
+        "label": ERROR if verdict is None else verdict_of(verdict.defective),
         "threshold": model.thresholds[0],
         **{f"defect_{name}": getattr(region, name, None) for name in Region._fields},
-        "truth": "" if one.defective is None else DEFECTIVE if one.defective else GOOD,
+        "truth": "" if one.defective is None else verdict_of(one.defective),
         "error": error,
         "name": one.name,
         "bytes": size,

@@ -7,7 +7,6 @@ import ipaddress
 import os
 import signal
 import socket
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -86,13 +85,14 @@ def close_gradio(folder: str) -> None:
     }
 
 
-def serve(given: argparse.Namespace) -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Serve the page until the process is interrupted.
 
     Raises:
         FileNotFoundError: If there is no model.
         ValueError: If arguments are wrong.
     """
+    given = make_parser().parse_args(arguments)
     host = given.host.strip("[]")
     if given.password is None and not is_loopback(host):
         msg = f"--host {given.host} lets others in: set a --password."
@@ -118,13 +118,3 @@ def serve(given: argparse.Namespace) -> None:
                 time.sleep(3600)
         finally:
             page.close(verbose=False)
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit code."""
-    try:
-        serve(make_parser().parse_args(arguments))
-    except (OSError, ValueError) as error:
-        print(f"vae-attention serve: {error}", file=sys.stderr)
-        return 1
-    return 0

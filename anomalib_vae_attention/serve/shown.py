@@ -11,8 +11,8 @@ from PIL import Image, UnidentifiedImageError
 
 from anomalib_vae_attention.common.images import UNREADABLE, read_upright
 from anomalib_vae_attention.common.pictures import inline
-from anomalib_vae_attention.explain.explainers import Counterfactual, imagine_normal
-from anomalib_vae_attention.predict.models import Box, Model, Verdicts, judge
+from anomalib_vae_attention.explain.explainers import Counterfactual, judge_and_imagine
+from anomalib_vae_attention.predict.models import Box, Model, Verdicts, as_verdicts, judge
 from anomalib_vae_attention.predict.pictures import (
     colour_map,
     draw_mask,
@@ -64,9 +64,7 @@ def look(model: Model, file: Path, name: str) -> Shown:
     """
     pixels = _read(file, name)
     try:
-        verdicts = judge(model, [pixels])
-        image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None]
-        expected = None if model.module is None else imagine_normal(model.module, image.float() / 255)
+        verdicts, expected = _judge(model, pixels)
     except Exception as error:
         msg = f"{name} cannot be judged: {error}"
         raise ValueError(msg) from error
@@ -74,6 +72,14 @@ def look(model: Model, file: Path, name: str) -> Shown:
     verdict = Verdicts(*(values[0] for values in verdicts))
     seen = model.seen(height, width)
     return Shown(name, (width, height), shrink(pixels), verdict, model.thresholds, seen, expected)
+
+
+def _judge(model: Model, pixels: NDArray[np.uint8]) -> tuple[Verdicts, Counterfactual | None]:
+    if model.module is None:
+        return judge(model, [pixels]), None
+    image = torch.from_numpy(pixels.transpose(2, 0, 1).copy())[None].float() / 255
+    out, expected = judge_and_imagine(model.module, image)
+    return as_verdicts(out), expected
 
 
 def _read(file: Path, name: str) -> NDArray[np.uint8]:

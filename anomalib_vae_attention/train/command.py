@@ -3,7 +3,7 @@
 import argparse
 import logging
 import shlex
-import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,10 +11,10 @@ from typing import Any
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
-from anomalib_vae_attention.common.folders import kind_of
+from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD, first_free, kind_of
 from anomalib_vae_attention.predict.inputs import Input
 from anomalib_vae_attention.predict.models import load_model
-from anomalib_vae_attention.predict.results import DEFECTIVE, ERROR, GOOD, OVERLAYS, REPORT, TABLE
+from anomalib_vae_attention.predict.results import ERROR, OVERLAYS, REPORT, TABLE, Slips
 from anomalib_vae_attention.predict.run import predict
 
 from .fit import fit, lowest_rate
@@ -69,12 +69,7 @@ def choose_folder(given: Path | None, source: Path) -> Path:
             raise ValueError(msg)
         return given
     names = [part for part in source.resolve().parts if part.lower() not in GENERIC and kind_of(part) is None]
-    name, number = names[-1] if len(names) > 1 else "parts", 1
-    folder = Path("results") / name
-    while folder.exists():
-        number += 1
-        folder = Path("results") / f"{name}-{number}"
-    return folder
+    return first_free(Path("results") / (names[-1] if len(names) > 1 else "parts"))
 
 
 def to_test(parts: Parts, held_out: Sequence[Path]) -> list[Input]:
@@ -104,19 +99,12 @@ def measure(rows: Sequence[dict[str, Any]], rate: float) -> str:
         rate: Highest expected rate of false alarms; more than chance explains is told.
     """
     judged = [row for row in rows if row["label"] != ERROR]
-    truth = [row["truth"] == DEFECTIVE for row in judged]
-    if not any(truth) or all(truth):
+    slips = Slips.of(Counter((row["truth"], row["label"]) for row in judged))
+    if not slips.defective or not slips.good:
         return "image AUROC: undefined, for it takes good and defective images to test on"
-    alarms = sum(row["label"] == DEFECTIVE for row in judged if row["truth"] == GOOD)
-    missed = sum(row["label"] == GOOD for row in judged if row["truth"] == DEFECTIVE)
-    auroc = roc_auc_score(truth, [row["score"] for row in judged])
-    good = len(truth) - sum(truth)
-    text = (
-        f"image AUROC: {auroc:.4f} (1 is perfect)\n"
-        f"missed: {missed} of {sum(truth)} defective images\n"
-        f"false alarms: {alarms} of {good} good images"
-    )
-    if binomtest(alarms, good, rate, alternative="greater").pvalue < UNLIKELY:
+    auroc = roc_auc_score([row["truth"] == DEFECTIVE for row in judged], [row["score"] for row in judged])
+    text = f"image AUROC: {auroc:.4f} (1 is perfect)\n{slips}"
+    if binomtest(slips.alarms, slips.good, rate, alternative="greater").pvalue < UNLIKELY:
         text += (
             "\nThat is more than chance: these good images are not like those learnt from. Learn from such images, "
             "too, or take the threshold from some: vae-attention calibrate MODEL GOOD_IMAGES --false_positive_rate RATE"
@@ -147,13 +135,8 @@ def run(given: argparse.Namespace) -> None:
     print(f"next     vae-attention predict {shlex.quote(str(checkpoint))} NEW_IMAGES")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the command; return its exit code, 1 where something is wrong, which is printed."""
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command."""
     given = make_parser().parse_args(arguments)
     logging.basicConfig(format="%(message)s")
-    try:
-        run(given)
-    except (OSError, ValueError) as error:
-        print(f"vae-attention train: {error}", file=sys.stderr)
-        return 1
-    return 0
+    run(given)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from anomalib_vae_attention.common.folders import NAMES, Pairs, kind_of, pair_masks
+from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD, NAMES, Pairs, kind_of, pair_masks
 from anomalib_vae_attention.common.images import UNREADABLE, doubtful_masks, is_turned, why_misread
 from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
 
@@ -55,40 +55,38 @@ def find_parts(
         raise FileNotFoundError(msg)
     train = folder / "train" if (folder / "train").is_dir() else folder
     chosen = {
-        "good": _named(folder, good, "--good") or _by_name(train, "good"),
-        "defective": _named(folder, defective, "--defective") or _by_name(folder, "defective"),
+        GOOD: _named(folder, good, "--good") or _by_name(train, GOOD),
+        DEFECTIVE: _named(folder, defective, "--defective") or _by_name(folder, DEFECTIVE),
         "masks": _named(folder, masks, "--masks") or _by_name(folder, "masks"),
     }
     test = folder / TEST
-    good_test = _by_name(test, "good") if test.is_dir() else None
-    images = chosen["defective"] or (test if good_test else None)
-    others = [
-        place for place in (chosen["defective"], chosen["masks"], good_test, test if good_test else None) if place
-    ]
-    good_root = chosen["good"] or folder
+    good_test = _by_name(test, GOOD) if test.is_dir() else None
+    images = chosen[DEFECTIVE] or (test if good_test else None)
+    others = [place for place in (chosen[DEFECTIVE], chosen["masks"], good_test, test if good_test else None) if place]
+    good_root = chosen[GOOD] or folder
     found = {
-        "good": _outside(list_images(good_root), good_root, others),
+        GOOD: _outside(list_images(good_root), good_root, others),
         "good_test": list_images(good_test) if good_test else [],
-        "defective": _outside(list_images(images), images, [chosen["masks"], good_test]) if images else [],
+        DEFECTIVE: _outside(list_images(images), images, [chosen["masks"], good_test]) if images else [],
     }
     left_out: dict[Path, str] = {}
     remarks = [
         f"{other} lies in {good_root}: its images are not learnt" for other in others if _inside(other, good_root)
     ]
     usable = {name: _usable(files, left_out, remarks) for name, files in found.items()}
-    if len(usable["good"]) < 2:
+    if len(usable[GOOD]) < 2:
         below = ", ".join(sorted(one.name for one in folder.iterdir() if one.is_dir())) or "none"
         msg = (
             f"{good_root} holds {len(usable['good'])} good images that can be read, but two are the least. Name the "
-            f"folder of good images with --good; known names are {', '.join(NAMES['good'].split())}. Folders in "
+            f"folder of good images with --good; known names are {', '.join(NAMES[GOOD].split())}. Folders in "
             f"{folder}: {below}."
         )
         raise ValueError(msg)
     pairs = Pairs({}, [], [])
     if chosen["masks"] and images:
-        pairs = pair_masks(usable["defective"], images, list_images(chosen["masks"]), chosen["masks"])
+        pairs = pair_masks(usable[DEFECTIVE], images, list_images(chosen["masks"]), chosen["masks"])
         remarks += doubtful_masks(pairs.masks.values())
-    return Parts(usable["good"], usable["good_test"], usable["defective"], pairs, left_out, remarks)
+    return Parts(usable[GOOD], usable["good_test"], usable[DEFECTIVE], pairs, left_out, remarks)
 
 
 def _named(folder: Path, given: Path | None, argument: str) -> Path | None:

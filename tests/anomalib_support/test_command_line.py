@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from anomalib.data import Tabular
 from anomalib.data.utils.path import contains_non_printable_characters
 from anomalib.models.components import AnomalibModule
@@ -16,6 +17,7 @@ from support import folder, write_images
 from anomalib_vae_attention.anomalib_support import command_line
 from anomalib_vae_attention.anomalib_support.unreadable_images import require_as_shown
 from anomalib_vae_attention.common.argument_checks import take_overrides
+from anomalib_vae_attention.scoring import require_scorable
 
 
 def test_each_line_is_logged_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,6 +55,9 @@ def test_errors_of_this_package_are_a_line(tmp_path: Path, capsys: pytest.Captur
     assert end.value.code == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith(f"anomalib: {tmp_path / 'a.tif'} would be read wrongly")
+    with pytest.raises(SystemExit):
+        command_line.in_one_line(require_scorable)(torch.zeros(1, 3, 8, 8), torch.zeros(()))
+    assert capsys.readouterr().err.startswith("anomalib: The model has not been fitted")
     # A fault of ours or of others keeps its traceback.
     with pytest.raises(ValueError, match="invalid literal"):
         command_line.in_one_line(int)("x")

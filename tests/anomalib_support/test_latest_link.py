@@ -40,7 +40,7 @@ def test_a_real_folder_and_a_disk_without_links(data: Path, tmp_path: Path, monk
     (runs(tmp_path) / "latest" / "old.png").touch()
     fit(tmp_path, data)
     assert (runs(tmp_path) / "latest").resolve() == runs(tmp_path) / "v0"
-    assert (runs(tmp_path) / "latest-1" / "old.png").is_file()
+    assert (runs(tmp_path) / "latest-2" / "old.png").is_file()
 
     def refuse(self: Path, *_args: object, **_options: object) -> None:
         raise OSError(1, "Operation not permitted", str(self))

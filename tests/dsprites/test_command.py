@@ -183,7 +183,7 @@ def test_hint_at_bf16(
 )
 def test_one_clear_error(arguments: list[str], message: str, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = [str(CONFIGS["vae"]) if part == "CONFIG" else part for part in arguments]
-    assert command.main(arguments) == 1
+    assert cli.main(["dsprites", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error

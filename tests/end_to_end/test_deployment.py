@@ -22,9 +22,8 @@ from lightning.pytorch import seed_everything
 from PIL import Image
 from support import SIZE, make_engine, small_model
 
-from anomalib_vae_attention import EmbeddedAD, NormalQuantile, VaeAttention
+from anomalib_vae_attention import EmbeddedAD, NormalQuantile, VaeAttention, cli
 from anomalib_vae_attention.anomalib_support.openvino_ir import quantise_backbone
-from anomalib_vae_attention.calibrate.command import main as calibrate
 
 
 class Line(NamedTuple):
@@ -118,7 +117,7 @@ def test_a_backbone_of_integers(line: Line, tmp_path: Path) -> None:
     assert fed
     assert set(fed) <= {"Convolution", "GroupConvolution"}
     for file, run in ((tmp_path / "model.xml", open_vino.main), (tmp_path / "model.onnx", onnx_runtime.main)):
-        assert calibrate([str(file), str(line.good), "--false_positive_rate", "0.6"]) == 0
+        assert cli.main(["calibrate", str(file), str(line.good), "--false_positive_rate", "0.6"]) == 0
         assert sum(run(file, image)[1] for image in files) == 1
 
 
@@ -159,7 +158,7 @@ def test_calibration_is_the_same_everywhere(new_images: bool, line: Line, tmp_pa
     written = {}
     for file in (line.checkpoint, line.onnx, line.openvino):
         written[file.suffix] = tmp_path / f"new{file.suffix}"
-        assert calibrate([str(file), *arguments, "--output", str(written[file.suffix])]) == 0
+        assert cli.main(["calibrate", str(file), *arguments, "--output", str(written[file.suffix])]) == 0
     before = VaeAttention.load_from_checkpoint(line.checkpoint)
     after = VaeAttention.load_from_checkpoint(written[".ckpt"]).eval()
     for name, tensor in before.model.state_dict().items():
@@ -189,9 +188,9 @@ def test_an_export_is_calibrated_in_its_place(line: Line, tmp_path: Path) -> Non
     file = next(line.good.glob("*.png"))
     expected = open_vino.main(line.openvino, file)
     rates = ["--false_positive_rate", "0.4", "--pixel_false_positive_rate", "0.3"]
-    assert calibrate([str(folder / "model.xml"), "--false_positive_rate", "0.9"]) == 0
+    assert cli.main(["calibrate", str(folder / "model.xml"), "--false_positive_rate", "0.9"]) == 0
     assert open_vino.main(folder / "model.xml", file)[0] != pytest.approx(expected[0], abs=1e-3)
-    assert calibrate([str(folder / "model.xml"), *rates]) == 0
+    assert cli.main(["calibrate", str(folder), *rates]) == 0
     same(open_vino.main(folder / "model.xml", file), expected)
     assert {part.name for part in folder.iterdir()} == {"model.xml", "model.bin"}
 
@@ -212,7 +211,7 @@ def test_what_is_not_what_it_seems(
         file.write_text("text")
     elif kind == "pt":
         shutil.copy(line.torch, file)
-    assert calibrate([str(file), "--false_positive_rate", "0.1"]) == 1
+    assert cli.main(["calibrate", str(file), "--false_positive_rate", "0.1"]) == 2
     assert str(file) in capsys.readouterr().err
 
 
@@ -235,7 +234,7 @@ def test_a_newer_export_is_warned_of(line: Line, tmp_path: Path, caplog: pytest.
         if entry.key == "version_anomalib_vae_attention":
             entry.value = "99.0"
     onnx.save(model, tmp_path / "newer.onnx")
-    assert calibrate([str(tmp_path / "newer.onnx"), "--false_positive_rate", "0.4"]) == 0
+    assert cli.main(["calibrate", str(tmp_path / "newer.onnx"), "--false_positive_rate", "0.4"]) == 0
     assert "newer.onnx was made by anomalib_vae_attention 99.0" in caplog.text
 
 

@@ -222,14 +222,14 @@ def test_errors_name_the_argument(
     changed: list[str], message: str, checkpoint: str, small_data: EmbeddedAD, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command = ["explain", "--ckpt_path", checkpoint, "--data", str(small_data.root / "washer")]
-    assert cli.main([*command, *changed]) == 1
+    assert cli.main([*command, *changed]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_images_that_cannot_be_read(checkpoint: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     command = ["explain", "--ckpt_path", checkpoint, "--data", str(tmp_path)]
-    assert cli.main(command) == 1
+    assert cli.main(command) == 2
     assert "there is no image in it" in capsys.readouterr().err
     (tmp_path / "broken.png").write_bytes(b"no image")
-    assert cli.main(command) == 1
+    assert cli.main(command) == 2
     assert "broken.png cannot be read" in capsys.readouterr().err

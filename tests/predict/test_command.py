@@ -166,12 +166,12 @@ def test_folders_of_others_are_left_alone(
     monkeypatch.chdir(tmp_path)
     assert predict(parts.checkpoint, parts.folder) == 0
     before = (tmp_path / "predictions" / "predictions.csv").read_bytes()
-    assert predict(other, parts.folder, "--output", "predictions") == 1
+    assert predict(other, parts.folder, "--output", "predictions") == 2
     assert "another model" in capsys.readouterr().err
     assert predict(other, parts.folder) == 0
     assert (tmp_path / "predictions-2" / "predictions.csv").is_file()
     assert (tmp_path / "predictions" / "predictions.csv").read_bytes() == before
-    assert predict(parts.checkpoint, parts.folder, "--output", parts.folder) == 1
+    assert predict(parts.checkpoint, parts.folder, "--output", parts.folder) == 2
     assert "no predictions" in capsys.readouterr().err
 
 
@@ -196,7 +196,7 @@ def test_errors_name_what_is_wrong(
 ) -> None:
     monkeypatch.chdir(parts.folder)
     Path("table.csv").write_text("file\nok/1.png\n", encoding="utf-8")
-    assert predict(model or parts.checkpoint, images) == 1
+    assert predict(model or parts.checkpoint, images) == 2
     assert message in capsys.readouterr().err
 
 

@@ -144,7 +144,7 @@ def test_errors_name_what_is_wrong(
     Path("other.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     write(Path("few.csv"), np.zeros(99, bool))
     write(Path("good.csv"), np.zeros(500, bool))
-    assert drift(*arguments) == 1
+    assert drift(*arguments) == 2
     shown = capsys.readouterr().err
     assert message in shown
     assert len(shown.splitlines()) == 1

@@ -139,9 +139,9 @@ def test_the_local_engines_rows_though_an_actor_is_killed(
 
     torch.save({**torch.load(checkpoint, weights_only=True), "epoch": 5}, tmp_path / "other.ckpt")
     capsys.readouterr()
-    assert predict(tmp_path / "other.ckpt", images, *on_ray) == 1
+    assert predict(tmp_path / "other.ckpt", images, *on_ray) == 2
     assert "predictions of another model" in capsys.readouterr().err
-    assert predict(checkpoint, images, "--output", out) == 1
+    assert predict(checkpoint, images, "--output", out) == 2
     assert "predictions of the ray engine" in capsys.readouterr().err
 
 
@@ -195,7 +195,7 @@ def test_errors_name_what_is_wrong(
     pd.DataFrame({"path": ["a.png", "a.png"]}).to_parquet("twice.parquet")
     pd.DataFrame({"file": ["a.png"]}).to_parquet("nameless.parquet")
     Path("text.parquet").write_text("path", encoding="utf-8")
-    assert predict("model.xml", *arguments, "--engine", "ray") == 1
+    assert predict("model.xml", *arguments, "--engine", "ray") == 2
     shown = capsys.readouterr().err
     assert message in shown.splitlines()[0]
     assert "Traceback" not in shown
@@ -203,5 +203,5 @@ def test_errors_name_what_is_wrong(
 
 
 def test_arguments_of_ray_need_ray(capsys: pytest.CaptureFixture[str]) -> None:
-    assert predict("model.xml", "images", "--actors", 2) == 1
+    assert predict("model.xml", "images", "--actors", 2) == 2
     assert "--actors is an argument of --engine ray" in capsys.readouterr().err

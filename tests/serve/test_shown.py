@@ -1,6 +1,7 @@
 """What the page shows of an image: predict's verdicts, moved thresholds without the model, and why there is none."""
 
 import errno
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,15 @@ def seen(model: Model, image: Path) -> Shown:
 
 
 def test_verdict_score_and_mask_are_those_of_predict(model: Model, image: Path, seen: Shown) -> None:
+    """To the last bit, by another way: the network runs once for verdict and counterfactual."""
     expected = judge(model, [read_upright(image)])
     for field, value in zip(expected, seen.verdict, strict=True):
         np.testing.assert_array_equal(field[0], value)
+    runs: list[int] = []
+    counting = model.module.model.backbone.register_forward_hook(lambda *_: runs.append(1))
+    look(model, image, "1.png")
+    counting.remove()
+    assert len(runs) == 1
     card, pictures = write_verdict(seen, model.thresholds)
     assert ("DEFECTIVE" if expected.defective[0] else "GOOD") in card
     assert f"<strong>{expected.score[0]:.3f}</strong>" in card
@@ -142,7 +149,7 @@ def test_arguments_that_cannot_be(
         raise OSError(errno.EADDRINUSE, "Address already in use")
 
     monkeypatch.setattr(command.socket, "create_server", taken)
-    assert cli.main(["serve", "model.ckpt", *arguments]) == 1
+    assert cli.main(["serve", "model.ckpt", *arguments]) == 2
     printed = capsys.readouterr().err
     assert message in printed
     assert printed.count("\n") == 1
@@ -151,9 +158,9 @@ def test_arguments_that_cannot_be(
 def test_without_gradio_one_line_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(command.sys.modules, "gradio", None)
-    monkeypatch.delitem(command.sys.modules, "anomalib_vae_attention.serve.page", raising=False)
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    monkeypatch.delitem(sys.modules, "anomalib_vae_attention.serve.page", raising=False)
     monkeypatch.setattr(command, "require_free", lambda *_: None)
     monkeypatch.setattr(command, "close_gradio", lambda _: None)
-    assert cli.main(["serve", "model.ckpt"]) == 1
+    assert cli.main(["serve", "model.ckpt"]) == 2
     assert capsys.readouterr().err == "vae-attention serve: gradio is not installed: pip install '.[web]'\n"

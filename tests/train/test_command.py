@@ -50,7 +50,7 @@ def test_with_defects_and_masks(tiny_root: Path, tmp_path: Path, capsys: pytest.
     rows = verdicts(output / "test")
     assert sorted(row["truth"] for row in rows) == ["defective"] * 4 + ["good"] * 2
     assert len(list(output.rglob("*.mask.png"))) == 4
-    assert cli.main(["train", str(category), "--output", str(output)]) == 1
+    assert cli.main(["train", str(category), "--output", str(output)]) == 2
     assert "not empty" in capsys.readouterr().err
 
 
@@ -73,5 +73,5 @@ def test_the_lowest_rate_is_one_that_the_images_can_keep(count: int) -> None:
 
 
 def test_a_missing_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["train", "nowhere"]) == 1
+    assert cli.main(["train", "nowhere"]) == 2
     assert "There is no folder nowhere" in capsys.readouterr().err
