@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import timm
 import torch
@@ -194,11 +194,17 @@ class Backbone(nn.Module):
         """
         if self._missing:
             raise ValueError(self._missing)
-        if torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or image.device.type != "cpu":
             return self._layers_of(image)
-        at_a_time = CPU_BATCH if image.device.type == "cpu" else len(image)
-        parts = [self._layers_of(some) for some in image.contiguous(memory_format=torch.channels_last).split(at_a_time)]
+        parts = [self._layers_of(some) for some in image.contiguous(memory_format=torch.channels_last).split(CPU_BATCH)]
         return [torch.cat(layer).contiguous() for layer in zip(*parts, strict=True)]
+
+    def _apply(self, *args, **kwargs) -> Self:
+        """Move the weights as torch does, to the memory layout that is faster there: on a GPU, plane after plane."""
+        super()._apply(*args, **kwargs)
+        on_cpu = next(self.extractor.parameters()).device.type == "cpu"
+        self.extractor.to(memory_format=torch.channels_last if on_cpu else torch.contiguous_format)
+        return self
 
     def _layers_of(self, image: torch.Tensor) -> list[torch.Tensor]:
         features = self.extractor(image)

@@ -68,7 +68,7 @@ def plan_steps(parsed: argparse.Namespace) -> list[Step]:
     peers = [*command, *PEERS, "--runtimes", "cuda"]
     return [
         Step("tests", [*tests, "-k", "not compile"], 150, 80),
-        Step("benchmark", [*command, "--runtimes", *fast], 150, 100),
+        Step("benchmark", [*command, "--runtimes", *fast], 200, 100),
         Step("profile", [sys.executable, __file__, "--profile", str(parsed.output / "benchmark" / "cells")], 60, 150),
         Step("compile", [*command, "--runtimes", *GPU_RUNTIMES], 200, 100),
         Step("compile-tests", [*tests, "-k", "compile"], 90, 60),
@@ -183,7 +183,7 @@ def profile(cells: Path) -> None:
                     given = image.to(dtype, memory_format=layout)
                     took = milliseconds(partial(extractor, given))
                     print(f"batch {batch}, TF32 {tf32}, backbone, {layout}, {dtype}: {took:.3f} ms", flush=True)
-            extractor.to(torch.float32, memory_format=torch.channels_last)
+            extractor.to(torch.float32, memory_format=torch.contiguous_format)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     for batch in (1, 64):
         image = torch.rand(batch, 3, 256, 256, device="cuda")
