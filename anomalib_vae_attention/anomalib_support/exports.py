@@ -195,10 +195,8 @@ class Exports(LightningModule):
 
         def finish(file: Path) -> None:
             finish_openvino(file, describe(self), halved=compression == CompressionType.FP16)
-            if compression == CompressionType.INT8_PTQ:
-                logger.warning(
-                    "Scores of an 8-bit backbone are others: calibrate (`vae-attention calibrate`) the export."
-                )
+            if compression in {CompressionType.INT8, CompressionType.INT8_PTQ}:
+                logger.warning("Scores of 8-bit weights are others: calibrate (`vae-attention calibrate`) the export.")
 
         return _export(AnomalibModule.to_openvino, finish, self, Path(export_root), *args, **kwargs)
 
