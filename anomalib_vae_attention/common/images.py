@@ -62,7 +62,9 @@ def read_upright(file: Path, content: bytes | None = None) -> NDArray[np.uint8]:
         with Image.open(file if content is None else io.BytesIO(content)) as image:
             reason = why_misread(image)
             if reason is None:
-                return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+                # Upright and coloured as most are, it is not copied.
+                ImageOps.exif_transpose(image, in_place=True)
+                return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
     except UNREADABLE as error:
         reason = str(error)
     msg = f"{file} cannot be read: {reason}"

@@ -10,7 +10,6 @@ import numpy as np
 from matplotlib import colormaps
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import binary_erosion
 
 from .atomic_files import replacing
 
@@ -28,15 +27,22 @@ def heat_map(values: NDArray[np.float32], limits: tuple[float, float]) -> NDArra
     return np.asarray(colormaps["inferno"](unit, bytes=True)[..., :3])
 
 
+def draw_outline(picture: Image.Image, mask: Image.Image) -> None:
+    """Draw the border of a mask of one channel, two pixels wide, into a picture of its size."""
+    if box := mask.getbbox():
+        inside = np.asarray(mask.crop(box)) > 0
+        # What lies around the mask is not eroded. So little is quicker by hand than with scipy.
+        inner = np.pad(inside, 2)
+        for _ in range(2):
+            inner = inner[1:-1, 1:-1] & inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
+        picture.paste(BORDER, box[:2], Image.fromarray(inside & ~inner))
+
+
 def outline(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Draw the border of a mask ``(H, W)``, two pixels wide, on a copy of an image of shape ``(H, W, 3)``."""
-    result = image.copy()
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    if rows.size:
-        # What lies around the mask is not eroded.
-        part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-        result[part][mask[part] & ~binary_erosion(mask[part], iterations=2)] = BORDER
-    return result
+    picture = Image.fromarray(image)
+    draw_outline(picture, Image.fromarray(mask))
+    return np.asarray(picture)
 
 
 def inline(content: bytes | NDArray[np.uint8], kind: str = "jpeg") -> str:

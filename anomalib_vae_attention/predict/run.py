@@ -130,10 +130,9 @@ def _draw(
     write(_whole(coloured, seen), part.with_name(f"{part.name}.map.png"))
     if true_mask is not None:
         with Image.open(true_mask) as opened:
-            truth = np.asarray(opened.convert("L").resize(photograph.size, Image.Resampling.NEAREST)) > 0
-        picture = Image.fromarray(np.where(truth, 1, 0).astype(np.uint8)).convert("P")
-        picture.putpalette([0, 0, 0, 0, 0, 190, 255, 150], "RGBA")
-        write(picture, part.with_name(f"{part.name}.mask.png"))
+            truth = opened.convert("L").resize(photograph.size, Image.Resampling.NEAREST).point([0] + [1] * 255)
+        truth.putpalette([0, 0, 0, 0, 0, 190, 255, 150], "RGBA")
+        write(truth, part.with_name(f"{part.name}.mask.png"))
 
 
 def _whole(coloured: Image.Image, seen: tuple[float, float, float, float]) -> Image.Image:

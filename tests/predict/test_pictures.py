@@ -36,6 +36,15 @@ def test_overlays_have_the_colours_of_the_map_and_a_title() -> None:
     expected = Image.alpha_composite(grey.convert("RGBA"), coloured.convert("RGBA")).convert("RGB")
     drawn = np.asarray(overlay(grey, coloured, None, ""))
     assert np.abs(drawn.astype(int) - np.asarray(expected)).max() <= 1
+    # Enlarged, only the part that has colour is drawn.
+    anomaly_map[:, 50:] = anomaly_map[:20] = 0.4
+    coloured, large = colour_map(anomaly_map, 0.5), Image.new("RGB", (150, 101), (100, 100, 100))
+    layer = Image.fromarray(np.asarray(coloured)).resize(large.size, Image.Resampling.BILINEAR)
+    layer.putpalette(colour_scale().tobytes(), "RGBA")
+    expected = Image.alpha_composite(large.convert("RGBA"), layer.convert("RGBA")).convert("RGB")
+    drawn = np.asarray(overlay(large, coloured, None, ""))
+    assert np.abs(drawn.astype(int) - np.asarray(expected)).max() <= 3
+    assert (drawn != 100).any()
     titled = np.asarray(overlay(grey, colour_map(np.zeros((8, 8), np.float32), 0.5), None, "good 0.1"))
     assert (titled[:20] != 100).any()
     assert (titled[24:] == 100).all()
