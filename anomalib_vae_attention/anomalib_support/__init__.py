@@ -18,6 +18,7 @@ INTERNALS = {
     "jsonargparse._typehints.resolve_class_path_by_name": "plugin: turns a name on the command line into a class",
     "lightning.pytorch.LightningModule._trainer": "lightning_model: the trainer, or none; without it is an error",
     "lightning.pytorch.Trainer._default_root_dir": "distributed, latest_link: the folder of results, no setter",
+    "torch.nn.Module._apply": "backbone: weights take the memory layout that suits their device",
     "torch.nn.Module._buffers": "reference, image_vae: buffers take the shapes of a checkpoint",
     "torch.nn.Module._load_from_state_dict": "reference, image_vae: buffers take the shapes of a checkpoint",
     "torch.nn.Module._save_to_state_dict": "distributed, image_vae: what a checkpoint keeps of a module",

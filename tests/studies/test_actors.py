@@ -1,7 +1,7 @@
 """The study of Ray's actors: its rates and memory, of what is known."""
 
-import mmap
-import os
+import subprocess
+import sys
 from pathlib import Path
 
 import actors
@@ -29,17 +29,12 @@ def test_links_have_names_of_their_own(tmp_path: Path) -> None:
 
 def test_memory_of_processes_counts_what_they_share_once() -> None:
     """A process that has 64 MiB, and a child that shares them."""
-    before = actors.memory_mib(os.getpid())
-    shared = mmap.mmap(-1, 2**26)
-    shared.write(bytes(2**26))
-    child = os.fork()
-    if not child:
-        # It touches the pages, and waits for its end.
-        shared[:: mmap.PAGESIZE]
-        os.read(os.pipe()[0], 1)
-    try:
-        grown = actors.memory_mib(os.getpid()) - before
-    finally:
-        os.kill(child, 9)
-        os.waitpid(child, 0)
-    assert 60 < grown < 120
+    script = "import mmap, os, sys; m = mmap.mmap(-1, 2**26); m.write(bytes(2**26)); os.fork(); "
+    script += "m[:: mmap.PAGESIZE]; print(flush=True); sys.stdin.read()"
+    with subprocess.Popen(
+        [sys.executable, "-S", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        # A line when each of the two has touched all of it.
+        assert [process.stdout.readline() for _ in range(2)] == [b"\n", b"\n"]
+        assert 64 < actors.memory_mib(process.pid) < 100
+        process.stdin.close()
