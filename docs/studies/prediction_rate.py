@@ -1,10 +1,10 @@
 """How fast `vae-attention predict` is beside its model alone: ``python docs/studies/prediction_rate.py MODEL IMAGES``.
 
-Makes so many images of those in a folder, a little shifted, brighter or darker, and predicts them in parts, with table,
-pictures and report. Before and after each part the same model, with the same threads, judges images that lie in memory
-already. It prints the ratio of the two rates, that of their processor time, which a busy machine changes less, and the
-memory of the process after each part. Then it starts the command, kills it when a third of the rows are there, starts
-it again, and demands each image once.
+Makes so many images of those in a folder, a little shifted, brighter or darker, and predicts all of them, with table,
+pictures and report, a few times. Before and after each run the same model, with the same threads, judges images that
+lie in memory already. It prints the ratio of the two rates, that of their processor time, which a busy machine
+changes less, and the memory of the process after each run. Then it starts the command, kills it when a third of the
+rows are there, starts it again, and demands each image once.
 """
 
 import argparse
@@ -29,7 +29,7 @@ from anomalib_vae_attention.predict.models import Model, load_model
 from anomalib_vae_attention.predict.results import OVERLAYS, TABLE, read_rows
 from anomalib_vae_attention.predict.run import BATCH_SIZE, predict
 
-PARTS = 5
+RUNS = 5
 
 
 def make_images(sources: Sequence[Path], count: int, folder: Path) -> None:
@@ -58,7 +58,7 @@ def cost(work: Callable[[], object], count: int) -> tuple[float, float]:
 
 
 def compare(model: Model, inputs: Sequence[Input], folder: Path, batch_size: int) -> tuple[float, float]:
-    """Predict images in parts, and print costs and memory.
+    """Predict images some times, each into a folder of its own, and print costs and memory.
 
     Returns:
         The median share of the model's own rate, and of the processor's time that the model itself takes.
@@ -66,19 +66,19 @@ def compare(model: Model, inputs: Sequence[Input], folder: Path, batch_size: int
     batch = np.stack([read_upright(one.path) for one in inputs[:batch_size]])
     floats = np.ascontiguousarray(batch.transpose(0, 3, 1, 2), np.float32)
     floats /= 255
-    turns, size = max(1, len(inputs) // (4 * PARTS * batch_size)), len(inputs) // PARTS
+    turns = max(1, len(inputs) // (4 * batch_size))
 
     def alone() -> tuple[float, float]:
         return cost(lambda: [model.score(floats) for _ in range(turns)], turns * batch_size)
 
     alone()
     before, shares = alone(), []
-    for part in range(PARTS):
-        some = inputs[part * size : (part + 1) * size]
-        whole = cost(lambda some=some: predict(model, some, folder, "Rate", batch_size=batch_size), size)  # type: ignore[misc]
+    for run in range(RUNS):
+        target = folder / str(run)
+        whole = cost(lambda: predict(model, inputs, target, "Rate", batch_size=batch_size), len(inputs))  # noqa: B023
         after = alone()
         shares.append([(one + other) / 2 / both for one, other, both in zip(before, after, whole, strict=True)])
-        print(f"part {part + 1}: {shares[-1][0]:.2f}, {shares[-1][1]:.2f}; memory {memory_mib():.0f} MiB", flush=True)
+        print(f"run {run + 1}: {shares[-1][0]:.2f}, {shares[-1][1]:.2f}; memory {memory_mib():.0f} MiB", flush=True)
         before = after
     rate, busy = (statistics.median(values) for values in zip(*shares, strict=True))
     return rate, busy

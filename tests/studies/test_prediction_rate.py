@@ -38,7 +38,7 @@ def test_shares_of_a_model_that_does_nothing(
     assert 0 < busy < 0.1
     printed = capsys.readouterr().out
     assert printed.count("MiB") == 5
-    assert len(list_images(tmp_path / "out" / "pictures")) == 10
+    assert len(list_images(tmp_path / "out" / "0" / "pictures")) == 10
 
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
