@@ -195,6 +195,8 @@ class Exports(LightningModule):
 
         def finish(file: Path) -> None:
             finish_openvino(file, describe(self), halved=compression == CompressionType.FP16)
+            if compression == CompressionType.FP16:
+                logger.info("Constants take two bytes each now. Exemplars, a byte per latent, stay as they are.")
             if compression in {CompressionType.INT8, CompressionType.INT8_PTQ}:
                 logger.warning("Scores of 8-bit weights are others: calibrate (`vae-attention calibrate`) the export.")
 

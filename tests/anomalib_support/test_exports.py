@@ -95,8 +95,11 @@ def test_no_export_of_two_models(moves: int, tmp_path: Path, monkeypatch: pytest
     assert {file.name for file in tmp_path.iterdir()} == {"model.bin"}
 
 
-def test_half_precision_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """``compression_type`` reaches what halves, by name as by place."""
+def test_half_precision_is_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """``compression_type`` reaches what halves, by name as by place; what stays is told, bytes want thresholds."""
+    caplog.set_level("INFO", exports.logger.name)
     model, halved = small_model(pre_trained=False), []
     monkeypatch.setattr(AnomalibModule, "to_openvino", lambda _model, root, *_arguments, **_options: root / "model.xml")
     monkeypatch.setattr(exports, "finish_openvino", lambda *_arguments, **options: halved.append(options["halved"]))
@@ -105,6 +108,9 @@ def test_half_precision_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     model.to_openvino(tmp_path, compression_type=CompressionType.FP16)
     model.to_openvino(tmp_path, "model", (64, 64), CompressionType.FP16)
     assert halved == [False, False, True, True]
+    told = [record.message for record in caplog.records]
+    assert ["calibrate" in message for message in told] == [True, False, False]
+    assert sum("stay as they are" in message for message in told) == 2
 
 
 @pytest.mark.parametrize(
