@@ -4,7 +4,7 @@ import importlib
 import sys
 from importlib.metadata import version
 
-from anomalib_vae_attention.anomalib_support.command_line import quiet
+from anomalib_vae_attention.anomalib_support.command_line import quiet, what_is_missing
 from anomalib_vae_attention.common.argument_checks import nearest
 
 COMMANDS = {
@@ -19,16 +19,6 @@ COMMANDS = {
 }
 """Subcommand: the module whose ``main`` takes its arguments, and what it does."""
 
-EXTRAS = {
-    "openvino": "openvino",
-    "onnx": "openvino",
-    "onnxscript": "openvino",
-    "onnxruntime": "benchmark",
-    "ray": "ray",
-    "pyarrow": "ray",
-    "gradio": "web",
-}
-"""Packages that commands may miss, and the extra that brings them."""
 EXIT_WRONG = 2
 """Exit code where arguments, files or the machine are not what a command needs, as that of argparse."""
 
@@ -68,9 +58,9 @@ def run(name: str, arguments: list[str]) -> int:
     try:
         return int(importlib.import_module(COMMANDS[name][0]).main(arguments) or 0)
     except ModuleNotFoundError as error:
-        if error.name not in EXTRAS:
+        message, code = what_is_missing(error), EXIT_WRONG
+        if not message:
             raise
-        message, code = f"{error.name} is not installed: pip install '.[{EXTRAS[error.name]}]'", EXIT_WRONG
     except (OSError, ValueError, FloatingPointError) as error:
         message, code = str(error), EXIT_WRONG
     except KeyboardInterrupt:

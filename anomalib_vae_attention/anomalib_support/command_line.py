@@ -48,6 +48,17 @@ TALKERS = (
     "onnx_ir.passes.common.unused_removal",
     "onnxscript.rewriter.rules.common._collapse_slices",
 )
+EXTRAS = {
+    "openvino": "openvino",
+    "onnx": "openvino",
+    "onnxscript": "openvino",
+    "onnxruntime": "benchmark",
+    "ray": "ray",
+    "pyarrow": "ray",
+    "gradio": "web",
+    "nncf": "compression",
+}
+"""Packages that commands may miss, and the extra that brings them."""
 LOGGERS = {"MLFlowLogger": "mlflow", "WandbLogger": "wandb", "CometLogger": "comet_ml"}
 """How the names of classes end, and the package that they need."""
 
@@ -80,18 +91,25 @@ def logging_once(configure: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
+def what_is_missing(error: ModuleNotFoundError) -> str:
+    """Return the line that names a package and the extra that brings it; empty for a package that none brings."""
+    name = error.name or next((name for name in EXTRAS if name in str(error).lower()), "")
+    return f"{name} is not installed: pip install '.[{EXTRAS[name]}]'" if name in EXTRAS else ""
+
+
 def in_one_line(main: Callable[..., Any]) -> Callable[..., Any]:
-    """Wrap anomalib's ``main``: errors that this package words, and those of files, are a line and exit code 1."""
+    """Wrap anomalib's ``main``: our own errors, those of files, and missing extras are a line and exit code 1."""
 
     def call(*args, **options) -> Any:  # noqa: ANN401
         try:
             return main(*args, **options)
-        except (OSError, RuntimeError, TypeError, ValueError) as error:
+        except (ModuleNotFoundError, OSError, RuntimeError, TypeError, ValueError) as error:
             files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
             ours = [file for file in files if file.startswith(PACKAGE) and file != __file__]
-            if not ours or not (files[-1] in ours or isinstance(error, OSError)):
+            missing = what_is_missing(error) if isinstance(error, ModuleNotFoundError) else ""
+            if not ours or not (missing or files[-1] in ours or isinstance(error, OSError)):
                 raise
-            print(f"anomalib: {error}", file=sys.stderr)
+            print(f"anomalib: {missing or error}", file=sys.stderr)
             sys.exit(1)
 
     return call

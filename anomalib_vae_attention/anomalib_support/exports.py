@@ -185,6 +185,8 @@ class Exports(LightningModule):
             ValueError: If the compression is ``INT8_ACQ``, or ``INT8_PTQ`` for a model without a pretrained backbone or
                 without a datamodule.
         """
+        import openvino  # noqa: F401 - anomalib's own error does not name it
+
         compression = next((one for one in (*args, *kwargs.values()) if isinstance(one, CompressionType)), None)
         if compression == CompressionType.INT8_ACQ:
             msg = "compression_type=INT8_ACQ tunes the model on the labels of test images: use INT8_PTQ."

@@ -12,7 +12,7 @@ from anomalib.data import Tabular
 from anomalib.data.utils.path import contains_non_printable_characters
 from anomalib.models.components import AnomalibModule
 from rich.logging import RichHandler
-from support import folder, write_images
+from support import Fitted, folder, write_images
 
 from anomalib_vae_attention.anomalib_support import command_line
 from anomalib_vae_attention.anomalib_support.unreadable_images import require_as_shown
@@ -43,7 +43,11 @@ def test_chatter_is_left_out_by_message(caplog: pytest.LogCaptureFixture) -> Non
     assert [record.getMessage() for record in caplog.records] == ["The disk is full."]
 
 
-def test_errors_of_this_package_are_a_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_errors_of_this_package_are_a_line(
+    fitted: Fitted, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = fitted.model
+
     def ours() -> None:
         from PIL import Image
 
@@ -58,6 +62,13 @@ def test_errors_of_this_package_are_a_line(tmp_path: Path, capsys: pytest.Captur
     with pytest.raises(SystemExit):
         command_line.in_one_line(require_scorable)(torch.zeros(1, 3, 8, 8), torch.zeros(()))
     assert capsys.readouterr().err.startswith("anomalib: The model has not been fitted")
+    for package, export in (("onnxscript", model.to_onnx), ("openvino", model.to_openvino)):
+        with monkeypatch.context() as without:
+            without.setitem(sys.modules, package, None)
+            with pytest.raises(SystemExit):
+                command_line.in_one_line(export)(tmp_path)
+        line = capsys.readouterr().err.splitlines()[-1]
+        assert line == f"anomalib: {package} is not installed: pip install '.[openvino]'"
     # A fault of ours or of others keeps its traceback.
     with pytest.raises(ValueError, match="invalid literal"):
         command_line.in_one_line(int)("x")
