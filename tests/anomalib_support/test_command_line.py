@@ -11,8 +11,9 @@ import torch
 from anomalib.data import Tabular
 from anomalib.data.utils.path import contains_non_printable_characters
 from anomalib.models.components import AnomalibModule
+from anomalib.models.components.base.export_mixin.utils import raise_missing_onnxscript_error
 from rich.logging import RichHandler
-from support import Fitted, folder, write_images
+from support import folder, small_model, write_images
 
 from anomalib_vae_attention.anomalib_support import command_line
 from anomalib_vae_attention.anomalib_support.unreadable_images import require_as_shown
@@ -44,9 +45,9 @@ def test_chatter_is_left_out_by_message(caplog: pytest.LogCaptureFixture) -> Non
 
 
 def test_errors_of_this_package_are_a_line(
-    fitted: Fitted, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = fitted.model
+    model = small_model(pre_trained=False)
 
     def ours() -> None:
         from PIL import Image
@@ -62,11 +63,11 @@ def test_errors_of_this_package_are_a_line(
     with pytest.raises(SystemExit):
         command_line.in_one_line(require_scorable)(torch.zeros(1, 3, 8, 8), torch.zeros(()))
     assert capsys.readouterr().err.startswith("anomalib: The model has not been fitted")
+    monkeypatch.setattr(AnomalibModule, "to_onnx", lambda *_arguments, **_options: raise_missing_onnxscript_error())
+    monkeypatch.setitem(sys.modules, "openvino", None)
     for package, export in (("onnxscript", model.to_onnx), ("openvino", model.to_openvino)):
-        with monkeypatch.context() as without:
-            without.setitem(sys.modules, package, None)
-            with pytest.raises(SystemExit):
-                command_line.in_one_line(export)(tmp_path)
+        with pytest.raises(SystemExit):
+            command_line.in_one_line(export)(tmp_path)
         line = capsys.readouterr().err.splitlines()[-1]
         assert line == f"anomalib: {package} is not installed: pip install '.[openvino]'"
     # A fault of ours or of others keeps its traceback.
