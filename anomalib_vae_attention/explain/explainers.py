@@ -12,7 +12,7 @@ from anomalib_vae_attention.common.folders import verdict_of
 from anomalib_vae_attention.common.models import find_model
 from anomalib_vae_attention.image_vae.model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
-from anomalib_vae_attention.scoring import as_floats, full_precision, only_scorable
+from anomalib_vae_attention.scoring import as_floats, call_defective, full_precision, only_scorable
 from anomalib_vae_attention.torch_model import Explanation, VaeAttentionModel
 
 
@@ -149,7 +149,8 @@ def _judge(module: VaeAttention, image: torch.Tensor) -> tuple[torch.Tensor, Any
             processed, whole = only_scorable(as_floats(processed, model))
             explanation = model.explain(processed)
             out = explanation.prediction(whole)
-    return processed, cast("Any", module.post_processor)(out) if module.post_processor else out, explanation
+    judged = cast("Any", module.post_processor)(out) if module.post_processor else out
+    return processed, call_defective(out.pred_score >= 1, judged), explanation
 
 
 def _imagine_normal(

@@ -1,7 +1,8 @@
-"""What only a GPU can show, in about five minutes: ``python docs/studies/gpu.py --data_root DATA --category FOLDER``.
+"""What only a GPU can show: ``python docs/studies/gpu.py --data_root DATA --category FOLDER``.
 
 The tests that need one, then ``vae-attention benchmark --accelerator gpu``, then where the time goes. Each step is a
-process with a time limit; one that fails prints the end of its log, and the others go on. Left in the folder of the
+process with a time limit; one that fails prints the end of its log, and the others go on. Five minutes are enough for
+tests and benchmark; ``--steps`` and ``--minutes`` choose others. Left in the folder of the
 results: ``gpu.csv``, the one table, ``gpu.txt``, all that was printed, and the log of each step. ``--accelerator cpu``
 tries the script itself.
 """
@@ -158,6 +159,8 @@ def profile(cells: Path) -> None:
     file = next(cells.glob("*-vae_attention-*/cell.json"))
     model: Any = load_model(read_cell(read_json(file)), file.with_name("model.ckpt")).cuda()
     whole, extractor = model.model, model.model.backbone.extractor
+    # As the model itself has it, for its parts.
+    torch.backends.cudnn.allow_tf32 = False
     for batch in GPU_BATCHES:
         image = torch.rand(batch, 3, 256, 256, device="cuda")
         layers = whole.layers(image)
@@ -171,20 +174,15 @@ def profile(cells: Path) -> None:
             "posterior": partial(whole.posterior, features),
             "match": partial(whole.reference.match, posterior),
         }
-        for tf32 in (False, True):
-            torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = tf32
-            for name, call in parts.items():
-                print(
-                    f"batch {batch}, {'TF32' if tf32 else 'float32'}, {name}: {milliseconds(call):.3f} ms", flush=True
-                )
-            for layout in (torch.channels_last, torch.contiguous_format):
-                for dtype in (torch.float32, torch.float16):
-                    extractor.to(dtype, memory_format=layout)
-                    given = image.to(dtype, memory_format=layout)
-                    took = milliseconds(partial(extractor, given))
-                    print(f"batch {batch}, TF32 {tf32}, backbone, {layout}, {dtype}: {took:.3f} ms", flush=True)
-            extractor.to(torch.float32, memory_format=torch.contiguous_format)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+        for name, call in parts.items():
+            print(f"batch {batch}, {name}: {milliseconds(call):.3f} ms", flush=True)
+        for layout in (torch.channels_last, torch.contiguous_format):
+            for dtype in (torch.float32, torch.float16):
+                extractor.to(dtype, memory_format=layout)
+                given = image.to(dtype, memory_format=layout)
+                took = milliseconds(partial(extractor, given))
+                print(f"batch {batch}, backbone, {layout}, {dtype}: {took:.3f} ms", flush=True)
+        extractor.to(torch.float32, memory_format=torch.contiguous_format)
     for batch in (1, 64):
         image = torch.rand(batch, 3, 256, 256, device="cuda")
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
