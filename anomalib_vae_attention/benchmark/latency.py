@@ -9,7 +9,7 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,7 @@ def _summary(times: list[float]) -> dict[str, Any]:
     return {"median_ms": median, "q25_ms": q25, "q75_ms": q75, "calls": len(times)}
 
 
-def _batches(images: list[NDArray[np.uint8]], batch: int) -> list[NDArray[np.uint8]]:
+def _batches(images: Sequence[NDArray[np.uint8]], batch: int) -> list[NDArray[np.uint8]]:
     # Few images are taken more than once.
     return [
         np.stack([images[(index * batch + place) % len(images)] for place in range(batch)])
@@ -96,7 +96,10 @@ def _batches(images: list[NDArray[np.uint8]], batch: int) -> list[NDArray[np.uin
     ]
 
 
-def _in_batches(run: Callable[[Any], object], images: list[NDArray[np.uint8]], batch: int) -> Callable[[int], object]:
+def in_batches(
+    run: Callable[[Any], object], images: Sequence[NDArray[np.uint8]], batch: int
+) -> Callable[[int], object]:
+    """Make a function for :func:`measure` that runs images ``(H, W, 3)``, so many at a time, in their order."""
     batches = _batches(images, batch)
     return lambda number: run(batches[number % len(batches)])
 
@@ -153,7 +156,7 @@ def run(file: Path) -> None:
                 kind = "" if isinstance(error, NotSupportedError) else f"{type(error).__name__}: "
                 results[name][f"batch {batch}"] = {"error": f"{kind}{error}"[:MOST_ERROR]}
                 continue
-            calls[name] = _in_batches(runner, images, batch)
+            calls[name] = in_batches(runner, images, batch)
             from_files[name] = partial(_run_file, runner, files, size)
         for way, timed in {f"batch {batch}": calls, "file": from_files if batch == 1 else {}}.items():
             for name, summary in measure(timed, ROUNDS, BUDGET).items():
