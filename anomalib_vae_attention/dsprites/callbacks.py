@@ -1,6 +1,6 @@
 """What a run leaves behind: scores over the steps, scores of the test, and checkpoints that are never half-written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,8 @@ class Scores(pl.Callback):
     """Measures disentanglement during training and at the test.
 
     Training adds a row to ``scores.csv`` in the run's folder every so many steps: the step, the last batch's terms of
-    the loss, FactorVAE score, MIG and DCI by lasso. A resumed run drops rows later than its checkpoint. The test writes
-    ``test.json``: all metrics, reconstruction and KL.
+    the loss, FactorVAE score, MIG and DCI by lasso. A resumed run replaces the rows of steps that it does again. The
+    test writes ``test.json``: all metrics, reconstruction and KL.
 
     Args:
         every_n_steps: Steps between two rows, at least 1.
@@ -46,13 +46,6 @@ class Scores(pl.Callback):
         require_whole("every_n_steps", every_n_steps, least=1)
         self.every_n_steps, self.seed = every_n_steps, seed
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Drop the rows of steps that will be done again."""
-        del pl_module
-        file = Path(trainer.default_root_dir) / SCORES_FILE
-        rows = [row for row in read_scores(file) if int(row["step"]) <= trainer.global_step]
-        write_scores(file, rows)
-
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         """Add a row if it is time."""
         if trainer.global_step % self.every_n_steps:
@@ -64,8 +57,8 @@ class Scores(pl.Callback):
         }
         scores = quick_metrics(_data(trainer), _encoder(pl_module), self.seed)
         pl_module.log_dict({f"score/{name}": value for name, value in scores.items()})
-        file = Path(trainer.default_root_dir) / SCORES_FILE
-        write_scores(file, [*read_scores(file), {"step": trainer.global_step, **terms, **scores}])
+        row = {"step": trainer.global_step, **terms, **scores}
+        add_scores(Path(trainer.default_root_dir) / SCORES_FILE, row)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute all metrics, print them, and write them."""
@@ -98,18 +91,15 @@ def _encoder(model: pl.LightningModule) -> Any:  # noqa: ANN401
     return lambda images: model(images.to(model.device))
 
 
-def read_scores(file: Path) -> list[dict[str, str]]:
-    """Read the rows of ``scores.csv``; none if there is no such file."""
-    return pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records") if file.exists() else []
-
-
-def write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the rows of ``scores.csv``, whole or not at all; without rows there is no file."""
-    if not rows:
-        file.unlink(missing_ok=True)
-        return
+def add_scores(file: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to ``scores.csv``, whole or not at all, in place of those of its ``step`` and of later ones."""
+    table = pd.DataFrame([row])
+    if file.exists():
+        # As texts, so that older rows stay as they are.
+        before = pd.read_csv(file, dtype=str, keep_default_na=False)
+        table = pd.concat([before[before["step"].astype(int) < row["step"]], table])
     with replacing(file) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+        table.to_csv(temporary, index=False)
 
 
 def load_weights(model: pl.LightningModule, checkpoint: Path) -> None:

@@ -97,8 +97,7 @@ def evaluate(run: Run, layers: Sequence[str], tables: Tables) -> Predicted:
     set_convolutions(benchmark=False, tf32=False)
     model, data = run.model.eval(), run.data
     names = {"category": data.name, "seed": run.seed, "epoch": run.epochs}
-    model.collect(data.normal)
-    model.observe(data.normal, layers)
+    model.collect(data.normal, layers)
     predicted = explain_batches(model, data.test, list(ATTENTIONS), layers, AT_ONCE if run.images.is_cuda else 1)
     tables.results += [{**names, **row} for row in measure(predicted)]
     good = torch.cat([batch.image[~batch.gt_label] for batch in data.test])
