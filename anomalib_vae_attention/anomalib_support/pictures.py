@@ -12,7 +12,7 @@ from anomalib.visualization import ImageVisualizer
 from anomalib.visualization.image.functional import add_text_to_image
 from PIL import Image
 
-from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.atomic_files import write_table
 from anomalib_vae_attention.common.folders import first_free, verdict_of
 
 from .distributed import gather, rank
@@ -91,9 +91,8 @@ class Pictures(ImageVisualizer):
         if rank() or not rows:
             return
         table = Path(str(self.output_dir)) / TABLE
-        with replacing(table) as temporary:
-            # Several processes may have been given the same image.
-            pd.DataFrame(rows).drop_duplicates("path", keep="last").to_csv(temporary, index=False)
+        # Several processes may have been given the same image.
+        write_table(table, pd.DataFrame(rows).drop_duplicates("path", keep="last"))
         logger.info("Scores, verdicts and pictures: %s", table)
 
     def _size(self, file: str | None) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from anomalib_vae_attention.common.atomic_files import replacing, write_json
+from anomalib_vae_attention.common.atomic_files import write_json, write_table
 from anomalib_vae_attention.common.machine import describe_machine
 from anomalib_vae_attention.common.measures import MAIN, MEASURES
 from anomalib_vae_attention.common.pictures import heat_map, inline, outline, write_page
@@ -75,8 +75,7 @@ def write_results(
         The tables as text, and where the files are.
     """
     for name, table in tables.items():
-        with replacing(output / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False)
+        write_table(output / f"{name}.csv", table)
     description = {**description, "machine": describe_machine()}
     # JSON has no NaN.
     records = {

@@ -10,10 +10,10 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from anomalib_vae_attention.common.argument_checks import require_whole
-from anomalib_vae_attention.common.atomic_files import replacing, write_json
+from anomalib_vae_attention.common.atomic_files import replacing, write_json, write_table
 
-from .datamodule import DSpritesDataModule
-from .metrics import all_metrics, quick_metrics
+from .dataset import DSprites
+from .metrics import Encode, all_metrics, quick_metrics
 
 SCORES_FILE, TEST_FILE = "scores.csv", "test.json"
 
@@ -55,7 +55,7 @@ class Scores(pl.Callback):
             for name, value in trainer.callback_metrics.items()
             if name.startswith("train/")
         }
-        scores = quick_metrics(_data(trainer), _encoder(pl_module), self.seed)
+        scores = quick_metrics(*_measured(trainer, pl_module), self.seed)
         pl_module.log_dict({f"score/{name}": value for name, value in scores.items()})
         row = {"step": trainer.global_step, **terms, **scores}
         add_scores(Path(trainer.default_root_dir) / SCORES_FILE, row)
@@ -63,7 +63,7 @@ class Scores(pl.Callback):
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute all metrics, print them, and write them."""
         terms = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        results = {**terms, **all_metrics(_data(trainer), _encoder(pl_module), self.seed)}
+        results = {**terms, **all_metrics(*_measured(trainer, pl_module), self.seed)}
         report = {"model": describe(pl_module), "step": getattr(pl_module, "steps", 0), **results}
         file = Path(trainer.default_root_dir) / TEST_FILE
         write_json(file, report)
@@ -77,18 +77,9 @@ def describe(model: pl.LightningModule) -> str:
     return ("AD-" if getattr(model, "attention", None) is not None else "") + type(model).__name__
 
 
-def _data(trainer: pl.Trainer) -> Any:  # noqa: ANN401
-    """Return the data set that a trainer uses."""
-    datamodule = getattr(trainer, "datamodule", None)
-    if not isinstance(datamodule, DSpritesDataModule):
-        msg = "Scores needs the images of given factors: train with a DSpritesDataModule"
-        raise TypeError(msg)
-    return datamodule.images()
-
-
-def _encoder(model: pl.LightningModule) -> Any:  # noqa: ANN401
-    """Return the function from images to posterior means, on the device of the model."""
-    return lambda images: model(images.to(model.device))
+def _measured(trainer: Any, model: pl.LightningModule) -> tuple[DSprites, Encode]:  # noqa: ANN401
+    """Return the data set that a trainer uses, and the function from images to posterior means."""
+    return trainer.datamodule.images(), lambda images: model(images.to(model.device))
 
 
 def add_scores(file: Path, row: Mapping[str, Any]) -> None:
@@ -98,8 +89,7 @@ def add_scores(file: Path, row: Mapping[str, Any]) -> None:
         # As texts, so that older rows stay as they are.
         before = pd.read_csv(file, dtype=str, keep_default_na=False)
         table = pd.concat([before[before["step"].astype(int) < row["step"]], table])
-    with replacing(file) as temporary:
-        table.to_csv(temporary, index=False)
+    write_table(file, table)
 
 
 def load_weights(model: pl.LightningModule, checkpoint: Path) -> None:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from anomalib_vae_attention.common.argument_checks import take_overrides
-from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.atomic_files import write_table
 from anomalib_vae_attention.explain.data import read_datamodule
 from anomalib_vae_attention.explain.explainers import load_model
 from anomalib_vae_attention.explain.scores import score
@@ -212,8 +212,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
             for row in measure(collect(module, datamodule, arguments.attentions, layers))
         ]
     table = pd.DataFrame(rows)
-    with replacing(arguments.output) as temporary:
-        table.to_csv(temporary, index=False)
+    write_table(arguments.output, table)
     return table
 
 

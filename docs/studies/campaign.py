@@ -22,7 +22,7 @@ from stacked.campaign import finished_steps
 from stacked.comparison import METRICS, compare, plot_courses, plot_runs
 from stacked.launch import run_side_by_side
 
-from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.atomic_files import write_table
 from anomalib_vae_attention.dsprites import command
 from anomalib_vae_attention.dsprites.callbacks import SCORES_FILE, TEST_FILE
 
@@ -76,17 +76,11 @@ def collect(output: Path) -> None:
         table = pd.concat(courses)
         table.insert(0, "seed", table.pop("seed"))
         table.insert(0, "config", table.pop("config"))
-        write_table(table, output / "scores.csv")
+        write_table(output / "scores.csv", table)
         plot_courses(table, output / "course.png")
     if results:
-        write_table(pd.DataFrame(results), output / "results.csv")
+        write_table(output / "results.csv", pd.DataFrame(results))
         plot_runs(pd.DataFrame(results), output / "disentanglement.png")
-
-
-def write_table(table: pd.DataFrame, file: Path) -> None:
-    """Write a table as CSV, whole or not at all."""
-    with replacing(file) as temporary:
-        table.to_csv(temporary, index=False)
 
 
 def print_tables(folder: Path, pairs: Sequence[tuple[str, str]]) -> None:
@@ -106,7 +100,7 @@ def print_tables(folder: Path, pairs: Sequence[tuple[str, str]]) -> None:
             print(f"  {config:<24} {values.mean():8.3f}{spread}")
     compared = compare(table, pairs)
     if len(compared):
-        write_table(compared, folder / "comparison.csv")
+        write_table(folder / "comparison.csv", compared)
         print(compared.to_string(index=False, float_format="%.3f"))
 
 
