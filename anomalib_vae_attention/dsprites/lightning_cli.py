@@ -63,6 +63,8 @@ def make_cli(arguments: list[str], *, run: bool = True) -> DSpritesCLI:
     defaults: dict[str, Any] = {"accelerator": "cpu", "max_epochs": -1, "default_root_dir": "results/dsprites/run"}
     # Lightning supposes that whoever gives arguments from Python has none on the command line.
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+    # Without TensorBoard, Lightning logs to CSV files.
+    warnings.filterwarnings("ignore", "Starting from v1.9.0, `tensorboardX`")
     # It is what a resumed run goes on from.
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
     return DSpritesCLI(
