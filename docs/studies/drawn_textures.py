@@ -155,7 +155,7 @@ def write(folder: Path, name: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Write all textures below a folder."""
-    parser = argparse.ArgumentParser(description="Draw five textures in MVTec AD's layout.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where the textures' folders go")
     folder = parser.parse_args(arguments).folder
     for name in tqdm(TEXTURES, desc="textures"):
