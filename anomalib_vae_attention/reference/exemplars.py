@@ -207,7 +207,8 @@ class Exemplars(NormalReference):
         query = self._by_cell(mean - self.centre)
         departure, log_weight, nearest = self._search_own(query, leave_out)
         if self.common.shape[1]:
-            common = self._search_common(self._by_cell(mean), leave_out)
+            # From the query, as bringing latents to cells takes a copy.
+            common = self._search_common(query + self._by_cell(self.centre[None]), leave_out)
             share = (common.log_weight - log_weight + math.log(self.bank.shape[2])).sigmoid()[..., None]
             departure = departure + share * (common.departure - departure)
             nearest = torch.minimum(nearest, common.nearest)
