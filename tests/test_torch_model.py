@@ -269,11 +269,14 @@ def test_border_is_weighed_down_to_the_inside_but_never_up() -> None:
 
 
 def test_noise_counts_by_the_share_that_the_place_leaves() -> None:
-    """The noise weighs as much as the latents where the place explains nothing, and nothing where it explains all."""
+    """The noise weighs as much as the latents where the place explains nothing, and nothing where it explains all.
+
+    In a homogeneous texture it weighs up to twice as much.
+    """
     model = VaeAttentionModel(pre_trained=False, latent_dim=4)
     energy = torch.full((3, 12, 14), 6.0)
-    for share, weight in ((0.0, 6.0), (0.75, 1.5), (1.0, 0.0)):
-        model.calibrate(LeftOut(energy, energy), share)
+    for share, likelihood, weight in ((0.0, 0.0, 6.0), (0.75, 0.0, 1.5), (1.0, 0.0, 0.0), (0.75, 1.0, 3.0)):
+        model.calibrate(LeftOut(energy, energy), share, likelihood)
         assert float(model.noise_weight) == pytest.approx(weight)
         assert float(model.energy_scale) == pytest.approx(6 + weight)
 

@@ -54,12 +54,12 @@ def fit_model(
         logger.info("Normal images are a homogeneous texture: detail counts more, and coarse layers less.")
         likelihood = left_out.likelihood
         covariance, left_out, place_share = _fit_once(model, moments, read_features, likelihood)
-    model.calibrate(left_out, place_share)
+    model.calibrate(left_out, place_share, likelihood)
     logger.info(
         "The place explains %.0f %% of what normal images look like: %s, and noise with weight %.2f.",
         100 * place_share,
         "one layout, so that the border counts half" if model.map_border < 1 else "the border counts in full",
-        1 - place_share,
+        (1 - place_share) * (1 + likelihood),
     )
     return covariance
 
