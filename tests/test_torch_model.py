@@ -11,6 +11,7 @@ from support import Fitted
 from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention import VaeAttention
+from anomalib_vae_attention.fit.closed_form import fit_model
 from anomalib_vae_attention.fit.feature_statistics import FeatureMoments
 from anomalib_vae_attention.reference import LeftOut
 from anomalib_vae_attention.resampling import at_border
@@ -24,10 +25,7 @@ def fit(model: VaeAttentionModel, images: torch.Tensor) -> VaeAttentionModel:
     with torch.no_grad():
         features = model.train()(images)
         moments.update(features)
-        model.vae.initialise(model.grid.fit(*moments.compute()))
-        model.reference.start()
-        model.reference.update(model.posterior(model.grid.standardise(features))[0])
-        model.calibrate(model.reference.finish())
+        fit_model(model, moments.compute(), lambda: [features])
     return model.eval()
 
 

@@ -1,7 +1,8 @@
 """The fit of the feature VAE: one pass over the normal images, probabilistic PCA, then the normal reference."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -15,15 +16,75 @@ from anomalib_vae_attention.anomalib_support.distributed import (
     share,
     world_size,
 )
+from anomalib_vae_attention.reference import LeftOut
 from anomalib_vae_attention.scoring import finite_images, full_precision
 from anomalib_vae_attention.thresholds.normal_quantile import NormalQuantile
 from anomalib_vae_attention.torch_model import VaeAttentionModel
 
-from .feature_statistics import FeatureCache, FeatureMoments
+from .feature_statistics import FeatureCache, FeatureMoments, Moments
 from .held_out_images import HeldOut
 from .procedure import FitProcedure, read_again
 
 logger = logging.getLogger(__name__)
+
+
+WORTH_A_SECOND_FIT = 0.25
+"""Least likelihood for which the layers are weighed anew."""
+
+
+def fit_model(
+    model: VaeAttentionModel, moments: Moments, read_features: Callable[[], Iterable[torch.Tensor]]
+) -> torch.Tensor:
+    """Fit the VAE and its normal reference, and once more where normal images are a homogeneous texture.
+
+    Whether they are shows in their departures from the reference (see :class:`.LeftOut`); the layers then count
+    differently (see :class:`.FeatureGrid`).
+
+    Args:
+        model: The model, prepared for the size of the images.
+        moments: Moments of the raw grid features of normal images.
+        read_features: Gives these features in batches of shape ``(B, C, h, w)``; called once or twice.
+
+    Returns:
+        Covariance of the standardised features, of shape ``(C, C)``, float64.
+    """
+    likelihood = 0.0
+    covariance, left_out = _fit_once(model, moments, read_features, likelihood)
+    if left_out.likelihood > WORTH_A_SECOND_FIT:
+        logger.info("Normal images are a homogeneous texture: detail counts more, and coarse layers less.")
+        likelihood = left_out.likelihood
+        covariance, left_out = _fit_once(model, moments, read_features, likelihood)
+    place_share = model.grid.explained_by_place(moments.place_share, likelihood)
+    model.calibrate(left_out, place_share)
+    logger.info(
+        "The place explains %.0f %% of what normal images look like: %s, and noise with weight %.2f.",
+        100 * place_share,
+        "one layout, so that the border counts half" if model.map_border < 1 else "the border counts in full",
+        1 - place_share,
+    )
+    return covariance
+
+
+def _fit_once(
+    model: VaeAttentionModel,
+    moments: Moments,
+    read_features: Callable[[], Iterable[torch.Tensor]],
+    likelihood: float,
+) -> tuple[torch.Tensor, LeftOut]:
+    covariance = model.grid.fit(*moments, likelihood)
+    model.vae.initialise(covariance)
+    share(model.grid)
+    share(model.vae)
+    model.reference.start()
+    images = 0
+    for features in read_features():
+        posterior, _ = model.posterior(model.grid.standardise(features))
+        model.reference.update(posterior)
+        images += len(features)
+    left_out = model.reference.finish()
+    size = sum(buffer.nbytes for buffer in model.reference.buffers()) / 2**20
+    logger.info("Normal reference: %d images, %.1f MiB.", images, size)
+    return covariance, left_out
 
 
 class ClosedFormFit(FitProcedure):
@@ -97,36 +158,17 @@ class ClosedFormFit(FitProcedure):
             parts, self._moments = gather(self._moments.sums()), FeatureMoments()
             for count, *sums in parts:
                 self._moments.add(count, *(tensor.to(module.device) for tensor in sums))
-        moments = self._moments.compute()
-        covariance = model.grid.fit(*moments)
-        model.vae.initialise(covariance)
-        share(model.grid)
-        share(model.vae)
+        covariance = fit_model(model, self._moments.compute(), partial(self._features, module))
         terms = model.vae.elbo_terms(covariance.new_zeros(len(covariance)), covariance)
         module.log_dict({f"train_{name}": float(term) for name, term in terms.items()}, prog_bar=True)
         logger.info("Negative ELBO of the normal images: %.3f nats per cell.", float(terms["loss"]))
-        self._fit_reference(module, model, model.grid.explained_by_place(moments.place_share))
         if self._held_out:
             self._set_thresholds(module, self._held_out)
         del self._cache, self._moments, self._held_out
 
-    def _fit_reference(self, module: AnomalibModule, model: VaeAttentionModel, place_share: float) -> None:
-        reference = model.reference
-        reference.start()
-        images = 0
-        for features in interleave(self._cache if self._cache.complete else self._stream(module)):
-            posterior, _ = model.posterior(model.grid.standardise(features))
-            reference.update(posterior)
-            images += len(features)
-        model.calibrate(reference.finish(), place_share)
-        size = sum(buffer.nbytes for buffer in reference.buffers()) / 2**20
-        logger.info("Normal reference: %d images, %.1f MiB.", images, size)
-        logger.info(
-            "The place explains %.0f %% of what normal images look like: %s, and noise with weight %.2f.",
-            100 * place_share,
-            "one layout, so that the border counts half" if model.map_border < 1 else "the border counts in full",
-            1 - place_share,
-        )
+    def _features(self, module: AnomalibModule) -> Iterator[torch.Tensor]:
+        """Yield the raw grid features of all normal images."""
+        return interleave(self._cache if self._cache.complete else self._stream(module))
 
     @staticmethod
     def _set_thresholds(module: AnomalibModule, held_out: HeldOut) -> None:

@@ -55,24 +55,21 @@ def homogeneity(covariance: torch.Tensor, energy: torch.Tensor) -> float:
     return float((expected / found).clamp(max=1))
 
 
-def departure_metric(covariance: torch.Tensor, energy: torch.Tensor) -> torch.Tensor:
-    """Return the metric of departures: a power of their covariance that depends on how homogeneous they are.
+def metric_power(covariance: torch.Tensor, energy: torch.Tensor) -> float:
+    """Return the power of the covariance that departures are measured in; see :func:`departure_metric`.
 
-    The energy of a departure ``x`` is ``x^T M x`` with ``M = a C^-q``. The power ``q`` goes with the logarithm of the
-    homogeneity: 1, the Mahalanobis distance, for one Gaussian, 0 at :data:`PLAIN_AT`, and never below -1. The factor
-    ``a`` keeps the mean energy of normal images.
+    It goes with the logarithm of the homogeneity: 1, the Mahalanobis distance, for one Gaussian, 0 at :data:`PLAIN_AT`,
+    and never below -1.
 
     Args:
-        covariance: Second moment ``C`` of the whitened departures of left-out normal images, of shape ``(d, d)``.
-        energy: Their squared lengths, of shape ``(n, h, w)``.
+        covariance: Second moment of the whitened departures of left-out normal images, of shape ``(d, d)``.
+        energy: Their squared lengths, of any shape.
 
     Returns:
-        ``M``, symmetric and positive definite, of shape ``(d, d)``; the identity where there are too few departures,
-        or none of any length.
+        Power from -1 to 1; 0 where there are too few departures, or none of any length.
     """
-    identity = torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
     if energy.numel() < LEAST_DEPARTURES * len(covariance) or not energy.any():
-        return identity
+        return 0.0
     share = homogeneity(covariance, energy)
     power = max(-1.0, 1 - math.log(share) / math.log(PLAIN_AT))
     logger.info(
@@ -82,6 +79,22 @@ def departure_metric(covariance: torch.Tensor, energy: torch.Tensor) -> torch.Te
         "less" if power > 0 else "more",
         -power,
     )
+    return power
+
+
+def departure_metric(covariance: torch.Tensor, power: float) -> torch.Tensor:
+    """Return the metric of departures: the energy of a departure ``x`` is ``x^T M x`` with ``M = a C^-q``.
+
+    Args:
+        covariance: Second moment ``C`` of the whitened departures of left-out normal images, of shape ``(d, d)``.
+        power: ``q``, see :func:`metric_power`.
+
+    Returns:
+        ``M``, symmetric and positive definite, of shape ``(d, d)``. The factor ``a`` keeps the mean energy of normal
+        images. The identity where the power is 0.
+    """
+    if power == 0:
+        return torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)
     values, vectors = torch.linalg.eigh(covariance)
     metric = vectors * values.clamp_min(LEAST_VARIANCE).pow(-power) @ vectors.T
     return metric * covariance.trace() / (metric * covariance).sum()

@@ -9,7 +9,7 @@ from anomalib_vae_attention.vae import Posterior
 
 from .base import HIDDEN, LeftOut, Match, NormalReference, require_images
 from .byte_latents import KeptLatents
-from .departure_metric import departure_metric, moments
+from .departure_metric import departure_metric, metric_power, moments
 from .exemplar_choice import choose_common, choose_own
 from .place_prior import PRIOR_STEP, PlaceCounts
 from .search import Found, attend, joined, parts
@@ -124,11 +124,12 @@ class Exemplars(NormalReference):
             departures.append(departure.transpose(0, 1))
             nearest.append(to_nearest)
         covariance, square = moments(departures)
-        self.metric = departure_metric(covariance, square).float()
+        power = metric_power(covariance, square)
+        self.metric = departure_metric(covariance, power).float()
         energy = torch.cat([self._energy(departure)[0] for departure in departures])
         # A single image of a single cell has nothing left to be compared with.
         least = torch.cat(nearest)
-        return LeftOut(energy.unflatten(1, self.grid_size), least.where(least < HIDDEN, 0.0))
+        return LeftOut(energy.unflatten(1, self.grid_size), least.where(least < HIDDEN, 0.0), max(power, 0.0))
 
     def _left_out(self, chosen: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Yield queries ``(h w, B, d)``, means ``(B, d, h, w)`` and numbers ``(B,)`` of some images, few at a time."""
@@ -206,7 +207,8 @@ class Exemplars(NormalReference):
         query = self._by_cell(mean - self.centre)
         departure, log_weight, nearest = self._search_own(query, leave_out)
         if self.common.shape[1]:
-            common = self._search_common(self._by_cell(mean), leave_out)
+            # From the query, as bringing latents to cells takes a copy.
+            common = self._search_common(query + self._by_cell(self.centre[None]), leave_out)
             share = (common.log_weight - log_weight + math.log(self.bank.shape[2])).sigmoid()[..., None]
             departure = departure + share * (common.departure - departure)
             nearest = torch.minimum(nearest, common.nearest)

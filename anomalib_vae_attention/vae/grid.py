@@ -1,6 +1,7 @@
 """The grid on which the feature VAE sees an image: backbone layers, pooled, resized, stacked and standardised."""
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import cast
 
@@ -19,7 +20,8 @@ LEAST_SHARE = 0.05
 MIN_DEVIATION = 1e-6
 """Least standard deviation of a channel, so that nothing divides by that of a constant one."""
 LAYER_BALANCE = 0.5
-"""Weight of a layer in the variance of the features: 0 as its number of channels, 1 the same for every layer."""
+"""Weight of a layer in the variance of the features: 0 as its number of channels, 1 the same for every layer. In
+homogeneous textures the number of its cells counts to the same power."""
 
 
 class _Resamplings(SizedResamplings):
@@ -33,6 +35,8 @@ class _Resamplings(SizedResamplings):
     def __init__(self, grid_size: tuple[int, int], sizes: Sequence[tuple[int, int]]) -> None:
         super().__init__(grid_size, list(sizes))
         self.grid_size = grid_size
+        self.own_cells = [min(1.0, math.prod(size) / math.prod(grid_size)) for size in sizes]
+        """Cells of each layer per cell of the grid, at most 1."""
 
         def pooled(width: int) -> Iterator[Resampling]:
             def pool_and_resize(side: int, cells: int) -> torch.Tensor:
@@ -54,6 +58,10 @@ class FeatureGrid(nn.Module):
     weighted by its number of channels ``C_l`` to the power of ``-LAYER_BALANCE / 2``, lest layers with many channels
     drown the others. Those at the finest width count by the share of their variance that the place explains: where
     parts lie alike, detail can be compared with that of the very place; where not, only averages are alike.
+
+    Homogeneous textures are the exception: one Gaussian says what detail is normal at any place, and energies are its
+    likelihood. There the finest width counts more. A layer with fewer cells than the grid counts less, to the same
+    power: each of its cells is there several times, and a likelihood would count each time.
 
     Args:
         channels: Number of channels of each layer.
@@ -113,39 +121,49 @@ class FeatureGrid(nn.Module):
         return (raw - self.mean[:, None, None]) / self.std[:, None, None]
 
     @torch.no_grad()
-    def fit(self, mean: torch.Tensor, covariance: torch.Tensor, place_share: torch.Tensor) -> torch.Tensor:
+    def fit(
+        self, mean: torch.Tensor, covariance: torch.Tensor, place_share: torch.Tensor, likelihood: float = 0.0
+    ) -> torch.Tensor:
         """Take the statistics of the raw grid features of normal images.
 
         Args:
             mean: Mean of each channel, of shape ``(C,)``, float64.
             covariance: Covariance of the channels, of shape ``(C, C)``, float64.
             place_share: Share of the variance of each channel that the place explains, from 0 to 1, of shape ``(C,)``.
+            likelihood: How far energies are the likelihood of one Gaussian, from 0 to 1. Above 0 the grid has to be
+                prepared.
 
         Returns:
             Covariance of the standardised features, of shape ``(C, C)``, float64.
         """
         deviation = covariance.diagonal().clamp_min(0).sqrt()
         deviation = deviation.clamp_min(MIN_DEVIATION)
-        variance, finest = self._variance(mean.device), slice(self._parts[self._layers - 1].stop)
-        variance[finest] *= ((variance * place_share)[finest].sum() / variance[finest].sum()).clamp_min(LEAST_SHARE)
+        variance, finest = self._variance(mean.device, likelihood), slice(self._parts[self._layers - 1].stop)
+        share = (variance * place_share)[finest].sum() / variance[finest].sum()
+        variance[finest] *= share.clamp_min(max(LEAST_SHARE, likelihood))
         scale = deviation / variance.sqrt()
         self.mean.copy_(mean)
         self.std.copy_(scale)
         return covariance / scale / scale[:, None]
 
-    def explained_by_place(self, place_share: torch.Tensor) -> float:
+    def explained_by_place(self, place_share: torch.Tensor, likelihood: float = 0.0) -> float:
         """Return the share of the variance of the features that the place explains, every width alike, from 0 to 1.
 
         Args:
             place_share: The share of each channel, of shape ``(C,)``.
+            likelihood: See :meth:`fit`.
         """
-        variance = self._variance(place_share.device)
+        variance = self._variance(place_share.device, likelihood)
         return float((variance * place_share).sum() / variance.sum())
 
-    def _variance(self, device: torch.device) -> torch.Tensor:
+    def _variance(self, device: torch.device, likelihood: float) -> torch.Tensor:
         """Return the variance that the balance of layers gives each channel, of shape ``(C,)``."""
         counts = torch.tensor(self.channels, device=device)
-        return (counts.sum() / (len(counts) * counts)).pow(LAYER_BALANCE).repeat_interleave(counts)
+        variance = (counts.sum() / (len(counts) * counts)).pow(LAYER_BALANCE)
+        if likelihood:
+            own_cells = torch.tensor(self._resamplings.own_cells * len(POOL_SIZES), device=device)
+            variance = variance * own_cells.pow(LAYER_BALANCE * likelihood)
+        return variance.repeat_interleave(counts)
 
     def forward(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:
         """Map layers ``A_l`` of shape ``(B, C_l, h_l, w_l)`` to standardised features ``F`` of ``(B, C, h, w)``."""

@@ -23,6 +23,7 @@ from torchvision.transforms.v2.functional import resize
 from anomalib_vae_attention import VaeAttention, torch_model
 from anomalib_vae_attention.benchmark.data import category_datamodule
 from anomalib_vae_attention.common.measures import MAIN, MEASURES
+from anomalib_vae_attention.fit import closed_form
 from anomalib_vae_attention.fit.feature_statistics import FeatureMoments
 from anomalib_vae_attention.reference import departure_metric, exemplars
 from anomalib_vae_attention.torch_model import VaeAttentionModel
@@ -94,6 +95,7 @@ VARIANTS = {
         change=lambda model: (model.border_weight.fill_(1), model.map_border.fill_(1)),
     ),
     "border halved": Variant(change=lambda model: model.map_border.fill_(torch_model.BORDER_OF_LAYOUT)),
+    "one fit": Variant(constants={(closed_form, "WORTH_A_SECOND_FIT"): 1.0}),
     "widths alike": Variant(constants={(grid, "LEAST_SHARE"): 1.0}),
     "raw alone": Variant(constants={(grid, "POOL_SIZES"): (1,), (grid, "LEAST_SHARE"): 1.0}),
     "3x3 alone": Variant(constants={(grid, "POOL_SIZES"): (3,), (grid, "LEAST_SHARE"): 1.0}),
@@ -148,13 +150,8 @@ def fit(layers: list[torch.Tensor], arguments: dict[str, Any]) -> VaeAttentionMo
     for batch in batches(layers):
         with given(model.train(), batch) as images:
             sums.update(model(images))
-    moments = sums.compute()
-    model.vae.initialise(model.grid.fit(*moments))
-    model.reference.start()
-    for batch in batches(layers):
-        posterior, _ = model.posterior(model.grid(batch))
-        model.reference.update(posterior)
-    model.calibrate(model.reference.finish(), model.grid.explained_by_place(moments.place_share))
+    with torch.no_grad():
+        closed_form.fit_model(model, sums.compute(), lambda: map(model.grid.stack, batches(layers)))
     return model.eval()
 
 

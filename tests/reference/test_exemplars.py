@@ -161,7 +161,7 @@ def test_calibration_of_one_image() -> None:
     """The only image is compared with itself, each cell with all others but not with itself."""
     latents, variance = 20 * torch.randn(1, 3, 3, 4), torch.full((3,), 0.5)
     normal = Exemplars()
-    (energy,), _ = collect(normal, latents, variance)
+    energy = collect(normal, latents, variance).energy
     everything = keep(latents)[0].double().flatten(1).T
     for cell in range(12):
         others = [everything[other] for other in range(12) if other != cell]
