@@ -26,6 +26,5 @@ def make(name: str, **options: object) -> tuple[ImageVaeModel, torch.Tensor]:
         for _ in range(2):
             model(normal)
     model.eval()
-    assert model.collect(normal.split(4)) == 9
-    model.observe(normal.split(4), LAYERS[name])
+    assert model.collect(normal.split(4), LAYERS[name]) == 9
     return model, image

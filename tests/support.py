@@ -17,7 +17,7 @@ from hypothesis import HealthCheck
 from PIL import Image
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
-from anomalib_vae_attention.reference import Exemplars, LeftOut, NormalReference
+from anomalib_vae_attention.reference import REFERENCES, Exemplars, LeftOut, NormalReference
 from anomalib_vae_attention.reference.byte_latents import KeptLatents
 from anomalib_vae_attention.reference.place_prior import PRIOR_STEP
 from anomalib_vae_attention.vae import Posterior
@@ -25,8 +25,8 @@ from anomalib_vae_attention.vae import Posterior
 SIZE = (64, 64)
 CASES = {"derandomize": True, "deadline": None, "suppress_health_check": list(HealthCheck), "database": None}
 """Settings of hypothesis: the same cases in every run; fixtures are of the module and never changed."""
-CHOICES = [{"reference": "exemplars"}, {"reference": "gaussian"}]
-"""Arguments of the model that go through the whole matrix of tests, the default first; a new choice is a new line."""
+CHOICES = [{"reference": name} for name in REFERENCES]
+"""Arguments of the model that go through the whole matrix of tests, the default first."""
 SMALL_IMAGE_VAES = {
     "resnet18": {"vae": "resnet18", "input_size": (32, 32), "latent_dim": 4},
     "conv": {"vae": "conv", "input_size": (24, 30), "latent_dim": 4, "widths": (8, 12), "hidden_dim": 16},

@@ -3,7 +3,7 @@
 import logging
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from weakref import WeakSet
@@ -98,7 +98,8 @@ def _check_pairs(samples: Sequence[Any], images: Path, masks: Path) -> None:
     """Refuse masks that belong to other images by their names; anomalib pairs them in the order of their paths."""
     rows = [row for table in samples for row in zip(table.image_path, table.mask_path, strict=True)]
     given = {Path(image): Path(mask) for image, mask in rows if mask}
-    right = pair_masks(_below(given, images), images, list_images(masks), masks).masks
+    inside = [image for image in given if image.is_relative_to(images)]
+    right = pair_masks(inside, images, list_images(masks), masks).masks
     wrong = [
         (image, mask)
         for image, mask in given.items()
@@ -112,7 +113,3 @@ def _check_pairs(samples: Sequence[Any], images: Path, masks: Path) -> None:
             "`vae-attention train`."
         )
         raise ValueError(msg)
-
-
-def _below(files: Iterable[Path], folder: Path) -> list[Path]:
-    return [file for file in files if file.is_relative_to(folder)]

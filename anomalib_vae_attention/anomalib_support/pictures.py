@@ -1,18 +1,18 @@
 """Pictures of anomalib's tests and predictions that keep the image's shape and each other, and a table beside them."""
 
-import csv
 import logging
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
+import pandas as pd
 from anomalib.data import ImageBatch
 from anomalib.utils.path import generate_output_filename
 from anomalib.visualization import ImageVisualizer
 from anomalib.visualization.image.functional import add_text_to_image
 from PIL import Image
 
-from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.atomic_files import write_table
 from anomalib_vae_attention.common.folders import first_free, verdict_of
 
 from .distributed import gather, rank
@@ -34,24 +34,22 @@ class Pictures(ImageVisualizer):
 
     Args:
         side: Pixels of the longer side of each picture of an image.
-        output_dir: Folder of the pictures; ``images`` in that of the run for ``None``.
     """
 
-    def __init__(self, side: int = SIDE, output_dir: str | Path | None = None) -> None:
-        super().__init__(field_size=(side, side), text_config=TITLE, output_dir=output_dir)
-        self._side, self._given_folder = side, output_dir
+    def __init__(self, side: int = SIDE) -> None:
+        super().__init__(field_size=(side, side), text_config=TITLE)
+        self._side = side
 
     def on_test_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start with the folder of this run; anomalib would remember that of the first."""
         del pl_module
-        self._start(Path(self._given_folder or Path(trainer.default_root_dir) / "images"))
+        self._start(Path(trainer.default_root_dir) / "images")
 
     def on_predict_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start with a folder that no other run has written to."""
         del pl_module
-        folder = Path(self._given_folder or Path(trainer.default_root_dir) / "images")
         # Another process may be about to make it.
-        self._start(gather(first_free(folder))[0])
+        self._start(gather(first_free(Path(trainer.default_root_dir) / "images"))[0])
 
     def _start(self, folder: Path) -> None:
         self.output_dir = folder
@@ -93,10 +91,8 @@ class Pictures(ImageVisualizer):
         if rank() or not rows:
             return
         table = Path(str(self.output_dir)) / TABLE
-        with replacing(table) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows({str(row["path"]): row for row in rows}.values())
+        # Several processes may have been given the same image.
+        write_table(table, pd.DataFrame(rows).drop_duplicates("path", keep="last"))
         logger.info("Scores, verdicts and pictures: %s", table)
 
     def _size(self, file: str | None) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""Writing the results of a comparison: CSV and JSON tables, plots, and one HTML page that needs no other file."""
+"""Writing the results of a comparison: CSV and JSON tables, and one HTML page that needs no other file."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,14 +7,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from anomalib_vae_attention.common.atomic_files import replacing, write_json
+from anomalib_vae_attention.common.atomic_files import write_json, write_table
 from anomalib_vae_attention.common.machine import describe_machine
 from anomalib_vae_attention.common.measures import MAIN, MEASURES
 from anomalib_vae_attention.common.pictures import heat_map, inline, outline, write_page
 
 from .jobs import DONE
 from .plan import BACKBONE, CUDA, Cell
-from .plots import accuracy_plot
 from .tables import COSTS, KEYS, ON_GPU, cells_table, comparison_table, latency_table, ranking_table, summary_table
 
 TEMPLATE = Path(__file__).with_name("report.html.j2")
@@ -64,7 +63,7 @@ def to_text(tables: dict[str, pd.DataFrame]) -> str:
 def write_results(
     output: Path, cells: Sequence[Cell], tables: dict[str, pd.DataFrame], description: dict[str, Any]
 ) -> str:
-    """Write everything that a comparison leaves: CSV, JSON, PNG and HTML files.
+    """Write everything that a comparison leaves: CSV, JSON and HTML files.
 
     Args:
         output: Folder of the comparison.
@@ -76,24 +75,13 @@ def write_results(
         The tables as text, and where the files are.
     """
     for name, table in tables.items():
-        with replacing(output / f"{name}.csv") as temporary:
-            table.to_csv(temporary, index=False)
+        write_table(output / f"{name}.csv", table)
     description = {**description, "machine": describe_machine()}
     # JSON has no NaN.
     records = {
         name: table.astype(object).where(table.notna(), None).to_dict("records") for name, table in tables.items()
     }
     write_json(output / "results.json", {**description, **records})
-    wanted = {"memory": ("memory_fit_mib", "memory of the fit, MiB")}
-    wanted |= {
-        f"latency_{runtime}": (f"{runtime}_ms", f"{runtime}, ms per image")
-        for runtime in tables["latencies"]["runtime"].unique()
-    }
-    plots = {}
-    for name, (column, label) in wanted.items():
-        file = output / f"accuracy_{name}.png"
-        if accuracy_plot(tables["summary"], column, label, file):
-            plots[f"accuracy against {label}"] = file
     summary, failed = tables["summary"], tables["cells"][tables["cells"]["status"] != DONE]
     write_page(
         output / "report.html",
@@ -108,11 +96,10 @@ def write_results(
         ranking=tables["ranking"],
         latencies=tables["latencies"].fillna({"model": "all", "measured": "", "error": ""}),
         failed=failed[[*KEYS, "seed", "status", "error", "log"]].fillna("").to_dict("records"),
-        plots={caption: inline(plot.read_bytes(), "png") for caption, plot in plots.items()},
         examples=_example_rows(cells, output),
         number=lambda value, digits: "-" if pd.isna(value) else f"{value:,.{digits}f}",
     )
-    files = ", ".join([*(f"{name}.csv" for name in tables), "results.json", *(plot.name for plot in plots.values())])
+    files = ", ".join([*(f"{name}.csv" for name in tables), "results.json"])
     return f"{to_text(tables)}\n\nReport: {(output / 'report.html').resolve()}\nBeside it: {files}"
 
 

@@ -47,22 +47,28 @@ def eager(cell: Cell, folder: Path, shape: tuple[int, ...], threads: int) -> Run
 
 def onnx_runtime(_cell: Cell, folder: Path, shape: tuple[int, ...], threads: int) -> Run:
     """Run in ONNX Runtime; arguments as :data:`RUNTIMES` says."""
+    run: Run = open_onnx(find_export(folder, "onnx", shape[0]), threads)
+    return run
+
+
+def open_onnx(file: Path, threads: int) -> Callable[[NDArray[np.uint8]], dict[str, NDArray]]:
+    """Open an exported model, an ``.onnx`` file, in ONNX Runtime; its outputs have their names."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     # Each model has threads of its own, which would wait for its next turn at the expense of the others'.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    file = find_export(folder, "onnx", shape[0])
     session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-    return lambda images: session.run(None, {name: to_input(images)})
+    name, outputs = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
+    return lambda images: dict(zip(outputs, session.run(outputs, {name: to_input(images)}), strict=True))
 
 
-def open_openvino(file: Path, shape: tuple[int, ...], threads: int, precision: str = "f32") -> Run:
-    """Open an exported model, an ``.xml`` file, in OpenVINO, to compute in ``"f32"`` or ``"bf16"``.
+def open_openvino(file: Path, shape: tuple[int, ...], threads: int, precision: str | None = "f32") -> Run:
+    """Open an exported model, an ``.xml`` or ``.onnx`` file, in OpenVINO, to compute in ``"f32"`` or ``"bf16"``.
 
-    The images will have this shape: batch, height and width.
+    Without a precision it computes as the file asks, or by OpenVINO's default. The images will have this shape: batch,
+    height and width.
 
     Raises:
         NotSupportedError: If the processor has no bfloat16.
@@ -77,12 +83,9 @@ def open_openvino(file: Path, shape: tuple[int, ...], threads: int, precision: s
     model = core.read_model(file)
     # The shape is known here, as it is where a camera gives the images.
     model.reshape([shape[0], 3, *shape[1:]])
-    configuration = {
-        "INFERENCE_PRECISION_HINT": precision,
-        "INFERENCE_NUM_THREADS": threads,
-        "NUM_STREAMS": 1,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
+    configuration = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"}
+    if precision:
+        configuration["INFERENCE_PRECISION_HINT"] = precision
     request = core.compile_model(model, "CPU", configuration).create_infer_request()
     return lambda images: request.infer([to_input(images)], share_inputs=True, share_outputs=True)
 

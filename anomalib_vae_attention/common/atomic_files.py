@@ -7,9 +7,12 @@ import tempfile
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -86,6 +89,12 @@ def write_json(file: Path, content: Any) -> None:  # noqa: ANN401
     """Write what JSON can hold to a file, as :func:`replacing` does."""
     with replacing(file) as temporary:
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def write_table(file: Path, table: "pd.DataFrame") -> None:
+    """Write a table without its index to a CSV file, as :func:`replacing` does."""
+    with replacing(file) as temporary:
+        table.to_csv(temporary, index=False)
 
 
 def read_json(file: Path) -> Any:  # noqa: ANN401

@@ -1,6 +1,6 @@
 """What a run leaves behind: scores over the steps, scores of the test, and checkpoints that are never half-written."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,10 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from anomalib_vae_attention.common.argument_checks import require_whole
-from anomalib_vae_attention.common.atomic_files import replacing, write_json
+from anomalib_vae_attention.common.atomic_files import replacing, write_json, write_table
 
-from .datamodule import DSpritesDataModule
-from .metrics import all_metrics, quick_metrics
+from .dataset import DSprites
+from .metrics import Encode, all_metrics, quick_metrics
 
 SCORES_FILE, TEST_FILE = "scores.csv", "test.json"
 
@@ -31,8 +31,8 @@ class Scores(pl.Callback):
     """Measures disentanglement during training and at the test.
 
     Training adds a row to ``scores.csv`` in the run's folder every so many steps: the step, the last batch's terms of
-    the loss, FactorVAE score, MIG and DCI by lasso. A resumed run drops rows later than its checkpoint. The test writes
-    ``test.json``: all metrics, reconstruction and KL.
+    the loss, FactorVAE score, MIG and DCI by lasso. A resumed run replaces the rows of steps that it does again. The
+    test writes ``test.json``: all metrics, reconstruction and KL.
 
     Args:
         every_n_steps: Steps between two rows, at least 1.
@@ -46,13 +46,6 @@ class Scores(pl.Callback):
         require_whole("every_n_steps", every_n_steps, least=1)
         self.every_n_steps, self.seed = every_n_steps, seed
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Drop the rows of steps that will be done again."""
-        del pl_module
-        file = Path(trainer.default_root_dir) / SCORES_FILE
-        rows = [row for row in read_scores(file) if int(row["step"]) <= trainer.global_step]
-        write_scores(file, rows)
-
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: object) -> None:
         """Add a row if it is time."""
         if trainer.global_step % self.every_n_steps:
@@ -62,15 +55,15 @@ class Scores(pl.Callback):
             for name, value in trainer.callback_metrics.items()
             if name.startswith("train/")
         }
-        scores = quick_metrics(_data(trainer), _encoder(pl_module), self.seed)
+        scores = quick_metrics(*_measured(trainer, pl_module), self.seed)
         pl_module.log_dict({f"score/{name}": value for name, value in scores.items()})
-        file = Path(trainer.default_root_dir) / SCORES_FILE
-        write_scores(file, [*read_scores(file), {"step": trainer.global_step, **terms, **scores}])
+        row = {"step": trainer.global_step, **terms, **scores}
+        add_scores(Path(trainer.default_root_dir) / SCORES_FILE, row)
 
     def on_test_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compute all metrics, print them, and write them."""
         terms = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        results = {**terms, **all_metrics(_data(trainer), _encoder(pl_module), self.seed)}
+        results = {**terms, **all_metrics(*_measured(trainer, pl_module), self.seed)}
         report = {"model": describe(pl_module), "step": getattr(pl_module, "steps", 0), **results}
         file = Path(trainer.default_root_dir) / TEST_FILE
         write_json(file, report)
@@ -84,32 +77,19 @@ def describe(model: pl.LightningModule) -> str:
     return ("AD-" if getattr(model, "attention", None) is not None else "") + type(model).__name__
 
 
-def _data(trainer: pl.Trainer) -> Any:  # noqa: ANN401
-    """Return the data set that a trainer uses."""
-    datamodule = getattr(trainer, "datamodule", None)
-    if not isinstance(datamodule, DSpritesDataModule):
-        msg = "Scores needs the images of given factors: train with a DSpritesDataModule"
-        raise TypeError(msg)
-    return datamodule.images()
+def _measured(trainer: Any, model: pl.LightningModule) -> tuple[DSprites, Encode]:  # noqa: ANN401
+    """Return the data set that a trainer uses, and the function from images to posterior means."""
+    return trainer.datamodule.images(), lambda images: model(images.to(model.device))
 
 
-def _encoder(model: pl.LightningModule) -> Any:  # noqa: ANN401
-    """Return the function from images to posterior means, on the device of the model."""
-    return lambda images: model(images.to(model.device))
-
-
-def read_scores(file: Path) -> list[dict[str, str]]:
-    """Read the rows of ``scores.csv``; none if there is no such file."""
-    return pd.read_csv(file, dtype=str, keep_default_na=False).to_dict("records") if file.exists() else []
-
-
-def write_scores(file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Write the rows of ``scores.csv``, whole or not at all; without rows there is no file."""
-    if not rows:
-        file.unlink(missing_ok=True)
-        return
-    with replacing(file) as temporary:
-        pd.DataFrame(rows).to_csv(temporary, index=False)
+def add_scores(file: Path, row: Mapping[str, Any]) -> None:
+    """Add a row to ``scores.csv``, whole or not at all, in place of those of its ``step`` and of later ones."""
+    table = pd.DataFrame([row])
+    if file.exists():
+        # As texts, so that older rows stay as they are.
+        before = pd.read_csv(file, dtype=str, keep_default_na=False)
+        table = pd.concat([before[before["step"].astype(int) < row["step"]], table])
+    write_table(file, table)
 
 
 def load_weights(model: pl.LightningModule, checkpoint: Path) -> None:

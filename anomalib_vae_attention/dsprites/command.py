@@ -15,41 +15,33 @@ from anomalib_vae_attention.common.argument_checks import take_overrides
 
 from .callbacks import load_weights
 from .lightning_cli import make_cli
-from .pictures import draw_pictures, plot_runs
+from .pictures import draw_pictures
 
 CONFIGS = "configs/dsprites in the repository"
 USAGE = """usage: vae-attention dsprites fit|test|traverse --config FILE [ARGUMENTS]
 
   fit       train a model; --ckpt_path last resumes
   test      measure disentanglement; --ckpt_path last takes the last checkpoint
-  traverse  write latent traversals, attention maps and a plot of several runs
+  traverse  write latent traversals and attention maps
 
 Each takes --help."""
 
 
 def traverse(arguments: list[str]) -> None:
-    """Write the pictures of a run, or the plot of several runs."""
+    """Write the pictures of a run."""
     parser = argparse.ArgumentParser("vae-attention dsprites traverse", description=traverse.__doc__)
-    parser.add_argument("--config", type=Path, help="config of the run whose latents to look at")
+    parser.add_argument("--config", type=Path, required=True, help="config of the run whose latents to look at")
     parser.add_argument("--ckpt_path", type=Path, help="checkpoint; the run's last by default")
     parser.add_argument("--output", type=Path, help="folder of the PNG files; the run's by default")
     parser.add_argument("--layer", default="conv3", help="layer of the attention maps, conv1 to conv4")
-    parser.add_argument("--runs", type=Path, nargs="+", help="folders of tested runs, to be plotted together")
     parser.add_argument("overrides", nargs="*", help="KEY=VALUE, as --KEY VALUE of fit, such as the run's folder")
     overrides, rest = take_overrides(arguments)
     chosen = parser.parse_args(rest)
     overrides += chosen.overrides
-    if chosen.config is None and not chosen.runs:
-        parser.error("--config FILE or --runs FOLDER... is needed")
-    files = []
-    if chosen.config is not None:
-        cli = make_cli(["--config", str(chosen.config), *(f"--{one}" for one in overrides)], run=False)
-        root = Path(cli.trainer.default_root_dir)
-        load_weights(cli.model, chosen.ckpt_path or root / "checkpoints" / "last.ckpt")
-        files += draw_pictures(cli.model.eval(), cli.datamodule.images(), chosen.output or root, chosen.layer)
-    if chosen.runs:
-        files.append(plot_runs(chosen.runs, chosen.output or Path()))
-    for file in files:
+    cli = make_cli(["--config", str(chosen.config), *(f"--{one}" for one in overrides)], run=False)
+    root = Path(cli.trainer.default_root_dir)
+    load_weights(cli.model, chosen.ckpt_path or root / "checkpoints" / "last.ckpt")
+    for file in draw_pictures(cli.model.eval(), cli.datamodule.images(), chosen.output or root, chosen.layer):
         print(f"Written to {file}")
 
 

@@ -46,7 +46,6 @@ class DSpritesDataModule(pl.LightningDataModule):
     Args:
         root: Folder to keep the images in; they are drawn on first use.
         npz: The published file, to be used instead of drawing.
-        download: Download the published file to ``root``, and use it instead of drawing.
         batch_size: Images in a batch, at least 2: FactorVAE permutes latents over the batch.
         batches_per_epoch: Batches in an epoch. Checkpoints are written between epochs.
         test_batches: Batches on which reconstruction and KL are tested.
@@ -60,7 +59,6 @@ class DSpritesDataModule(pl.LightningDataModule):
         self,
         root: Path | str = "./datasets/dSprites",
         npz: Path | str | None = None,
-        download: bool = False,
         batch_size: int = 64,
         batches_per_epoch: int = 1000,
         test_batches: int = 100,
@@ -71,14 +69,14 @@ class DSpritesDataModule(pl.LightningDataModule):
         require_whole("batches_per_epoch", batches_per_epoch, least=1)
         require_whole("test_batches", test_batches, least=1)
         require_whole("seed", seed, least=0)
-        self.root, self.npz, self.download = root, npz, download
+        self.root, self.npz = root, npz
         self.batch_size, self.test_batches = batch_size, test_batches
         self.batches = RandomBatches(batch_size, batches_per_epoch, seed)
         self.data: DSprites | None = None
 
     def prepare_data(self) -> None:
-        """Draw, convert or download the images unless they are there; the errors are those of :class:`DSprites`."""
-        DSprites(self.root, self.npz, self.download)
+        """Draw or convert the images unless they are there; the errors are those of :class:`DSprites`."""
+        DSprites(self.root, self.npz)
 
     def setup(self, stage: str | None = None) -> None:
         """Open the data set."""
@@ -88,7 +86,7 @@ class DSpritesDataModule(pl.LightningDataModule):
     def images(self) -> DSprites:
         """Return the data set, opened on first use."""
         if self.data is None:
-            self.data = DSprites(self.root, self.npz, self.download)
+            self.data = DSprites(self.root, self.npz)
         return self.data
 
     def _loader(self, sampler: RandomBatches) -> DataLoader:

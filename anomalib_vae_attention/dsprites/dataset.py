@@ -30,7 +30,7 @@ class Batch(NamedTuple):
 class DSprites(Dataset):
     """All 737,280 images of dSprites, read from a file of 360 MiB that is made on first use.
 
-    The images are drawn by the package, unless the published file is given or its download asked for. Their factors,
+    The images are drawn by the package, unless the published file is given. Their factors,
     the slowest of the index first, are shape (square, ellipse, heart), scale (6 values from 0.5 to 1), orientation (40
     values from 0 to 2 pi, both ends included, so the first and last images are the same), x and y (32 values each). The
     published file has the constant colour as another factor; it is left out here.
@@ -38,11 +38,9 @@ class DSprites(Dataset):
     Args:
         root: Folder to keep the images in.
         npz: The published file ``dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz``, to be used instead of drawing.
-        download: Download the published file to ``root``, and use it instead of drawing.
 
     Raises:
         FileNotFoundError: If ``npz`` does not exist.
-        ConnectionError: If the download fails.
         ValueError: If the published file is truncated or altered.
         OSError: If ``root`` cannot be written to.
 
@@ -56,12 +54,8 @@ class DSprites(Dataset):
     factors = FACTORS
     factor_sizes = FACTOR_SIZES
 
-    def __init__(
-        self, root: Path | str = "./datasets/dSprites", npz: Path | str | None = None, download: bool = False
-    ) -> None:
+    def __init__(self, root: Path | str = "./datasets/dSprites", npz: Path | str | None = None) -> None:
         root = Path(root)
-        if npz is None and download:
-            npz = official.download(root)
         if npz is None:
             self.file = root / f"drawn-{FORMAT_VERSION}.bits"
             ensure_images(self.file, draw_all())

@@ -1,24 +1,16 @@
 """Lightning's command line as every run on dSprites has it."""
 
-import importlib.util
-import logging
 import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar, TQDMProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
-from lightning.pytorch.utilities import rank_zero_info
 
 from .callbacks import Scores, WholeCheckpoints
 from .datamodule import DSpritesDataModule
 from .models import BetaVAE
-
-logger = logging.getLogger(__name__)
-
 
 LAST_CHECKPOINT = {
     "checkpoint.filename": ModelCheckpoint.CHECKPOINT_NAME_LAST,
@@ -31,7 +23,7 @@ LAST_CHECKPOINT = {
 
 
 class DSpritesCLI(LightningCLI):
-    """Lightning's command line with what every run on dSprites needs: one seed, checkpoints, scores and logs."""
+    """Lightning's command line with what every run on dSprites needs: one seed, checkpoints and scores."""
 
     @staticmethod
     def subcommands() -> dict[str, set[str]]:
@@ -48,10 +40,8 @@ class DSpritesCLI(LightningCLI):
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:  # noqa: ANN401
-        """Make the trainer; it logs to CSV, and to TensorBoard where that is installed, unless told otherwise."""
+        """Make the trainer, with a progress bar that shows steps."""
         config = (self.config_init[self.subcommand] if self.subcommand else self.config_init).trainer
-        if config.logger is None:
-            kwargs["logger"] = make_loggers(Path(config.default_root_dir))
         chosen = config.callbacks or []
         if config.enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in chosen):
             # Lightning's default shows the number of the last epoch, which is -2 where steps say when it ends.
@@ -59,17 +49,8 @@ class DSpritesCLI(LightningCLI):
         return super().instantiate_trainer(**kwargs)
 
     def before_fit(self) -> None:
-        """Write checkpoints whole, and say so if the run could be faster."""
+        """Write checkpoints whole."""
         self.trainer.strategy.checkpoint_io = WholeCheckpoints()
-        if self.trainer.precision == "32-true" and has_bf16_instructions():
-            rank_zero_info("This processor has bfloat16 instructions: --trainer.precision bf16-mixed trains faster.")
-
-
-def has_bf16_instructions() -> bool:
-    """Return whether the processor multiplies bfloat16 matrices faster than single precision, as far as it tells."""
-    # Older releases of PyTorch have no such function.
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
 
 
 def checkpoint_folder(root: str | None) -> str:
@@ -77,21 +58,13 @@ def checkpoint_folder(root: str | None) -> str:
     return str(Path(root or ".") / "checkpoints")
 
 
-def make_loggers(root: Path) -> list[Logger]:
-    """Make the loggers of a run, each part of a resumed run in a folder of its own."""
-    loggers: list[Logger] = [CSVLogger(root, "logs")]
-    if importlib.util.find_spec("tensorboard"):
-        loggers.append(TensorBoardLogger(root, "logs", loggers[0].version))
-    else:
-        logger.info("TensorBoard is not installed (pip install tensorboard): logging to CSV only")
-    return loggers
-
-
 def make_cli(arguments: list[str], *, run: bool = True) -> DSpritesCLI:
     """Parse arguments, make model, data and trainer, and run the subcommand if asked to."""
     defaults: dict[str, Any] = {"accelerator": "cpu", "max_epochs": -1, "default_root_dir": "results/dsprites/run"}
     # Lightning supposes that whoever gives arguments from Python has none on the command line.
     warnings.filterwarnings("ignore", "LightningCLI's args parameter")
+    # Without TensorBoard, Lightning logs to CSV files.
+    warnings.filterwarnings("ignore", "Starting from v1.9.0, `tensorboardX`")
     # It is what a resumed run goes on from.
     warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")
     return DSpritesCLI(

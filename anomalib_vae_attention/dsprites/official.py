@@ -6,22 +6,14 @@ Matthey et al. publish it at github.com/google-deepmind/dsprites-dataset under t
 """
 
 import hashlib
-import logging
-import shutil
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import numpy as np
 
-from anomalib_vae_attention.common.atomic_files import replacing
-
 from .drawing import SIZE
 from .store import IMAGES
-
-logger = logging.getLogger(__name__)
 
 FILE_NAME = "dsprites_ndarray_co1sh3sc6or40x32y32_64x64.npz"
 URL = f"https://github.com/google-deepmind/dsprites-dataset/raw/master/{FILE_NAME}"
@@ -76,25 +68,3 @@ def read_images(file: Path) -> Iterator[bytes]:
             raise ValueError(msg)
         while piece := stream.read(IMAGES_PER_PIECE * SIZE * SIZE):
             yield np.packbits(np.frombuffer(piece, np.uint8)).tobytes()
-
-
-def download(folder: Path) -> Path:
-    """Download the published file to a folder unless it is there already, and return it.
-
-    Raises:
-        ConnectionError: If the download fails, saying what else to do; nothing is left behind.
-        ValueError: If what was sent is not the published file.
-        OSError: If the file cannot be written.
-    """
-    file = folder / FILE_NAME
-    if not file.exists():
-        logger.info("Downloading %s", URL)
-        with replacing(file) as temporary:
-            try:
-                with urlopen(URL, timeout=60) as source, temporary.open("wb") as target:
-                    shutil.copyfileobj(source, target)
-            except (URLError, TimeoutError) as error:
-                msg = f"{URL} cannot be downloaded ({error}); give the file as npz, or leave download out to draw it"
-                raise ConnectionError(msg) from error
-            check(temporary)
-    return file

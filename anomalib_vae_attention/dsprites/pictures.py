@@ -1,20 +1,17 @@
-"""Pictures of runs: what the latents mean, by traversals and attention maps, and several runs in one plot."""
+"""Pictures of a run: what the latents mean, by traversals and attention maps."""
 
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 from torch.nn import functional as F  # noqa: N812
+from torchvision.utils import make_grid
 
 from anomalib_vae_attention.common.argument_checks import require_choice
-from anomalib_vae_attention.common.atomic_files import read_json, replacing
 
 from .attention_loss import AttentionDisentanglement
-from .callbacks import TEST_FILE
 from .dataset import DSprites
 from .drawing import SIZE
 from .models import BetaVAE
@@ -57,14 +54,6 @@ def traversal_attention(model: BetaVAE, traversals: torch.Tensor, layer: str) ->
     return torch.stack(rows)
 
 
-def tile(images: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Lay images ``(rows, columns, 64, 64, ...)`` side by side, two grey pixels apart."""
-    widths = [(0, 0), (0, 0), (1, 1), (1, 1), *[(0, 0)] * (images.ndim - 4)]
-    padded = np.pad(images, widths, constant_values=0.5)
-    rows, columns, height, width = padded.shape[:4]
-    return padded.swapaxes(1, 2).reshape(rows * height, columns * width, *padded.shape[4:])
-
-
 def draw_pictures(model: BetaVAE, data: DSprites, folder: Path, layer: str) -> list[Path]:
     """Write latent traversals and per-latent attention maps, starting from an image of each shape, as PNG files.
 
@@ -82,50 +71,19 @@ def draw_pictures(model: BetaVAE, data: DSprites, folder: Path, layer: str) -> l
         image = data.images_of(torch.tensor([[number, 4, 5, 16, 16]]))[0]
         traversals = latent_traversals(model, image)
         maps = traversal_attention(model, traversals, layer).numpy()
-        grey = traversals.numpy()
-        heat = colours(maps)[..., :3]
-        for name, picture in (
-            (f"traversal_{shape}.png", tile(grey[..., None].repeat(3, -1))),
-            (f"attention_{shape}.png", tile(0.4 * grey[..., None] + 0.6 * heat)),
-        ):
+        grey = traversals[:, :, None].expand(-1, -1, 3, -1, -1)
+        heat = torch.from_numpy(colours(maps)[..., :3]).movedim(-1, 2)
+        for name, images in ((f"traversal_{shape}.png", grey), (f"attention_{shape}.png", 0.4 * grey + 0.6 * heat)):
             files.append(folder / name)
-            label_rows(np.clip(picture, 0, 1), len(grey)).savefig(files[-1])
+            label_rows(images).savefig(files[-1])
     return files
 
 
-def plot_runs(runs: list[Path], folder: Path) -> Path:
-    """Plot reconstruction against the FactorVAE score of tested runs, a colour per model (as Liu et al., fig. 8).
-
-    Returns:
-        The PNG file in a folder, which is made if it is missing.
-
-    Raises:
-        FileNotFoundError: If a run, given by its folder, has not been tested, naming it.
-        OSError: If the file cannot be written.
-    """
-    results = []
-    for run in runs:
-        result = read_json(run / TEST_FILE)
-        if result is None:
-            msg = f"--runs {run}: there is no {TEST_FILE} in it; run vae-attention dsprites test first"
-            raise FileNotFoundError(msg)
-        results.append(result)
-    figure = Figure(figsize=(6, 4.5), layout="constrained")
-    axes = figure.subplots()
-    for model, rows in pd.DataFrame(results).groupby("model"):
-        axes.scatter(rows["reconstruction"], rows["factor_vae_score"], label=f"{model} ({len(rows)})")
-    axes.set(xlabel="reconstruction error (nats per image)", ylabel="FactorVAE score")
-    axes.legend()
-    file = folder / "disentanglement.png"
-    with replacing(file) as temporary:
-        figure.savefig(temporary, dpi=110)
-    return file
-
-
-def label_rows(picture: NDArray[np.float64], rows: int) -> Figure:
-    """Draw a picture of :func:`tile` as it is, with the number of each row's latent, and its value in each column."""
+def label_rows(images: torch.Tensor) -> Figure:
+    """Lay images ``(d, 9, 3, 64, 64)`` of a traversal, pixels from 0 to 1, out in rows, with latents and values."""
+    picture = make_grid(images.flatten(0, 1), STEPS, pad_value=0.5).clamp(0, 1).permute(1, 2, 0).numpy()
     height, width = picture.shape[:2]
-    left, above, edge = 60, 50, 8
+    left, above, edge, rows = 60, 50, 8, len(images)
     whole = (left + width + edge, edge + height + above)
     figure = Figure(figsize=(whole[0] / 100, whole[1] / 100), dpi=100)
     axes = figure.add_axes((left / whole[0], above / whole[1], width / whole[0], height / whole[1]))

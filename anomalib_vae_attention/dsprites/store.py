@@ -26,37 +26,28 @@ def draw_all() -> Iterator[bytes]:
         yield draw_grid(shape, scale, orientation).tobytes()
 
 
-def write_images(file: Path, chunks: Iterable[bytes]) -> None:
-    """Write images, given as bits in the order of the index, whole or not at all.
-
-    Raises:
-        ValueError: If the chunks don't hold all images.
-        OSError: If the file cannot be written; nothing is left behind.
-    """
-    with replacing(file) as temporary:
-        with temporary.open("wb") as stream:
-            stream.writelines(chunks)
-        length = temporary.stat().st_size
-        if length != IMAGES * IMAGE_BYTES:
-            msg = f"{length / IMAGE_BYTES:g} images were to be kept, but dSprites has {IMAGES}"
-            raise ValueError(msg)
-
-
 def ensure_images(file: Path, make: Iterable[bytes]) -> None:
     """Write the images unless they are there already; ``make``, which gives them as bits, is not asked then.
 
     Of several processes that come at once, one writes and the others wait. A truncated file is replaced.
 
     Raises:
-        ValueError: If ``make`` fails to give all images.
-        OSError: If the file cannot be written, naming it; the subclass and number tell why.
+        ValueError: If ``make`` does not give all images.
+        OSError: If the file cannot be written, naming it; the subclass and number tell why. Nothing is left behind.
     """
     size = IMAGES * IMAGE_BYTES
     with explaining(f"{file}: the {size >> 20} MiB of dSprites cannot be kept there", "name another root"):
         file.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(file.with_name(f".{file.name}.lock")):
-            if not file.is_file() or file.stat().st_size != size:
-                write_images(file, make)
+            if file.is_file() and file.stat().st_size == size:
+                return
+            with replacing(file) as temporary:
+                with temporary.open("wb") as stream:
+                    stream.writelines(make)
+                length = temporary.stat().st_size
+                if length != size:
+                    msg = f"{length / IMAGE_BYTES:g} images were to be kept, but dSprites has {IMAGES}"
+                    raise ValueError(msg)
 
 
 def read_images(file: Path, indices: NDArray[np.int64]) -> NDArray[np.uint8]:

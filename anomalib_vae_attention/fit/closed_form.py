@@ -19,7 +19,7 @@ from anomalib_vae_attention.anomalib_support.distributed import (
 from anomalib_vae_attention.reference import LeftOut
 from anomalib_vae_attention.scoring import finite_images, full_precision
 from anomalib_vae_attention.thresholds.normal_quantile import NormalQuantile
-from anomalib_vae_attention.torch_model import VaeAttentionModel
+from anomalib_vae_attention.torch_model import ONE_LAYOUT, VaeAttentionModel
 
 from .feature_statistics import FeatureCache, FeatureMoments, Moments
 from .held_out_images import HeldOut
@@ -49,12 +49,11 @@ def fit_model(
         Covariance of the standardised features, of shape ``(C, C)``, float64.
     """
     likelihood = 0.0
-    covariance, left_out = _fit_once(model, moments, read_features, likelihood)
+    covariance, left_out, place_share = _fit_once(model, moments, read_features, likelihood)
     if left_out.likelihood > WORTH_A_SECOND_FIT:
         logger.info("Normal images are a homogeneous texture: detail counts more, and coarse layers less.")
         likelihood = left_out.likelihood
-        covariance, left_out = _fit_once(model, moments, read_features, likelihood)
-    place_share = model.grid.explained_by_place(moments.place_share, likelihood)
+        covariance, left_out, place_share = _fit_once(model, moments, read_features, likelihood)
     model.calibrate(left_out, place_share)
     logger.info(
         "The place explains %.0f %% of what normal images look like: %s, and noise with weight %.2f.",
@@ -70,12 +69,13 @@ def _fit_once(
     moments: Moments,
     read_features: Callable[[], Iterable[torch.Tensor]],
     likelihood: float,
-) -> tuple[torch.Tensor, LeftOut]:
+) -> tuple[torch.Tensor, LeftOut, float]:
     covariance = model.grid.fit(*moments, likelihood)
     model.vae.initialise(covariance)
     share(model.grid)
     share(model.vae)
-    model.reference.start()
+    place_share = model.grid.explained_by_place(moments.place_share, likelihood)
+    model.reference.start(one_layout=place_share > ONE_LAYOUT)
     images = 0
     for features in read_features():
         posterior, _ = model.posterior(model.grid.standardise(features))
@@ -84,7 +84,7 @@ def _fit_once(
     left_out = model.reference.finish()
     size = sum(buffer.nbytes for buffer in model.reference.buffers()) / 2**20
     logger.info("Normal reference: %d images, %.1f MiB.", images, size)
-    return covariance, left_out
+    return covariance, left_out, place_share
 
 
 class ClosedFormFit(FitProcedure):

@@ -16,7 +16,7 @@ from .attention_maps import ATTENTIONS, Explained, MapAverage, NormalStatistics,
 from .encoder_gradients import EncoderGradients, encode_in_parts
 from .residual_variance import ResidualVariance
 from .scales import Scales
-from .vae import IMAGE_VAES, LatentPosterior, make_image_vae
+from .vae import IMAGE_VAES, make_image_vae
 
 CALIBRATION_IMAGES = 16
 """Normal images from which the scales of maps and scores are estimated."""
@@ -177,23 +177,27 @@ class ImageVaeModel(nn.Module):
         return torch.cat([self.average(latent_maps(seen)) for seen in parts])
 
     @torch.no_grad()
-    def collect(self, batches: Iterable[torch.Tensor]) -> int:
+    def collect(self, batches: Iterable[torch.Tensor], layers: Sequence[str] = ()) -> int:
         """Learn what is normal: posteriors of normal images, and the scales of maps and scores.
 
         Args:
             batches: All normal images, in batches of shape ``(B, 3 or 1, H, W)``; the model is in evaluation mode.
+            layers: Names of the encoder's layers, beside the model's own, to learn the :class:`ResidualVariance` of.
 
         Returns:
             Number of images.
 
         Raises:
-            ValueError: If there is no image.
+            ValueError: If there is no image, or no such layer.
         """
         posteriors, some = [], []
-        self.departures.start(self._map_shapes(self.attention_layers))
+        names = dict.fromkeys([*self.attention_layers, *self.find_layers(layers)])
+        self.departures.start(self._map_shapes(list(names)))
         for batch in batches:
             image = self.prepare_image(batch)
-            posteriors.append(self._observe(image))
+            seen = EncoderGradients(self.vae, image, self.departures.layers)
+            self.departures.update(seen)
+            posteriors.append(seen.posterior)
             some.append(image[:1])
         self.departures.finish()
         mean, log_variance = (torch.cat(parts) for parts in zip(*posteriors, strict=True))
@@ -205,28 +209,6 @@ class ImageVaeModel(nn.Module):
         self._calibrate(torch.cat(some[:CALIBRATION_IMAGES]), self.reference.finish())
         self.is_fitted.fill_(value=True)
         return len(mean)
-
-    def observe(self, batches: Iterable[torch.Tensor], layers: Sequence[str]) -> None:
-        """Learn how far activations of normal images are from those of their reconstructions.
-
-        Args:
-            batches: Normal images, in batches of shape ``(B, C, H, W)`` with the network's channels.
-            layers: Names of the encoder's layers, beside the model's own.
-
-        Raises:
-            ValueError: If there is no such layer, or no image.
-        """
-        names = list(dict.fromkeys([*self.attention_layers, *self.find_layers(layers)]))
-        self.departures.start(self._map_shapes(names))
-        for image in batches:
-            self._observe(image)
-        self.departures.finish()
-
-    @torch.no_grad()
-    def _observe(self, image: torch.Tensor) -> LatentPosterior:
-        seen = EncoderGradients(self.vae, image, self.departures.layers)
-        self.departures.update(seen)
-        return seen.posterior
 
     def _calibrate(self, image: torch.Tensor, left_out: LeftOut) -> None:
         """Set the scales of all attentions: that of a trained model can be changed."""

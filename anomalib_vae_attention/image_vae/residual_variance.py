@@ -69,7 +69,7 @@ class ResidualVariance(nn.Module):
         if name not in self._buffers or (not torch.compiler.is_compiling() and not self.get_buffer(name).any()):
             msg = (
                 f"attention_layers: attention='activation_energy' has learnt nothing of {layer!r}; train with it among "
-                "the attention_layers, or call the model's observe with the training images."
+                "the attention_layers, or call the model's collect with the training images and these layers."
             )
             raise ValueError(msg)
         return self.get_buffer(name)

@@ -1,10 +1,11 @@
 """The start of a ResNet-18 VAE's training: the mean image is decoded, and whitened principal components are encoded."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import cast
 
 import torch
 from torch import nn
+from torch.optim.swa_utils import update_bn
 
 from .resnet import ResNetDecoder, ResNetEncoder
 from .vae import ImageVAE
@@ -34,34 +35,30 @@ def start_from(vae: ImageVAE, batches: Callable[[], Iterable[torch.Tensor]]) -> 
     encoder, decoder = vae.encoder, vae.decoder
     if not isinstance(encoder, ResNetEncoder) or not isinstance(decoder, ResNetDecoder):
         return
-    count, total = _set_batch_norms(encoder, batches())
-    decoder.start_from(total / count)
+    decoder.start_from(_set_batch_norms(encoder, batches()))
     encoder.eval()
     features = torch.cat([encoder.trace(image, kept=["flatten"])["flatten"] for image in batches()]).double()
     encoder.train()
     _whiten(cast("nn.Linear", encoder.fc), features)
 
 
-def _set_batch_norms(encoder: ResNetEncoder, batches: Iterable[torch.Tensor]) -> tuple[int, torch.Tensor]:
-    """Give batch normalisation the mean statistics of the batches; return the number of images and their sum."""
-    norms = [module for module in encoder.modules() if isinstance(module, nn.BatchNorm2d)]
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        # No momentum is the plain mean over the batches.
-        norm.momentum = None
+def _set_batch_norms(encoder: ResNetEncoder, batches: Iterable[torch.Tensor]) -> torch.Tensor:
+    """Give batch normalisation the mean statistics of the batches; return the mean image."""
     count, total = 0, torch.zeros(())
-    for image in batches:
-        # A single image of one cell has no variance.
-        if len(image) > 1:
-            encoder(image)
-        count, total = count + len(image), total.to(image.device) + image.sum(0)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
+
+    def counted() -> Iterator[torch.Tensor]:
+        nonlocal count, total
+        for image in batches:
+            count, total = count + len(image), total.to(image.device) + image.sum(0)
+            # A single image of one cell has no variance.
+            if len(image) > 1:
+                yield image
+
+    update_bn(counted(), encoder)
     if not count:
         msg = "There is no training image to start from."
         raise ValueError(msg)
-    return count, total
+    return total / count
 
 
 def _whiten(head: nn.Linear, features: torch.Tensor) -> None:

@@ -46,8 +46,12 @@ class LeftOut(NamedTuple):
 class NormalReference(nn.Module):
     """Base of the normal references: collect posteriors of normal images, then match others against them."""
 
-    def start(self) -> None:
-        """Forget everything and get ready to collect."""
+    def start(self, one_layout: bool = False) -> None:
+        """Forget everything and get ready to collect.
+
+        Args:
+            one_layout: Whether pictures have one layout: parts lie alike in all of them.
+        """
         raise NotImplementedError
 
     def update(self, posterior: Posterior) -> None:

@@ -9,6 +9,8 @@ from .byte_latents import KeptLatents
 
 TOLERANCE = 0.3
 """Share by which the mean energy of normal images to their nearest exemplar of a cell may rise for a smaller bank."""
+LAYOUT_TOLERANCE = 0.6
+"""The same where pictures have one layout: there the shared exemplars know the place by their prior, and stand in."""
 LEAST_NEAREST = 1.0
 """Least such energy that the share is taken of: one standard deviation in one latent."""
 LEAST_EXEMPLARS = 64
@@ -51,17 +53,18 @@ class Common(NamedTuple):
     cell: torch.Tensor
 
 
-def choose_own(images: KeptLatents, step: torch.Tensor) -> Bank:
+def choose_own(images: KeptLatents, step: torch.Tensor, tolerance: float = TOLERANCE) -> Bank:
     """Choose the exemplars of each cell: those of all images there, less those that others stand for.
 
     Each cell's are put in the order of the greedy k-centre (see :func:`_farthest_first`), and the first ones are kept.
     Their number is the same in every cell. It is the least with which the mean energy of normal images to their
-    nearest, they themselves left out, rises by no more than :data:`TOLERANCE`. That is half of them where parts lie
+    nearest, they themselves left out, rises by no more than the tolerance. That is a third of them where parts lie
     alike, and more where each is different.
 
     Args:
         images: Exemplars of ``N`` images, each of shape ``(d, h, w)``, aligned (:meth:`KeptLatents.align`).
         step: Step of each latent, of shape ``(d,)``.
+        tolerance: Share by which that energy may rise, at least 0.
 
     Returns:
         ``K`` exemplars per cell, at least :data:`LEAST_EXEMPLARS`, side by side on the device of ``step``. All of them
@@ -83,7 +86,7 @@ def choose_own(images: KeptLatents, step: torch.Tensor) -> Bank:
             found = [_order_cells(some.float() * step[:, None]) for some in row_of(row).split(part)]
             orders[row] = torch.cat([order for order, _ in found]).int()
             energies = energies + torch.stack([nearest for _, nearest in found]).double().sum(0) / cells
-        enough = int((energies <= (1 + TOLERANCE) * energies[-1].clamp_min(LEAST_NEAREST)).nonzero()[0]) + 1
+        enough = int((energies <= (1 + tolerance) * energies[-1].clamp_min(LEAST_NEAREST)).nonzero()[0]) + 1
         kept = min(count, max(LEAST_EXEMPLARS, enough * ALIGNMENT))
     steps = torch.empty(cells, latent_dim, kept, dtype=torch.int8, device=step.device)
     for row, order in enumerate(orders):

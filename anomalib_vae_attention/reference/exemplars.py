@@ -10,7 +10,7 @@ from anomalib_vae_attention.vae import Posterior
 from .base import HIDDEN, LeftOut, Match, NormalReference, require_images
 from .byte_latents import KeptLatents
 from .departure_metric import departure_metric, metric_power, moments
-from .exemplar_choice import choose_common, choose_own
+from .exemplar_choice import LAYOUT_TOLERANCE, TOLERANCE, choose_common, choose_own
 from .place_prior import PRIOR_STEP, PlaceCounts
 from .search import Found, attend, joined, parts
 
@@ -75,8 +75,9 @@ class Exemplars(NormalReference):
         self.register_buffer("temperature", torch.tensor(LEAST_TEMPERATURE))
         self.start()
 
-    def start(self) -> None:
-        """Forget everything and get ready to collect."""
+    def start(self, one_layout: bool = False) -> None:
+        """Forget everything and get ready to collect; see :meth:`NormalReference.start`."""
+        self._tolerance = LAYOUT_TOLERANCE if one_layout else TOLERANCE
         self._kept = KeptLatents()
         self._variance = torch.zeros(0)
         # Image of each exemplar of a cell; image and cell of each shared one.
@@ -102,7 +103,7 @@ class Exemplars(NormalReference):
         self.common, self.common_centre = common.latent, common.centre
         self._origin = torch.stack([common.image, common.cell]).to(device)
         self.step = self._kept.align(self.centre, self.scale)
-        self.bank, self._image = choose_own(self._kept, self.step)
+        self.bank, self._image = choose_own(self._kept, self.step, self._tolerance)
         self.half_norm = 0.5 * torch.stack([(cell * self.step[:, None]).square().sum(0) for cell in self.bank])[:, None]
         chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
         self.temperature.fill_(LEAST_TEMPERATURE)

@@ -30,8 +30,9 @@ class Gaussian(NormalReference):
         self.register_buffer("precision", torch.zeros(0))
         self.start()
 
-    def start(self) -> None:
-        """Forget everything and get ready to collect."""
+    def start(self, one_layout: bool = False) -> None:
+        """Forget everything and get ready to collect; see :meth:`NormalReference.start`."""
+        del one_layout
         self._count = 0
         self._variance = torch.zeros(0)
         self._sum = self._outer = torch.zeros(0, dtype=torch.float64)

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
@@ -24,6 +25,10 @@ from sklearn.metrics import roc_auc_score
 from anomalib_vae_attention import NormalQuantile, VaeAttention
 from anomalib_vae_attention.arguments import ReferenceName
 from anomalib_vae_attention.benchmark.data import category_datamodule, read_image
+from anomalib_vae_attention.benchmark.latency import in_batches
+from anomalib_vae_attention.benchmark.latency import measure as measure_latency
+from anomalib_vae_attention.benchmark.runtimes import open_onnx, open_openvino
+from anomalib_vae_attention.common.machine import cores
 from anomalib_vae_attention.common.mvtec_layout import TEST, TEST_GOOD, list_images
 
 if TYPE_CHECKING:
@@ -33,20 +38,14 @@ logger = logging.getLogger(__name__)
 
 Prediction = dict[str, "NDArray"]
 NAMES = ("pred_score", "anomaly_map", "pred_label", "pred_mask")
+TURNS, BUDGET = 40, 600.0
+"""Turns of each model that is timed, and seconds that one may take."""
 
 
 def onnx_predictor(file: Path) -> Callable[[Path], Prediction]:
     """Make a function that reads an image file and passes it through ONNX Runtime."""
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-    outputs, name = [output.name for output in session.get_outputs()], session.get_inputs()[0].name
-
-    def predict(image: Path) -> Prediction:
-        pixels = (read_image(image).astype(np.float32) / 255).transpose(2, 0, 1)[None]
-        return dict(zip(outputs, session.run(None, {name: pixels}), strict=True))
-
-    return predict
+    run = open_onnx(file, cores())
+    return lambda image: run(read_image(image)[None])
 
 
 def inferencer_predictor(inferencer: TorchInferencer | OpenVINOInferencer) -> Callable[[Path], Prediction]:
@@ -94,22 +93,52 @@ def compare(expected: Iterable[Prediction], found: Iterable[Prediction], defecti
     }
 
 
+def time_precisions(
+    files: Sequence[Path], hints: Sequence[str | None], images: Sequence["NDArray"], threads: int
+) -> pd.DataFrame:
+    """Time exports in OpenVINO with each hint of a precision, or none, in turns, one image at a time.
+
+    Args:
+        files: Exports. The first with the first hint is what the others are compared with.
+        hints: The hints, or ``None`` for OpenVINO's default.
+        images: Images ``(H, W, 3)`` of one size.
+        threads: Threads of each model.
+
+    Returns:
+        A row for each export and hint: milliseconds of the processor per image, median and quartiles, and the median's
+        ``ratio``. The times of other processes are not in them.
+    """
+    shape = (1, *images[0].shape[:2])
+    calls = {
+        f"{file.name}, {hint or 'no hint'}": in_batches(open_openvino(file, shape, threads, hint), images, 1)
+        for file in files
+        for hint in hints
+    }
+    table = pd.DataFrame.from_dict(measure_latency(calls, TURNS, BUDGET, time.process_time), orient="index").loc[
+        list(calls)
+    ]
+    return table.assign(ratio=table["median_ms"] / table["median_ms"].iloc[0])
+
+
 def measure(
     category: Path,
     folder: Path,
     rate: float | None = None,
     reference: ReferenceName = "exemplars",
-) -> pd.DataFrame:
-    """Fit, export and compare.
+    threads: int = 1,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Fit, export, compare and time.
 
     Args:
         category: Folder of a category in MVTec AD's layout.
         folder: Where to put checkpoints and exports.
         rate: False-positive rate of ``normal_quantile``; anomalib's thresholds by default.
         reference: The normal reference of the model.
+        threads: Threads of each model that is timed.
 
     Returns:
-        A row for each runtime, precision and way of exporting, with the columns of :func:`compare`.
+        A row for each runtime, precision and way of exporting, with the columns of :func:`compare`; and the times of
+        the exports with an open input size, on the test images that are of the first one's size.
     """
     import openvino
 
@@ -127,12 +156,13 @@ def measure(
     precisions = ["f32"]
     if "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         precisions.append("bf16")
-    rows = {}
+    rows, exports = {}, []
     sizes: list[tuple[int, int] | None] = [None, *{read_image(image).shape[:2] for image in images}]
     for given in sizes if len(sizes) == 2 else sizes[:1]:
         size = "open" if given is None else "x".join(map(str, given))
         onnx = model.to_onnx(folder / size, input_size=given)
         xml = model.to_openvino(folder / size, input_size=given)
+        exports += [xml, onnx]
         predictors = {"ONNX Runtime": onnx_predictor(onnx)}
         for precision in precisions:
             config = {"INFERENCE_PRECISION_HINT": precision}
@@ -141,7 +171,10 @@ def measure(
         for runtime, predict in predictors.items():
             rows[runtime, size] = compare(expected, (predict(image) for image in images), defective)
             logger.info("%s, input size %s: %s", runtime, size, rows[runtime, size])
-    return pd.DataFrame.from_dict(rows, orient="index")
+    pixels = [read_image(image) for image in images]
+    same = [one for one in pixels if one.shape == pixels[0].shape]
+    times = time_precisions(exports[:2], [*precisions, None], same, threads)
+    return pd.DataFrame.from_dict(rows, orient="index"), times
 
 
 def main() -> None:
@@ -150,12 +183,15 @@ def main() -> None:
     parser.add_argument("category", type=Path, help="folder of a category in MVTec AD's layout")
     parser.add_argument("--false_positive_rate", type=float, help="of normal_quantile (anomalib's thresholds)")
     parser.add_argument("--reference", default="exemplars", choices=get_args(ReferenceName))
+    parser.add_argument("--threads", type=int, default=1, help="threads of each model that is timed (1)")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     arguments = parser.parse_args()
     category = arguments.category.resolve()
     # anomalib's OpenVINOInferencer leaves a folder openvino_cache where it is called.
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        print(measure(category, Path(folder), arguments.false_positive_rate, arguments.reference).to_string())
+        tables = measure(category, Path(folder), arguments.false_positive_rate, arguments.reference, arguments.threads)
+    for table in tables:
+        print(table.to_string())
 
 
 if __name__ == "__main__":

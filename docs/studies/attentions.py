@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from anomalib_vae_attention.common.argument_checks import take_overrides
-from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.atomic_files import write_table
 from anomalib_vae_attention.explain.data import read_datamodule
 from anomalib_vae_attention.explain.explainers import load_model
 from anomalib_vae_attention.explain.scores import score
@@ -52,7 +52,7 @@ class SharedGradients(EncoderGradients):
 
 
 def training_images(module: VaeAttention, datamodule: AnomalibDataModule) -> Iterator[torch.Tensor]:
-    """Read the training images in order and without augmentation, in batches as the model's ``observe`` takes them."""
+    """Read the training images in order and without augmentation, in batches as the model's ``collect`` takes them."""
     model, dataset = image_model(module), cast("Any", datamodule.train_data)
     loader = DataLoader(dataset, cast("Any", datamodule).eval_batch_size, collate_fn=dataset.collate_fn)
     return (model.prepare_image(batch.image) for batch in prepared(module, loader, "training images"))
@@ -113,7 +113,7 @@ def collect(
     """
     model = image_model(module)
     if any(ATTENTIONS[attention].uses_residuals for attention in attentions):
-        model.observe(training_images(module, datamodule), layers)
+        model.collect(training_images(module, datamodule), layers)
     batches = prepared(module, cast("Any", datamodule.test_dataloader()), "test images")
     return explain_batches(model, batches, attentions, layers)
 
@@ -212,8 +212,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
             for row in measure(collect(module, datamodule, arguments.attentions, layers))
         ]
     table = pd.DataFrame(rows)
-    with replacing(arguments.output) as temporary:
-        table.to_csv(temporary, index=False)
+    write_table(arguments.output, table)
     return table
 
 

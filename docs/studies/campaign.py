@@ -19,13 +19,12 @@ from pathlib import Path
 import pandas as pd
 from stacked.arms import Arm, Schedule, arguments_of, read_manifest
 from stacked.campaign import finished_steps
-from stacked.comparison import METRICS, compare, plot_courses
+from stacked.comparison import METRICS, compare, plot_courses, plot_runs
 from stacked.launch import run_side_by_side
 
-from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.atomic_files import write_table
 from anomalib_vae_attention.dsprites import command
 from anomalib_vae_attention.dsprites.callbacks import SCORES_FILE, TEST_FILE
-from anomalib_vae_attention.dsprites.pictures import plot_runs
 
 
 def run_all(arms: Sequence[Arm], seeds: Sequence[int], steps: int, output: Path, more: list[str]) -> list[Path]:
@@ -66,29 +65,22 @@ def collect(output: Path) -> None:
     Raises:
         OSError: If a file cannot be read or written.
     """
-    courses, results, tested = [], [], []
+    courses, results = [], []
     for file in sorted(output.glob(f"*-*/{SCORES_FILE}")):
         config, _, seed = file.parent.name.rpartition("-")
         names = {"config": config, "seed": int(seed)}
         courses.append(pd.read_csv(file).assign(**names))
         if finished_steps(file.parent):
-            tested.append(file.parent)
             results.append({**names, **json.loads((file.parent / TEST_FILE).read_text(encoding="utf-8"))})
     if courses:
         table = pd.concat(courses)
         table.insert(0, "seed", table.pop("seed"))
         table.insert(0, "config", table.pop("config"))
-        write_table(table, output / "scores.csv")
+        write_table(output / "scores.csv", table)
         plot_courses(table, output / "course.png")
-    if tested:
-        write_table(pd.DataFrame(results), output / "results.csv")
-        plot_runs(tested, output)
-
-
-def write_table(table: pd.DataFrame, file: Path) -> None:
-    """Write a table as CSV, whole or not at all."""
-    with replacing(file) as temporary:
-        table.to_csv(temporary, index=False)
+    if results:
+        write_table(output / "results.csv", pd.DataFrame(results))
+        plot_runs(pd.DataFrame(results), output / "disentanglement.png")
 
 
 def print_tables(folder: Path, pairs: Sequence[tuple[str, str]]) -> None:
@@ -108,7 +100,7 @@ def print_tables(folder: Path, pairs: Sequence[tuple[str, str]]) -> None:
             print(f"  {config:<24} {values.mean():8.3f}{spread}")
     compared = compare(table, pairs)
     if len(compared):
-        write_table(compared, folder / "comparison.csv")
+        write_table(folder / "comparison.csv", compared)
         print(compared.to_string(index=False, float_format="%.3f"))
 
 

@@ -12,11 +12,9 @@ import importlib.util
 import logging
 import sys
 import tempfile
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast, get_args
 
-import numpy as np
 import pandas as pd
 import torch
 from anomalib.data import Folder, ImageBatch
@@ -24,15 +22,15 @@ from anomalib.data.utils import ValSplitMode
 from anomalib.deploy import CompressionType
 from anomalib.engine import Engine
 from lightning import seed_everything
-from numpy.typing import NDArray
 from torchvision.transforms.v2 import Transform
 
 from anomalib_vae_attention import NormalQuantile, VaeAttention
 from anomalib_vae_attention.arguments import ReferenceName
 from anomalib_vae_attention.benchmark.data import category_datamodule, read_image
 from anomalib_vae_attention.benchmark.exporting import folder_bytes
+from anomalib_vae_attention.benchmark.latency import in_batches
 from anomalib_vae_attention.benchmark.latency import measure as measure_latency
-from anomalib_vae_attention.benchmark.runtimes import Run, open_openvino, to_input
+from anomalib_vae_attention.benchmark.runtimes import Run, open_onnx, open_openvino
 from anomalib_vae_attention.calibrate.command import calibrate_export
 from anomalib_vae_attention.common.machine import cores
 from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
@@ -80,19 +78,6 @@ def predict(run: Run, category: Path, transform: Transform) -> list[ImageBatch]:
     return batches
 
 
-def open_onnx(file: Path) -> Run:
-    """Open an ONNX export in ONNX Runtime, with as many threads as there are cores."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = cores()
-    # Each model has threads of its own, which would wait for its next turn at the expense of the others'.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    return lambda images: dict(zip(names, session.run(names, {"input": to_input(images)}), strict=True))
-
-
 def export(
     model: VaeAttention, datamodule: Folder, good: Path, folder: Path, size: tuple[int, ...] | None
 ) -> dict[str, Path]:
@@ -123,10 +108,6 @@ def export(
     return files
 
 
-def _run_one(run: Run, images: list[NDArray[np.uint8]], number: int) -> object:
-    return run(images[number % len(images)])
-
-
 def measure(category: Path, folder: Path, reference: ReferenceName, rounds: int) -> pd.DataFrame:
     """Fit, compress, score and time.
 
@@ -150,21 +131,21 @@ def measure(category: Path, folder: Path, reference: ReferenceName, rounds: int)
     good.mkdir()
     for file in map(Path, datamodule.val_data.samples.image_path):
         (good / file.name).symlink_to(file.resolve())
-    images = [read_image(file)[None] for file in list_images(category / TEST)]
-    shape = images[0].shape[:3]
+    images = [read_image(file) for file in list_images(category / TEST)]
+    shape = (1, *images[0].shape[:2])
     sizes = {read_image(file).shape[:2] for part in ("train", TEST) for file in list_images(category / part)}
     size = shape[1:] if len(sizes) == 1 else None
     transform = cast("PreProcessor", model.pre_processor).transform
     rows: dict[str, dict[str, Any]] = {}
     calls: dict[str, Callable[[int], object]] = {}
     for name, file in export(model.eval(), datamodule, good, folder, size).items():
-        run = open_onnx(file) if file.suffix == ".onnx" else open_openvino(file, shape, cores())
+        run = open_onnx(file, cores()) if file.suffix == ".onnx" else open_openvino(file, shape, cores())
         found = predict(run, category, transform)
         flagged = {bad: [bool(one.pred_label) for one in found if bool(one.gt_label) is bad] for bad in (False, True)}
         shares = {f"{kind}_flagged": sum(flagged[bad]) / len(flagged[bad]) for kind, bad in KINDS.items()}
         rows[name] = {"mib": folder_bytes(file.parent) / 2**20, **score(found), **shares}
         logger.info("%s: %s", name, rows[name])
-        calls[name] = partial(_run_one, run, images)
+        calls[name] = in_batches(run, images, 1)
     for name, latency in measure_latency(calls, rounds, budget=60).items():
         rows[name] |= {key: latency.get(key) for key in ("median_ms", "q25_ms", "q75_ms")}
     table = pd.DataFrame.from_dict(rows, orient="index")

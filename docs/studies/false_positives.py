@@ -21,7 +21,7 @@ from lightning import seed_everything
 from scipy.stats import beta
 
 from anomalib_vae_attention import NormalQuantile, VaeAttention
-from anomalib_vae_attention.common.atomic_files import replacing, write_json
+from anomalib_vae_attention.common.atomic_files import write_json, write_table
 from anomalib_vae_attention.common.machine import describe_machine
 from anomalib_vae_attention.thresholds.conformal import image_threshold, images_needed, pixel_levels, pixel_threshold
 
@@ -210,8 +210,7 @@ def main(arguments: list[str] | None = None) -> int:
         splits.append(fit_split(files, parsed.held_out, seed))
         print(f"Split {seed + 1} of {parsed.splits} is done.", flush=True)
     table = tabulate(splits, parsed.rates)
-    with replacing(parsed.output / f"{parsed.category.name}.csv") as temporary:
-        table.to_csv(temporary, index=False)
+    write_table(parsed.output / f"{parsed.category.name}.csv", table)
     write_json(parsed.output / "machine.json", describe_machine())
     print(table.round(4).to_string(index=False))
     print(f"Written to {parsed.output.resolve()}")

@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from anomalib_vae_attention.benchmark.jobs import DONE, RESULT
 from anomalib_vae_attention.benchmark.models import load_model
 from anomalib_vae_attention.benchmark.plan import GPU_BATCHES, GPU_RUNTIMES, read_cell
 from anomalib_vae_attention.benchmark.tables import ON_GPU, cells_table, latency_table
@@ -47,15 +48,7 @@ def plan_steps(parsed: argparse.Namespace) -> list[Step]:
         sys.executable,
         "-m",
         "pytest",
-        "-n",
-        "0",
-        "-v",
-        "-rP",
-        "--tb=short",
-        "-m",
-        "gpu",
-        "-p",
-        "no:cacheprovider",
+        *["-n", "0", "-v", "-rP", "--tb=short", "-m", "gpu", "-p", "no:cacheprovider"],
     ]
     tests += ["tests/test_gpu.py", "tests/studies/test_stacked.py"]
     fast = [name for name in GPU_RUNTIMES if "compile" not in name]
@@ -103,28 +96,26 @@ def failed_jobs(output: Path) -> list[str]:
     """Return the ends of the logs of the benchmark's jobs that did not finish."""
     ends = []
     for log in sorted((output / "benchmark").glob("*/*/log.txt")):
-        result = read_json(log.with_name("result.json"))
-        if not result or result["status"] != "done":
+        result = read_json(log.with_name(RESULT))
+        if not result or result["status"] != DONE:
             ends += [f"--- {log.parent.name}", *log.read_text(encoding="utf-8", errors="replace").splitlines()[-15:]]
     return ends
+
+
+def finished(output: Path, wanted: str) -> list[tuple[Any, Any]]:
+    """Pair what the benchmark's jobs were to do, in files of a name, with what those that are done have found."""
+    pairs = [(read_json(file), read_json(file.with_name(RESULT))) for file in output.glob(f"benchmark/*/*/{wanted}")]
+    return [pair for pair in pairs if all(pair)]
 
 
 def make_tables(output: Path) -> list[str]:
     """Write ``gpu.csv``, and what fits cost, of all jobs that are done, whether or not the command ended; as text."""
     tables = {}
-    found = [
-        (read_json(file), read_json(file.with_name("result.json")))
-        for file in output.glob("benchmark/cells/*/cell.json")
-    ]
-    done = [(read_cell(cell), result) for cell, result in found if cell and result]
-    if done:
-        tables["fits"] = cells_table(*zip(*done, strict=True)).drop(columns=["category", "seed", "log"])
-    found = [
-        (read_json(file), read_json(file.with_name("result.json")))
-        for file in output.glob("benchmark/latency/*/wanted.json")
-    ]
+    cells = [(read_cell(cell), result) for cell, result in finished(output, "cell.json")]
+    if cells:
+        tables["fits"] = cells_table(*zip(*cells, strict=True)).drop(columns=["category", "seed", "log"])
     measured = [
-        {"category": "", "runtime": wanted["runtime"], **result} for wanted, result in found if wanted and result
+        {"category": "", "runtime": wanted["runtime"], **result} for wanted, result in finished(output, "wanted.json")
     ]
     if measured:
         tables["gpu"] = latency_table(measured)[COLUMNS].sort_values(["model", "measured", "runtime"])

@@ -26,7 +26,7 @@ from paper.runs import PRECISIONS, Category, Run, set_convolutions
 
 from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.common.argument_checks import take_overrides
-from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.atomic_files import write_table
 from anomalib_vae_attention.common.pictures import heat_map, outline
 from anomalib_vae_attention.explain.data import read_datamodule
 from anomalib_vae_attention.explain.pictures import Tile, find_limits, write_picture
@@ -56,8 +56,7 @@ class Tables:
     def write(self) -> None:
         """Write both tables as far as they have got."""
         for name, rows in (("results", self.results), ("losses", self.losses)):
-            with replacing(self.output / f"{name}.csv") as temporary:
-                pd.DataFrame(rows).to_csv(temporary, index=False)
+            write_table(self.output / f"{name}.csv", pd.DataFrame(rows))
 
     def print(self) -> None:
         """Print the last rows of each run: mean and deviation over seeds."""
@@ -97,8 +96,7 @@ def evaluate(run: Run, layers: Sequence[str], tables: Tables) -> Predicted:
     set_convolutions(benchmark=False, tf32=False)
     model, data = run.model.eval(), run.data
     names = {"category": data.name, "seed": run.seed, "epoch": run.epochs}
-    model.collect(data.normal)
-    model.observe(data.normal, layers)
+    model.collect(data.normal, layers)
     predicted = explain_batches(model, data.test, list(ATTENTIONS), layers, AT_ONCE if run.images.is_cuda else 1)
     tables.results += [{**names, **row} for row in measure(predicted)]
     good = torch.cat([batch.image[~batch.gt_label] for batch in data.test])

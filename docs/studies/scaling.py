@@ -21,7 +21,7 @@ from anomalib_vae_attention.benchmark.command import add_backbone_arguments
 from anomalib_vae_attention.benchmark.comparison import prepare_weights, run_cells, run_latencies
 from anomalib_vae_attention.benchmark.plan import BACKBONE, Cell, canonical_name
 from anomalib_vae_attention.benchmark.tables import cells_table, latency_table
-from anomalib_vae_attention.common.atomic_files import replacing
+from anomalib_vae_attention.common.atomic_files import write_table
 from anomalib_vae_attention.common.machine import cores
 from anomalib_vae_attention.common.mvtec_layout import MASKS, TEST, TRAIN_GOOD, list_images, locate_category
 
@@ -75,8 +75,7 @@ def _measure(name: str, cells: list[Cell], environment: dict[str, str], parsed: 
     results = run_cells(cells, output, environment)
     measured = run_latencies(cells, results, output, environment, parsed.runtimes, parsed.threads)
     table = memory_table(cells_table(cells, results)) if name == "memory" else size_table(latency_table(measured))
-    with replacing(output / f"{name}.csv") as temporary:
-        table.to_csv(temporary, index=False)
+    write_table(output / f"{name}.csv", table)
     print(table.round(2).to_string(index=False, na_rep="-"))
     print(f"Written to {(output / f'{name}.csv').resolve()}\n")
     return all(result["status"] == "done" for result in results)

@@ -18,9 +18,9 @@ from torch.utils.data import DataLoader, DistributedSampler
 from anomalib_vae_attention import EmbeddedAD, NormalQuantile, VaeAttention
 from anomalib_vae_attention.anomalib_support.distributed import Anchor, OwnImages, agree_on_folder, gather, interleave
 from anomalib_vae_attention.fit.feature_statistics import FeatureMoments
+from anomalib_vae_attention.reference import REFERENCES
 
 IMAGES = 7
-REFERENCES = ["exemplars", "gaussian"]
 
 
 def run(*arguments: object, seconds: int = 240) -> subprocess.CompletedProcess[str]:

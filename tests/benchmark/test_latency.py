@@ -39,10 +39,9 @@ def test_a_failing_model_does_not_stop_the_others() -> None:
     assert results["good"]["calls"] == CALLS
 
 
-def test_slow_models_have_fewer_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    clock = iter(float(seconds) for seconds in range(0, 1000, 2))
-    monkeypatch.setattr(latency.time, "perf_counter", lambda: next(clock))
-    results = measure({"slow": lambda _: None}, rounds=50, budget=5)
+def test_slow_models_have_fewer_turns() -> None:
+    seconds = iter(range(0, 1000, 2))
+    results = measure({"slow": lambda _: None}, rounds=50, budget=5, clock=lambda: next(seconds))
     assert results["slow"] == {"median_ms": 2000, "q25_ms": 2000, "q75_ms": 2000, "calls": CALLS}
 
 
@@ -114,7 +113,7 @@ def test_runtimes_agree(cell_folder: Path) -> None:
     run = {name: runtimes.RUNTIMES[name](cell, cell_folder, (2, 96, 96), 1) for name in list(runtimes.RUNTIMES)[:3]}
     expected = run["eager"](images)[0].numpy()
     assert expected.shape == (2, 4, 31, 31)
-    assert np.allclose(run["onnxruntime"](images)[0], expected, atol=1e-3)
+    assert np.allclose(next(iter(run["onnxruntime"](images).values())), expected, atol=1e-3)
     assert np.allclose(next(iter(run["openvino"](images).values())), expected, atol=1e-3)
 
 

@@ -140,10 +140,3 @@ def test_warm_up() -> None:
 def test_arguments_out_of_range(wrong: dict) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
         AttentionDisentanglement(**wrong)
-
-
-def test_latent_attention_of_one_latent_is_grad_cam() -> None:
-    """Weights are gradients averaged over places; what argues against the latent is cut off."""
-    activations = torch.tensor([[[[1.0, 2.0]], [[3.0, 0.0]]]])
-    gradients = torch.tensor([[[[[1.0, 3.0]], [[-1.0, -1.0]]]]])
-    assert latent_attention(activations, gradients).tolist() == [[[[0.0, 4.0]]]]

@@ -7,8 +7,6 @@ import pickle
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NoReturn
-from urllib.error import URLError
 
 import numpy as np
 import pytest
@@ -140,28 +138,3 @@ def test_published_file_of_another_shape(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(official, "BLOB_ID", official.blob_id(file))
     with pytest.raises(ValueError, match=r"imgs has shape \(3, 64, 64\)"):
         list(official.read_images(file))
-
-
-@pytest.mark.parametrize("fault", ["offline", "altered"])
-def test_download_that_fails_leaves_nothing(fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse_to_open(*_: object, **__: object) -> NoReturn:
-        msg = "no network"
-        raise URLError(msg)
-
-    answer = refuse_to_open if fault == "offline" else lambda *_, **__: io.BytesIO(b"?")
-    monkeypatch.setattr(official, "urlopen", answer)
-    with pytest.raises(ConnectionError if fault == "offline" else ValueError, match=official.URL):
-        official.download(tmp_path)
-    assert not list(tmp_path.iterdir())
-
-
-def test_download(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is there already is not fetched again."""
-    make_npz(tmp_path / "source.npz", store.unpack(BITS))
-    content = (tmp_path / "source.npz").read_bytes()
-    monkeypatch.setattr(official, "BLOB_ID", official.blob_id(tmp_path / "source.npz"))
-    monkeypatch.setattr(official, "urlopen", lambda *_, **__: io.BytesIO(content))
-    file = official.download(tmp_path / "root")
-    assert file.read_bytes() == content
-    monkeypatch.setattr(official, "urlopen", None)
-    assert official.download(tmp_path / "root") == file

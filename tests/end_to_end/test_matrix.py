@@ -1,6 +1,6 @@
 """anomalib's own standard: every choice of the model through every entry point, layout, inferencer and visualiser.
 
-A new ``reference`` joins by a line in ``support.CHOICES``; image VAEs have test_image_matrix.py as well.
+A new ``reference`` joins by its row in ``REFERENCES``; image VAEs have tests/image_vae/test_matrix.py as well.
 """
 
 from argparse import Namespace

@@ -10,8 +10,7 @@ from PIL import Image
 from support import SIZE, folder, make_engine, small_model, write_images
 
 from anomalib_vae_attention import EmbeddedAD, VaeAttention
-
-REFERENCES = ["exemplars", "gaussian"]
+from anomalib_vae_attention.reference import REFERENCES
 
 
 def predict(model: VaeAttention, datamodule: EmbeddedAD, root: Path, precision: str) -> dict[str, torch.Tensor]:

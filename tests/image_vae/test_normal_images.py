@@ -39,7 +39,7 @@ def test_departures_of_a_layer_that_was_not_learnt() -> None:
     with pytest.raises(ValueError, match="has learnt nothing of 'conv1'"):
         fewer.explain(image, "activation_energy")
     with pytest.raises(ValueError, match="the training set is empty"):
-        model.observe([], ["conv1"])
+        model.collect([], ["conv1"])
 
 
 def test_normal_posteriors_are_those_of_all_images() -> None:

@@ -15,9 +15,8 @@ from anomalib_vae_attention.dsprites.callbacks import (
     SCORES_FILE,
     TEST_FILE,
     WholeCheckpoints,
+    add_scores,
     describe,
-    read_scores,
-    write_scores,
 )
 from anomalib_vae_attention.dsprites.models import BetaVAE
 
@@ -156,8 +155,7 @@ class StackedCampaign:
         while self.rows and (wait or self.rows[0][2].done()):
             run, terms, scores = self.rows.pop(0)
             row = {**terms, **scores.result()}
-            rows = [old for old in read_scores(run.folder / SCORES_FILE) if int(old["step"]) < row["step"]]
-            write_scores(run.folder / SCORES_FILE, [*rows, row])
+            add_scores(run.folder / SCORES_FILE, row)
             write_json(run.folder / TEST_FILE, {"model": describe(run.model), **row})
 
     def save(self) -> None:

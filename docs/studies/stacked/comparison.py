@@ -89,3 +89,23 @@ def plot_courses(table: pd.DataFrame, file: Path) -> None:
     axes[0, 0].legend(title="config (seeds)")
     with replacing(file) as temporary:
         figure.savefig(temporary, dpi=110)
+
+
+def plot_runs(results: pd.DataFrame, file: Path) -> None:
+    """Plot reconstruction against the FactorVAE score of tested runs, a colour per model (as Liu et al., fig. 8).
+
+    Args:
+        results: Columns ``model``, ``reconstruction`` and ``factor_vae_score``, a row per run.
+        file: PNG file to write.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    figure = Figure(figsize=(6, 4.5), layout="constrained")
+    axes = figure.subplots()
+    for model, rows in results.groupby("model"):
+        axes.scatter(rows["reconstruction"], rows["factor_vae_score"], label=f"{model} ({len(rows)})")
+    axes.set(xlabel="reconstruction error (nats per image)", ylabel="FactorVAE score")
+    axes.legend()
+    with replacing(file) as temporary:
+        figure.savefig(temporary, dpi=110)

@@ -1,5 +1,9 @@
-"""Plots of a comparison, as PNG."""
+"""Plots of ``vae-attention benchmark``, as PNG: ``python docs/studies/benchmark_plots.py FOLDER``.
 
+FOLDER has the benchmark's results. Accuracy is plotted against the memory of the fit and against each latency.
+"""
+
+import argparse
 from pathlib import Path
 
 import matplotlib as mpl
@@ -7,10 +11,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
+from anomalib_vae_attention.benchmark.plan import BACKBONE
 from anomalib_vae_attention.common.atomic_files import replacing
 from anomalib_vae_attention.common.measures import MAIN, MEASURES
-
-from .plan import BACKBONE
 
 MARKERS = "osD^vPX*<>"
 
@@ -19,7 +22,7 @@ def accuracy_plot(summary: pd.DataFrame, column: str, label: str, file: Path) ->
     """Plot the accuracy of every model against one of its costs, a row of plots per category.
 
     Args:
-        summary: Table of :func:`.tables.summary_table`.
+        summary: The benchmark's table of medians, ``summary.csv``.
         column: Column of the cost, which is plotted on a logarithmic axis.
         label: What it is, with its unit.
         file: PNG file to write.
@@ -54,3 +57,21 @@ def accuracy_plot(summary: pd.DataFrame, column: str, label: str, file: Path) ->
     with replacing(file) as temporary:
         figure.savefig(temporary, dpi=110)
     return True
+
+
+def main() -> None:
+    """Plot, and print which files were written."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder of the benchmark's results")
+    folder = parser.parse_args().folder
+    summary = pd.read_csv(folder / "summary.csv")
+    costs = {"memory_fit_mib": "memory of the fit, MiB"}
+    costs |= {name: f"{name.removesuffix('_ms')}, ms per image" for name in summary if name.endswith("_ms")}
+    for column, label in costs.items():
+        file = folder / f"accuracy_{column}.png"
+        if accuracy_plot(summary, column, label, file):
+            print(file)
+
+
+if __name__ == "__main__":
+    main()
