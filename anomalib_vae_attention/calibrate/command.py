@@ -80,8 +80,9 @@ def collect(thresholds: NormalQuantile, folder: Path, run: Callable[[torch.Tenso
 
 def calibrate_checkpoint(file: Path, folder: Path | None, thresholds: NormalQuantile, target: Path) -> None:
     """Write a checkpoint with other thresholds; all else stays as it is."""
-    # The thresholds are taken from the checkpoint's scores where it has some.
-    model = VaeAttention.load_from_checkpoint(file, post_processor=thresholds, map_location="cpu").eval()
+    # Thresholds that are given when it is loaded are taken from the checkpoint's scores, where it has some.
+    given = {"post_processor": thresholds} if folder is None else {}
+    model = VaeAttention.load_from_checkpoint(file, **given, map_location="cpu").eval()
     if folder is not None:
         with torch.inference_mode():
             collect(thresholds, folder, lambda image: _raw(model, image))

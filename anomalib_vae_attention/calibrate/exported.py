@@ -109,7 +109,7 @@ class OpenVinoExport:
         try:
             self._model = openvino.Core().read_model(file)
         except RuntimeError as error:
-            msg = f"{file} is not a model of OpenVINO, or not all of one: {error}"
+            msg = f"{file} is not a model of OpenVINO, or not all of one: {str(error).strip().splitlines()[-1]}"
             raise ValueError(msg) from error
         model = self._model
         names = model.get_rt_info([SECTION]).astype(dict) if model.has_rt_info([SECTION]) else ()

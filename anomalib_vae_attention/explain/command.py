@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
 
     Raises:
         FileNotFoundError: If there is no checkpoint or no image.
-        ValueError: If there is no such latent, or a count is out of range.
+        ValueError: If there is no such latent, a count is out of range, or no image can be read.
     """
     if arguments.limit < 1:
         msg = f"--limit must be at least 1, but is {arguments.limit}."
@@ -80,10 +80,20 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     module = load_model(arguments.ckpt_path)
     parse_latents(arguments.latents, count_latents(module))
     found = find_images(arguments.data, arguments.overrides, arguments.limit)
-    progress = tqdm(found, desc="images", unit="image", **({} if sys.stderr.isatty() else LINES))
-    pictures = [explain_image(module, read_tensor(image.path)[None], arguments.latents) for image in progress]
+    read, pictures = [], []
+    for image in tqdm(found, desc="images", unit="image", **({} if sys.stderr.isatty() else LINES)):
+        try:
+            pixels = read_tensor(image.path)[None]
+        except OSError as error:
+            print(f"left out: {error}", file=sys.stderr)
+            continue
+        pictures.append(explain_image(module, pixels, arguments.latents))
+        read.append(image)
+    if not read:
+        msg = f"--data {arguments.data}: none of its {len(found)} images can be read."
+        raise ValueError(msg)
     shown: list[dict[str, Any]] = []
-    for (path, label), picture, tiles in zip(found, pictures, make_tiles(pictures), strict=True):
+    for (path, label), picture, tiles in zip(read, pictures, make_tiles(pictures), strict=True):
         name = f"{label}/{path.name}"
         write_picture(
             arguments.output / label / f"{path.stem}.png", f"{name}: {picture.verdict} {picture.score:.4f}", tiles
@@ -98,7 +108,7 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
             "verdict": picture.verdict,
             "groups": groups,
         })
-    write_sheet(arguments.output / SHEET, [f"{label}/{path.name}" for path, label in found], pictures)
+    write_sheet(arguments.output / SHEET, [f"{label}/{path.name}" for path, label in read], pictures)
     page = arguments.output / "index.html"
     write_page(
         page,

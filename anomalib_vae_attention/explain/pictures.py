@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from PIL import Image
 
 from anomalib_vae_attention.common.atomic_files import replacing
 from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD
 from anomalib_vae_attention.common.pictures import heat_map
-from anomalib_vae_attention.predict.pictures import colour_map, overlay
+from anomalib_vae_attention.predict.pictures import find_colours, overlay
 
 from .data import evenly_spaced
 from .explainers import Picture
@@ -47,8 +46,7 @@ def _photograph(image: torch.Tensor) -> NDArray[np.uint8]:
 
 def _anomalies(photograph: NDArray[np.uint8], picture: Picture) -> NDArray[np.uint8]:
     """Draw the anomaly map on the image, where the model normalises it to a threshold of 0.5."""
-    coloured = colour_map(picture.anomaly_map.numpy(), 0.5)
-    return np.asarray(overlay(Image.fromarray(photograph), coloured, None, ""))
+    return overlay(photograph, find_colours(picture.anomaly_map.numpy(), 0.5), None, "")
 
 
 def make_tiles(pictures: list[Picture]) -> list[list[Tile]]:

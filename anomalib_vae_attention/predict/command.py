@@ -81,7 +81,9 @@ def summarise(counts: Counter[tuple[str, str]], errors: Iterable[str]) -> str:
     labels: Counter[str] = Counter()
     for (_, label), count in counts.items():
         labels[label] += count
-    lines = [f"{counts.total()} images: " + ", ".join(f"{count} {label}" for label, count in sorted(labels.items()))]
+    words = {ERROR: "that cannot be judged"}
+    told = ", ".join(f"{count} {words.get(label, label)}" for label, count in sorted(labels.items()))
+    lines = [f"{counts.total()} images: {told}"]
     slips = Slips.of(counts)
     if slips.defective or slips.good:
         lines.append(f"by the names of folders, {slips}")

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 from anomalib.data import InferenceBatch
@@ -80,8 +81,9 @@ def judge(model: Model, images: Sequence[NDArray[np.uint8]]) -> Verdicts:
     batch = np.empty((len(images), 3, *images[0].shape[:2]), np.float32)
     for image, floats in zip(images, batch, strict=True):
         # Contiguous, or runtimes would copy it; to floats first, because bytes are divided slower.
-        floats[...] = image.transpose(2, 0, 1)
-        np.divide(floats, np.float32(255), out=floats)
+        for plane, values in zip(floats, cv2.split(image), strict=True):
+            plane[...] = values
+            np.divide(plane, np.float32(255), out=plane)
     return model.score(batch)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import filelock
 
-from anomalib_vae_attention.common.atomic_files import read_json, replacing, write_json
+from anomalib_vae_attention.common.atomic_files import explaining, read_json, replacing, write_json
 from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD
 
 from .inputs import Input
@@ -81,10 +81,13 @@ def claim(folder: Path, model: Path, engine: str = "local") -> Generator[None, N
         engine: What runs the model, each of which leaves other files.
 
     Raises:
+        OSError: If the folder cannot be written.
         ValueError: If the folder holds something else, or another process writes to it.
     """
     told = {"model": str(model.resolve()), "sha256": fingerprint(model), "engine": engine}
-    before = read_json(folder / RUN)
+    unwritable = f"--output {folder} cannot be written", "name a folder that can"
+    with explaining(*unwritable):
+        before = read_json(folder / RUN)
     if before is None and folder.exists() and any(folder.iterdir()):
         msg = f"--output {folder}: the folder holds files that are no predictions. Choose another."
         raise ValueError(msg)
@@ -92,7 +95,8 @@ def claim(folder: Path, model: Path, engine: str = "local") -> Generator[None, N
         of = f"the {before.get('engine', 'local')} engine" if before["sha256"] == told["sha256"] else "another model"
         msg = f"--output {folder}: it holds predictions of {of}, {before['model']}. Choose another folder."
         raise ValueError(msg)
-    write_json(folder / RUN, told)
+    with explaining(*unwritable):
+        write_json(folder / RUN, told)
     lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
         lock.acquire()

@@ -5,6 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
@@ -15,12 +16,14 @@ from anomalib_vae_attention.common.machine import cores
 
 from .inputs import Input, Read, in_batches, read_ahead
 from .models import Model, Verdicts, judge
-from .pictures import Region, colour_map, largest_region, overlay, shrink, write
+from .pictures import TRUTH, Region, colour_scale, find_colours, largest_region, overlay, shrink, spread, write
 from .report import write_report
 from .results import ERROR, OVERLAYS, PARTS, REPORT, Results, stamp
 
 Row = dict[str, Any]
 BATCH_SIZE = 8
+FINE_MAP = 128
+"""Pixels of the longer side of a map, above which the report has it in half its size."""
 NOTHING = np.zeros((0, 0, 3), np.uint8)
 """The pixels of an image that cannot be read."""
 
@@ -121,26 +124,22 @@ def _draw(
 ) -> None:
     """Write the pictures of an image: the overlay for people, and the parts that the report puts together."""
     seen = model.seen(*pixels.shape[:2])
-    photograph, coloured = shrink(pixels), colour_map(verdict.anomaly_map, model.thresholds[1])
+    photograph, colours = shrink(pixels), find_colours(verdict.anomaly_map, model.thresholds[1])
     mask = verdict.mask if verdict.defective else None
     title = f"{row['label']}  {row['score']:.3f}"
-    write(overlay(photograph, coloured, mask, title, seen), folder / OVERLAYS / f"{row['name']}.jpg")
+    write(overlay(photograph, colours, mask, title, seen), folder / OVERLAYS / f"{row['name']}.jpg")
     part = folder / PARTS / row["name"]
     write(photograph, part.with_name(f"{part.name}.jpg"))
-    write(_whole(coloured, seen), part.with_name(f"{part.name}.map.png"))
+    if max(colours.shape) > FINE_MAP:
+        # Models see no finer than a quarter of their input, and the browser enlarges what it shows.
+        half = colours.shape[1] // 2, colours.shape[0] // 2
+        colours = np.asarray(cv2.resize(colours, half, interpolation=cv2.INTER_AREA), np.uint8)
+    left, top, right, bottom = seen
+    rows, columns = colours.shape
+    # Of a cropped image, the map lies at its place in the whole one.
+    whole = spread(colours, (round(rows / (bottom - top)), round(columns / (right - left))), seen)
+    write(whole, part.with_name(f"{part.name}.map.png"), colour_scale())
     if true_mask is not None:
         with Image.open(true_mask) as opened:
-            truth = opened.convert("L").resize(photograph.size, Image.Resampling.NEAREST).point([0] + [1] * 255)
-        truth.putpalette([0, 0, 0, 0, 0, 190, 255, 150], "RGBA")
-        write(truth, part.with_name(f"{part.name}.mask.png"))
-
-
-def _whole(coloured: Image.Image, seen: tuple[float, float, float, float]) -> Image.Image:
-    """Put the map of a cropped image at its place in the whole one."""
-    left, top, right, bottom = seen
-    if (left, top, right, bottom) == (0, 0, 1, 1):
-        return coloured
-    size = (round(coloured.width / (right - left)), round(coloured.height / (bottom - top)))
-    whole = Image.new("RGBA", size)
-    whole.paste(coloured.convert("RGBA"), (round(left * size[0]), round(top * size[1])))
-    return whole
+            truth = (np.asarray(opened.convert("L")) > 0).astype(np.uint8)
+        write(spread(truth, photograph.shape), part.with_name(f"{part.name}.mask.png"), TRUTH)

@@ -14,13 +14,13 @@ from anomalib_vae_attention.common.pictures import inline
 from anomalib_vae_attention.explain.explainers import Counterfactual, judge_and_imagine
 from anomalib_vae_attention.predict.models import Box, Model, Verdicts, as_verdicts, judge
 from anomalib_vae_attention.predict.pictures import (
-    colour_map,
-    draw_mask,
+    find_colours,
     largest_region,
     legend,
     overlay,
     place,
     shrink,
+    spread,
 )
 
 MOST_PIXELS = 50_000_000
@@ -35,7 +35,7 @@ class Shown(NamedTuple):
     Attributes:
         name: What the file is called.
         size: Width and height of the image.
-        photograph: The image, no larger than is shown.
+        photograph: The image, no larger than is shown, of shape ``(H, W, 3)``.
         verdict: What the model says of it: fields of :class:`Verdicts`, without the axis of the batch.
         thresholds: The model's own, of the score and of the map.
         seen: The part of the image that the map shows.
@@ -44,7 +44,7 @@ class Shown(NamedTuple):
 
     name: str
     size: tuple[int, int]
-    photograph: Image.Image
+    photograph: NDArray[np.uint8]
     verdict: Verdicts
     thresholds: tuple[float, float]
     seen: Box
@@ -108,7 +108,7 @@ def write_verdict(shown: Shown, thresholds: tuple[float, float]) -> tuple[str, s
     # At its own thresholds the model has the word.
     defective = bool(verdict.defective if thresholds[0] == own[0] else verdict.score > thresholds[0])
     mask = verdict.mask if thresholds[1] == own[1] else verdict.anomaly_map > thresholds[1]
-    drawn = overlay(photograph, colour_map(verdict.anomaly_map, own[1]), mask if defective else None, "", shown.seen)
+    drawn = overlay(photograph, find_colours(verdict.anomaly_map, own[1]), mask if defective else None, "", shown.seen)
     card = _write(
         "verdict",
         name=shown.name,
@@ -119,17 +119,18 @@ def write_verdict(shown: Shown, thresholds: tuple[float, float]) -> tuple[str, s
         region=largest_region(mask, shown.size, shown.seen) if defective else None,
     )
     pictures = [
-        ("The image", inline(np.asarray(photograph))),
-        ("Where it departs from good parts", inline(np.asarray(drawn))),
-        ("Mask", inline(np.asarray(draw_mask(mask, photograph.size, shown.seen)))),
+        ("The image", inline(photograph)),
+        ("Where it departs from good parts", inline(drawn)),
+        ("Mask", inline(spread(mask * np.uint8(255), photograph.shape, shown.seen))),
     ]
     return card, _write("pictures", pictures=pictures, **legend())
 
 
 def write_counterfactual(shown: Shown) -> str:
     """Write what a normal part would have shown, or that this model does not tell."""
-    left, top, right, bottom = place(shown.photograph.size, shown.seen)
-    size = (max(right - left, 1), max(bottom - top, 1))
+    height, width, _ = shown.photograph.shape
+    left, top, right, bottom = place((width, height), shown.seen)
+    size = (right - left, bottom - top)
     pair = shown.counterfactual
     pictures = [] if pair is None else [inline(_enlarge(one, size)) for one in (pair.seen, pair.normal)]
     colours = pair is not None and pair.in_false_colours

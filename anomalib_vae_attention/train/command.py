@@ -11,6 +11,7 @@ from typing import Any
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
+from anomalib_vae_attention.common.atomic_files import explaining
 from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD, first_free, kind_of
 from anomalib_vae_attention.predict.inputs import Input
 from anomalib_vae_attention.predict.models import load_model
@@ -61,10 +62,14 @@ def choose_folder(given: Path | None, source: Path) -> Path:
     """Return the folder to write to: a new one, named after the source.
 
     Raises:
-        ValueError: If the folder that was named has files in it.
+        OSError: If the folder that was named cannot be made.
+        ValueError: If it has files in it.
     """
     if given is not None:
-        if given.exists() and any(given.iterdir()):
+        # Now, not when the training is over.
+        with explaining(f"--output {given} cannot be written", "name a folder that can"):
+            given.mkdir(parents=True, exist_ok=True)
+        if any(given.iterdir()):
             msg = f"--output {given}: the folder is not empty. Choose a new one."
             raise ValueError(msg)
         return given

@@ -151,7 +151,9 @@ def test_tracing(line: Line, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("new_images", [False, True])
-def test_calibration_is_the_same_everywhere(new_images: bool, line: Line, tmp_path: Path) -> None:
+def test_calibration_is_the_same_everywhere(
+    new_images: bool, line: Line, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """Another rate, from the scores that travel or from new images, gives checkpoint and exports one verdict."""
     arguments = [str(line.good)] if new_images else []
     arguments += ["--false_positive_rate", "0.6", "--pixel_false_positive_rate", "0.45"]
@@ -159,6 +161,8 @@ def test_calibration_is_the_same_everywhere(new_images: bool, line: Line, tmp_pa
     for file in (line.checkpoint, line.onnx, line.openvino):
         written[file.suffix] = tmp_path / f"new{file.suffix}"
         assert cli.main(["calibrate", str(file), *arguments, "--output", str(written[file.suffix])]) == 0
+    # Once each: nothing is said of thresholds that are not set.
+    assert sum(record.message.startswith("Thresholds for") for record in caplog.records) == 3
     before = VaeAttention.load_from_checkpoint(line.checkpoint)
     after = VaeAttention.load_from_checkpoint(written[".ckpt"]).eval()
     for name, tensor in before.model.state_dict().items():
@@ -212,7 +216,9 @@ def test_what_is_not_what_it_seems(
     elif kind == "pt":
         shutil.copy(line.torch, file)
     assert cli.main(["calibrate", str(file), "--false_positive_rate", "0.1"]) == 2
-    assert str(file) in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert str(file) in told
+    assert told.count("\n") == 1
 
 
 def test_checkpoints_of_other_models(line: Line, tmp_path: Path) -> None:

@@ -64,6 +64,23 @@ def test_a_picture_an_image_and_a_page_without_other_files(page: Path) -> None:
     HTMLParser().feed(content)
 
 
+def test_images_that_cannot_be_read_are_left_out(
+    checkpoint: str, small_data: EmbeddedAD, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And named; where none is left, that is an error."""
+    folder = tmp_path / "parts"
+    folder.mkdir()
+    shutil.copy(next((small_data.root / "washer" / "test" / "good").glob("*.png")), folder / "whole.png")
+    (folder / "cut.png").write_bytes((folder / "whole.png").read_bytes()[:200])
+    command = ["explain", "--ckpt_path", checkpoint, "--data", str(folder), "--output", str(tmp_path / "out")]
+    assert cli.main(command) == 0
+    assert f"left out: {folder / 'cut.png'} cannot be read" in capsys.readouterr().err
+    assert [file.name for file in (tmp_path / "out" / "parts").iterdir()] == ["whole.png"]
+    (folder / "whole.png").unlink()
+    assert cli.main(command) == 2
+    assert "none of its 1 images can be read" in capsys.readouterr().err
+
+
 def test_the_page_in_a_browser(page: Path) -> None:
     """Sorted by score at first, by file on demand, filtered by label; every picture loads."""
     browser = shutil.which("chromium") or shutil.which("google-chrome")

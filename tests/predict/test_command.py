@@ -84,12 +84,15 @@ def test_exports_and_folders_give_the_checkpoints_verdicts(kind: ExportType, par
         assert row["label"] == of_export[name]["label"]
 
 
-def test_what_cannot_be_judged_is_a_row_with_an_error(parts: Parts, tmp_path: Path) -> None:
+def test_what_cannot_be_judged_is_a_row_with_an_error(
+    parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (parts.folder / "cut.png").write_bytes((parts.folder / "ok" / "1.png").read_bytes()[:200])
     Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(parts.folder / "deep.png")
     pages = [Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8))]
     pages[0].save(parts.folder / "pages.tiff", save_all=True, append_images=pages[1:])
     assert predict(parts.checkpoint, parts.folder, "--output", tmp_path / "out") == 0
+    assert "3 that cannot be judged" in capsys.readouterr().out
     rows = table(tmp_path / "out")
     assert len(rows) == 6
     for name, reason in {"cut.png": "cannot be read", "deep.png": "8 bits", "pages.tiff": "2 pages"}.items():
@@ -173,6 +176,8 @@ def test_folders_of_others_are_left_alone(
     assert (tmp_path / "predictions" / "predictions.csv").read_bytes() == before
     assert predict(parts.checkpoint, parts.folder, "--output", parts.folder) == 2
     assert "no predictions" in capsys.readouterr().err
+    assert predict(parts.checkpoint, parts.folder, "--output", parts.folder / "ok" / "1.png" / "new") == 2
+    assert "1.png/new cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,20 @@
 """The largest defect, and colours that mean the same in all pictures."""
 
-import numpy as np
-from PIL import Image
+import io
 
-from anomalib_vae_attention.predict.pictures import colour_map, colour_scale, largest_region, overlay
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from PIL import Image
+from scipy.ndimage import label
+
+from anomalib_vae_attention.common.pictures import encode_jpeg
+from anomalib_vae_attention.predict.pictures import colour_scale, find_colours, largest_region, overlay, spread
+
+
+def as_pillow(colours: NDArray[np.uint8]) -> Image.Image:
+    """Return a map's colours with their opacity."""
+    return Image.fromarray(colour_scale()[colours])
 
 
 def test_the_largest_defect_in_pixels_of_the_image() -> None:
@@ -17,34 +28,64 @@ def test_the_largest_defect_in_pixels_of_the_image() -> None:
     assert largest_region(np.zeros((4, 4), bool), (8, 8)) is None
 
 
+def test_the_largest_defect_is_scipys() -> None:
+    random = np.random.default_rng(0)
+    for share in (0.02, 0.2, 0.4):
+        mask = random.random((60, 60)) < share
+        regions, _ = label(mask, np.ones((3, 3)))
+        areas = np.bincount(regions.ravel())[1:]
+        found = largest_region(mask, (60, 60))
+        assert found.area == areas.max()
+        there = [np.argwhere(regions == number + 1) for number in np.flatnonzero(areas == areas.max())]
+        assert (found.y, found.x) in [tuple(places.min(0)) for places in there]
+        assert (found.height, found.width) in [tuple(np.ptp(places, 0) + 1) for places in there]
+
+
 def test_the_same_value_has_the_same_colour_whatever_else_is_in_the_map() -> None:
     calm, wild = np.full((2, 2), 0.51, np.float32), np.array([[0.51, 0.9], [0.0, 0.2]], np.float32)
-    first, second = (colour_map(one, 0.5).convert("RGBA").getpixel((0, 0)) for one in (calm, wild))
-    assert first == second
+    assert find_colours(calm, 0.5)[0, 0] == find_colours(wild, 0.5)[0, 0]
     # What is far below the threshold has no colour, and opacity grows with the value.
-    assert colour_map(wild, 0.5).convert("RGBA").getpixel((0, 1))[3] == 0
+    assert as_pillow(find_colours(wild, 0.5)).getpixel((0, 1))[3] == 0
     assert (np.diff(colour_scale()[:, 3].astype(int)) >= 0).all()
 
 
 def test_overlays_have_the_colours_of_the_map_and_a_title() -> None:
-    """As the whole layer of colours over the photograph would be; what has no colour is left alone."""
-    grey = Image.new("RGB", (64, 64), (100, 100, 100))
+    """As Pillow lays the whole layer of colours over the photograph; what has no colour is left alone."""
+    grey = np.full((64, 64, 3), 100, np.uint8)
     anomaly_map = np.full((64, 64), 0.4, np.float32)
-    assert overlay(grey, colour_map(anomaly_map, 0.5), None, "").tobytes() == grey.tobytes()
-    anomaly_map[:, 40:] = 0.52
-    coloured = colour_map(anomaly_map, 0.5)
-    expected = Image.alpha_composite(grey.convert("RGBA"), coloured.convert("RGBA")).convert("RGB")
-    drawn = np.asarray(overlay(grey, coloured, None, ""))
-    assert np.abs(drawn.astype(int) - np.asarray(expected)).max() <= 1
+    assert (overlay(grey, find_colours(anomaly_map, 0.5), None, "") == grey).all()
+    anomaly_map[:, 40:] = np.linspace(0.46, 0.56, 64)[:, None]
+    coloured = find_colours(anomaly_map, 0.5)
+    expected = Image.alpha_composite(Image.fromarray(grey).convert("RGBA"), as_pillow(coloured)).convert("RGB")
+    assert np.abs(overlay(grey, coloured, None, "").astype(int) - np.asarray(expected)).max() <= 1
     # Enlarged, only the part that has colour is drawn.
     anomaly_map[:, 50:] = anomaly_map[:20] = 0.4
-    coloured, large = colour_map(anomaly_map, 0.5), Image.new("RGB", (150, 101), (100, 100, 100))
-    layer = Image.fromarray(np.asarray(coloured)).resize(large.size, Image.Resampling.BILINEAR)
-    layer.putpalette(colour_scale().tobytes(), "RGBA")
-    expected = Image.alpha_composite(large.convert("RGBA"), layer.convert("RGBA")).convert("RGB")
-    drawn = np.asarray(overlay(large, coloured, None, ""))
+    coloured, large = find_colours(anomaly_map, 0.5), np.full((101, 150, 3), 100, np.uint8)
+    layer = np.asarray(Image.fromarray(coloured).resize((150, 101), Image.Resampling.BILINEAR))
+    expected = Image.alpha_composite(Image.fromarray(large).convert("RGBA"), as_pillow(layer)).convert("RGB")
+    drawn = overlay(large, coloured, None, "")
     assert np.abs(drawn.astype(int) - np.asarray(expected)).max() <= 3
     assert (drawn != 100).any()
-    titled = np.asarray(overlay(grey, colour_map(np.zeros((8, 8), np.float32), 0.5), None, "good 0.1"))
+    titled = overlay(grey, find_colours(np.zeros((8, 8), np.float32), 0.5), None, "good 0.1")
     assert (titled[:20] != 100).any()
     assert (titled[24:] == 100).all()
+    assert (grey == 100).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (3, 2)])
+def test_even_a_sliver_of_an_image_has_its_picture(shape: tuple[int, int]) -> None:
+    """With a map of its very corner, which takes less than a pixel."""
+    photograph, mask = np.full((*shape, 3), 100, np.uint8), np.ones((8, 8), bool)
+    drawn = overlay(photograph, np.full((8, 8), 255, np.uint8), mask, "defective  1.000", (0.9, 0.9, 1, 1))
+    assert drawn.shape == photograph.shape
+    assert (drawn[-1, -1] != 100).any()
+    assert spread(mask.astype(np.uint8), shape, (0.9, 0.9, 1, 1)).sum() >= 1
+
+
+def test_a_jpeg_is_pillows() -> None:
+    random = np.random.default_rng(0)
+    pixels = np.cumsum(random.integers(-3, 4, (50, 61, 3)), 1).astype(np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "JPEG", quality=85)
+    for same in (pixels, np.dstack([pixels, pixels])[..., :3]):
+        assert (np.asarray(Image.open(io.BytesIO(encode_jpeg(same)))) == np.asarray(Image.open(stream))).all()

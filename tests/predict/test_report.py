@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
-from anomalib_vae_attention.predict.pictures import colour_map, write
+from anomalib_vae_attention.predict.pictures import TRUTH, colour_scale, write
 from anomalib_vae_attention.predict.report import write_report
 
 NAMES = {
@@ -72,9 +71,9 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     for name in NAMES:
         place = folder / "report_files" / name
-        write(Image.new("RGB", (60, 40), "grey"), place.with_name(f"{place.name}.jpg"))
-        write(colour_map(np.full((8, 8), 0.6, np.float32), 0.5), place.with_name(f"{place.name}.map.png"))
-    write(Image.new("L", (60, 40)), folder / "report_files" / "ng" / "4.png.mask.png")
+        write(np.full((40, 60, 3), 128, np.uint8), place.with_name(f"{place.name}.jpg"))
+        write(np.full((8, 8), 255, np.uint8), place.with_name(f"{place.name}.map.png"), colour_scale())
+    write(np.zeros((40, 60), np.uint8), folder / "report_files" / "ng" / "4.png.mask.png", TRUTH)
     rows = [row(name, *found) for name, found in NAMES.items()]
     write_report(folder / "report.html", [*rows, row("broken.png", "", None)], 0.5, "A <title>")
     return folder / "report.html"

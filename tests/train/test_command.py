@@ -52,6 +52,8 @@ def test_with_defects_and_masks(tiny_root: Path, tmp_path: Path, capsys: pytest.
     assert len(list(output.rglob("*.mask.png"))) == 4
     assert cli.main(["train", str(category), "--output", str(output)]) == 2
     assert "not empty" in capsys.readouterr().err
+    assert cli.main(["train", str(category), "--output", str(output / "model.ckpt" / "new")]) == 2
+    assert "model.ckpt/new cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("alarms", "told"), [(1, False), (17, True)])
