@@ -50,9 +50,11 @@ def fit_model(
     """
     likelihood = 0.0
     covariance, left_out, place_share = _fit_once(model, moments, read_features, likelihood)
-    if left_out.likelihood > WORTH_A_SECOND_FIT:
+    # Of the first process: processors differ in the last digits, and all processes have to go the same way.
+    found = gather(left_out.likelihood)[0]
+    if found > WORTH_A_SECOND_FIT:
         logger.info("Normal images are a homogeneous texture: detail counts more, and coarse layers less.")
-        likelihood = left_out.likelihood
+        likelihood = found
         covariance, left_out, place_share = _fit_once(model, moments, read_features, likelihood)
     model.calibrate(left_out, place_share, likelihood)
     logger.info(
