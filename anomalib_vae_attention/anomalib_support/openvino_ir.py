@@ -50,7 +50,6 @@ def finish_openvino(file: Path, description: dict[str, str], *, halved: bool = F
         half = operators.convert(operators.constant(values.astype(np.float16)), "f32")
         for reader in node.output(0).get_target_inputs():
             reader.replace_source_output(half.output(0))
-    put_constants_first(model)
     # The weights are mapped into memory, so that they cannot be written over.
     with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
         written = Path(scratch) / file.name
@@ -59,41 +58,6 @@ def finish_openvino(file: Path, description: dict[str, str], *, halved: bool = F
         keep_single_precision(written)
         for part in (written.with_suffix(".bin"), written):
             part.replace(file.parent / part.name)
-
-
-def put_constants_first(model: Any) -> None:  # noqa: ANN401
-    """Turn products of a row with a constant matrix, one of each per cell, around: ``x W`` is ``(W^T x^T)^T``.
-
-    The exemplars and precisions of the cells are such. OpenVINO (2026.4) takes its kernel for layers of a network where
-    the constant is the right factor, which is slow for a row: one image takes up to half the time the other way round.
-
-    Args:
-        model: The model; it is changed.
-    """
-    from openvino import opset13 as operators
-
-    swap = operators.constant(np.array([0, 2, 1]))
-    for node in model.get_ops():
-        if node.get_type_name() != "MatMul":
-            continue
-        row, matrix = node.input_values()
-        shape = matrix.get_partial_shape()
-        if len(shape) != 3 or shape[0] == 1 or not _is_constant(matrix):
-            continue
-        transposed = node.get_attributes()
-        column = row if transposed["transpose_a"] else operators.transpose(row, swap)
-        product = operators.matmul(matrix, column, not transposed["transpose_b"], transpose_b=False)
-        result = operators.transpose(product, swap)
-        for reader in node.output(0).get_target_inputs():
-            reader.replace_source_output(result.output(0))
-
-
-def _is_constant(value: Any) -> bool:  # noqa: ANN401
-    """Say whether a value is a constant, or bytes that are scaled."""
-    node = value.get_node()
-    while node.get_type_name() in ("Convert", "Multiply", "Subtract", "Reshape"):
-        node = node.input_value(0).get_node()
-    return node.get_type_name() == "Constant"
 
 
 def keep_single_precision(file: Path) -> None:
