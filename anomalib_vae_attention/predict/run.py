@@ -1,6 +1,7 @@
 """A run of predictions: images in, rows and pictures out, each image once."""
 
-from collections.abc import Iterator, Sequence
+import contextlib
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def predict(
     Raises:
         ValueError: If the folder belongs to another run; see :class:`Results`.
     """
-    with Results(folder, model.file) as results, ThreadPoolExecutor(min(4, cores())) as pool:
+    with Results(folder, model.file) as results, _no_threads_of_opencv(), ThreadPoolExecutor(min(4, cores())) as pool:
         named = results.named(inputs)
         left = [one for one in named if not results.is_done(one)]
         progress = tqdm(total=len(named), initial=len(named) - len(left), desc="images", unit="image")
@@ -66,6 +67,17 @@ def predict(
         rows_of = {row["path"]: row for row in results.finish()}
         write_report(folder / REPORT, list(rows_of.values()), model.thresholds[0], title, note)
         return [rows_of[str(one.path)] for one in named]
+
+
+@contextlib.contextmanager
+def _no_threads_of_opencv() -> Generator[None, None, None]:
+    """Let each picture be drawn by the thread that it is given to: more would only wait for each other."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(0)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
 
 
 def judge_batch(model: Model, batch: Read) -> Iterator[tuple[Row, Input, NDArray[np.uint8], Verdicts | None]]:
