@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -50,7 +51,9 @@ def table(folder: Path) -> dict[str, dict[str, str]]:
 def test_verdicts_are_those_of_anomalibs_engine(
     parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    cv2.setNumThreads(3)
     assert predict(parts.checkpoint, parts.folder, "--output", tmp_path / "out") == 0
+    assert cv2.getNumThreads() == 3, "pictures are drawn without threads of OpenCV, but it has them back"
     rows = table(tmp_path / "out")
     assert sorted(rows) == ["line 2/ng/1.png", "ng/1.png", "ok/1.png"]
     engine = make_engine(tmp_path / "engine")
