@@ -243,7 +243,7 @@ class VaeAttentionModel(nn.Module):
             )
             raise ValueError(msg)
 
-    def calibrate(self, normal: LeftOut, place_share: float = 0.0, likelihood: float = 0.0) -> None:
+    def calibrate(self, normal: LeftOut, place_share: float = 0.0, mahalanobis: float = 0.0) -> None:
         """Set the scale of maps, the weight of the noise and that of the border.
 
         The noise counts as much as the latents where everything may lie anywhere, and up to twice as much in a
@@ -256,11 +256,11 @@ class VaeAttentionModel(nn.Module):
         Args:
             normal: Energies of normal images that were left out of the reference.
             place_share: Share of the variance of normal features that their place explains, from 0 to 1.
-            likelihood: How far energies are the likelihood of one Gaussian, from 0 to 1.
+            mahalanobis: How near energies are to the Mahalanobis distance, from 0 to 1, as the grid was fitted with it.
         """
         self.map_border.fill_(BORDER_OF_LAYOUT if place_share > ONE_LAYOUT else 1.0)
         latent_energy = normal.energy.mean().clamp_min(LEAST_ENERGY)
-        self.noise_weight.copy_((1 - place_share) * (1 + likelihood) * latent_energy)
+        self.noise_weight.copy_((1 - place_share) * (1 + mahalanobis) * latent_energy)
         # The noise is about as much as is normal, on average: its energy is its weight.
         self.energy_scale.copy_(latent_energy + self.noise_weight)
         energy, distance = normal.energy.mean(0), border_distance(normal.energy.shape[-2:]).to(normal.energy.device)

@@ -13,8 +13,6 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.fit.closed_form import fit_model
 from anomalib_vae_attention.fit.feature_statistics import FeatureMoments
-from anomalib_vae_attention.reference import LeftOut
-from anomalib_vae_attention.resampling import at_border
 from anomalib_vae_attention.scoring import highest_mean
 from anomalib_vae_attention.torch_model import VaeAttentionModel
 
@@ -252,50 +250,3 @@ def test_image_score_is_what_the_map_shows(fitted: Fitted, test_images: dict[str
     shown = highest_mean(explanation.anomaly_map)
     order = torch.stack([explanation.score, shown]).argsort(1).argsort(1).double()
     assert float(torch.corrcoef(order)[0, 1]) > 0.95
-
-
-def test_border_is_weighed_down_to_the_inside_but_never_up() -> None:
-    """A ring of cells where normal images have more energy than inside gets their ratio, a calm one stays."""
-    model = VaeAttentionModel(pre_trained=False, latent_dim=4)
-    energy = torch.full((3, 12, 14), 6.0)
-    energy[:, 1:-1, 1:-1] = 2.0
-    energy[:, 2:-2, 2:-2] = 3.0
-    model.calibrate(LeftOut(energy, energy))
-    assert model.border_weight.tolist() == pytest.approx([0.5, 1.0])
-    weight = at_border(model.border_weight, (12, 14))
-    assert torch.equal(weight, torch.where(energy[0] > 5, 0.5, 1.0))
-    model.calibrate(LeftOut(energy[:, :3, :3], energy[:, :3, :3]))
-    assert model.border_weight.tolist() == [1.0, 1.0], "a grid without an inside"
-
-
-def test_noise_counts_by_the_share_that_the_place_leaves() -> None:
-    """The noise weighs as much as the latents where the place explains nothing, and nothing where it explains all.
-
-    In a homogeneous texture it weighs up to twice as much.
-    """
-    model = VaeAttentionModel(pre_trained=False, latent_dim=4)
-    energy = torch.full((3, 12, 14), 6.0)
-    for share, likelihood, weight in ((0.0, 0.0, 6.0), (0.75, 0.0, 1.5), (1.0, 0.0, 0.0), (0.75, 1.0, 3.0)):
-        model.calibrate(LeftOut(energy, energy), share, likelihood)
-        assert float(model.noise_weight) == pytest.approx(weight)
-        assert float(model.energy_scale) == pytest.approx(6 + weight)
-
-
-def test_border_counts_half_in_pictures_of_one_layout() -> None:
-    """With the border at half its weight, maps are half as high there, the same inside, and scores follow."""
-    images = torch.rand(2, 3, 96, 96)
-    model = VaeAttentionModel(pre_trained=False, latent_dim=4).eval()
-    model.vae.initialise(torch.diag(torch.linspace(2, 1, len(model.grid.mean), dtype=torch.float64)))
-    reference = model.reference
-    reference.start()
-    with torch.no_grad():
-        reference.update(model.posterior(model.grid(model.layers(torch.rand(6, 3, 96, 96))))[0])
-        left_out = reference.finish()
-        model.calibrate(left_out, place_share=0.499999)
-        full = model.explain(images)
-        model.calibrate(left_out, place_share=0.500001)
-        half = model.explain(images)
-    assert float(model.map_border) < 1
-    torch.testing.assert_close(half.anomaly_map[:, 40:56, 40:56], full.anomaly_map[:, 40:56, 40:56])
-    torch.testing.assert_close(half.anomaly_map[:, 0, 0], full.anomaly_map[:, 0, 0] / 2, rtol=0.02, atol=1e-3)
-    assert (half.score <= full.score).all()

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 WORTH_A_SECOND_FIT = 0.25
-"""Least likelihood for which the layers are weighed anew."""
+"""How near energies must be to the Mahalanobis distance for the layers to be weighed anew."""
 
 
 def fit_model(
@@ -48,20 +48,20 @@ def fit_model(
     Returns:
         Covariance of the standardised features, of shape ``(C, C)``, float64.
     """
-    likelihood = 0.0
-    covariance, left_out, place_share = _fit_once(model, moments, read_features, likelihood)
+    mahalanobis = 0.0
+    covariance, left_out, place_share = _fit_once(model, moments, read_features, mahalanobis)
     # Of the first process: processors differ in the last digits, and all processes have to go the same way.
-    found = gather(left_out.likelihood)[0]
+    found = gather(left_out.mahalanobis)[0]
     if found > WORTH_A_SECOND_FIT:
         logger.info("Normal images are a homogeneous texture: detail counts more, and coarse layers less.")
-        likelihood = found
-        covariance, left_out, place_share = _fit_once(model, moments, read_features, likelihood)
-    model.calibrate(left_out, place_share, likelihood)
+        mahalanobis = found
+        covariance, left_out, place_share = _fit_once(model, moments, read_features, mahalanobis)
+    model.calibrate(left_out, place_share, mahalanobis)
     logger.info(
         "The place explains %.0f %% of what normal images look like: %s, and noise with weight %.2f.",
         100 * place_share,
         "one layout, so that the border counts half" if model.map_border < 1 else "the border counts in full",
-        (1 - place_share) * (1 + likelihood),
+        float(model.noise_weight / (model.energy_scale - model.noise_weight)),
     )
     return covariance
 
@@ -70,13 +70,13 @@ def _fit_once(
     model: VaeAttentionModel,
     moments: Moments,
     read_features: Callable[[], Iterable[torch.Tensor]],
-    likelihood: float,
+    mahalanobis: float,
 ) -> tuple[torch.Tensor, LeftOut, float]:
-    covariance = model.grid.fit(*moments, likelihood)
+    covariance = model.grid.fit(*moments, mahalanobis)
     model.vae.initialise(covariance)
     share(model.grid)
     share(model.vae)
-    place_share = model.grid.explained_by_place(moments.place_share, likelihood)
+    place_share = model.grid.explained_by_place(moments.place_share, mahalanobis)
     model.reference.start(one_layout=place_share > ONE_LAYOUT)
     images = 0
     for features in read_features():

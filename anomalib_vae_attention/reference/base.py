@@ -34,13 +34,13 @@ class LeftOut(NamedTuple):
     Attributes:
         energy: See :class:`Match`, of shape ``(n, h, w)``.
         nearest: See :class:`Match`, of shape ``(n, h, w)``.
-        likelihood: How far energies are the likelihood of one Gaussian of departures, from 0 to 1: 1 for a fabric that
-            is alike everywhere.
+        mahalanobis: How near energies are to the Mahalanobis distance, from 0 to 1: 1 where departures are those of one
+            Gaussian, as in a fabric that is alike everywhere.
     """
 
     energy: torch.Tensor
     nearest: torch.Tensor
-    likelihood: float = 0.0
+    mahalanobis: float = 0.0
 
 
 class NormalReference(nn.Module):

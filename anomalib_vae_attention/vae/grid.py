@@ -122,7 +122,7 @@ class FeatureGrid(nn.Module):
 
     @torch.no_grad()
     def fit(
-        self, mean: torch.Tensor, covariance: torch.Tensor, place_share: torch.Tensor, likelihood: float = 0.0
+        self, mean: torch.Tensor, covariance: torch.Tensor, place_share: torch.Tensor, mahalanobis: float = 0.0
     ) -> torch.Tensor:
         """Take the statistics of the raw grid features of normal images.
 
@@ -130,39 +130,39 @@ class FeatureGrid(nn.Module):
             mean: Mean of each channel, of shape ``(C,)``, float64.
             covariance: Covariance of the channels, of shape ``(C, C)``, float64.
             place_share: Share of the variance of each channel that the place explains, from 0 to 1, of shape ``(C,)``.
-            likelihood: How far energies are the likelihood of one Gaussian, from 0 to 1. Above 0 the grid has to be
-                prepared.
+            mahalanobis: How near energies are to the Mahalanobis distance, from 0 to 1; see :class:`.LeftOut`. Above 0
+                the grid has to be prepared.
 
         Returns:
             Covariance of the standardised features, of shape ``(C, C)``, float64.
         """
         deviation = covariance.diagonal().clamp_min(0).sqrt()
         deviation = deviation.clamp_min(MIN_DEVIATION)
-        variance, finest = self._variance(mean.device, likelihood), slice(self._parts[self._layers - 1].stop)
+        variance, finest = self._variance(mean.device, mahalanobis), slice(self._parts[self._layers - 1].stop)
         share = (variance * place_share)[finest].sum() / variance[finest].sum()
-        variance[finest] *= share.clamp_min(max(LEAST_SHARE, likelihood))
+        variance[finest] *= share.clamp_min(max(LEAST_SHARE, mahalanobis))
         scale = deviation / variance.sqrt()
         self.mean.copy_(mean)
         self.std.copy_(scale)
         return covariance / scale / scale[:, None]
 
-    def explained_by_place(self, place_share: torch.Tensor, likelihood: float = 0.0) -> float:
+    def explained_by_place(self, place_share: torch.Tensor, mahalanobis: float = 0.0) -> float:
         """Return the share of the variance of the features that the place explains, every width alike, from 0 to 1.
 
         Args:
             place_share: The share of each channel, of shape ``(C,)``.
-            likelihood: See :meth:`fit`.
+            mahalanobis: See :meth:`fit`.
         """
-        variance = self._variance(place_share.device, likelihood)
+        variance = self._variance(place_share.device, mahalanobis)
         return float((variance * place_share).sum() / variance.sum())
 
-    def _variance(self, device: torch.device, likelihood: float) -> torch.Tensor:
+    def _variance(self, device: torch.device, mahalanobis: float) -> torch.Tensor:
         """Return the variance that the balance of layers gives each channel, of shape ``(C,)``."""
         counts = torch.tensor(self.channels, device=device)
         variance = (counts.sum() / (len(counts) * counts)).pow(LAYER_BALANCE)
-        if likelihood:
+        if mahalanobis:
             own_cells = torch.tensor(self._resamplings.own_cells * len(POOL_SIZES), device=device)
-            variance = variance * own_cells.pow(LAYER_BALANCE * likelihood)
+            variance = variance * own_cells.pow(LAYER_BALANCE * mahalanobis)
         return variance.repeat_interleave(counts)
 
     def forward(self, layers: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -83,14 +83,14 @@ def test_fit_standardises_and_balances_layers() -> None:
 
 
 def test_layers_of_a_homogeneous_texture_count_by_their_cells() -> None:
-    """There the finest width counts by the likelihood, and a layer of a quarter of the grid's cells half as much."""
+    """The finest width counts by the power of the metric, and a layer of a quarter of the cells half as much."""
     sizes = [(32, 32), (8, 8), (4, 4)]
     grid = make_grid((64, 64), sizes, [2, 2, 2])
     count = sum(grid.channels)
     moments = torch.zeros(count), torch.eye(count, dtype=torch.float64), torch.full((count,), 0.2)
-    variance = [float(part[0]) for part in grid.fit(*moments, likelihood=1.0).diagonal().split(grid.channels)]
+    variance = [float(part[0]) for part in grid.fit(*moments, mahalanobis=1.0).diagonal().split(grid.channels)]
     assert variance == pytest.approx([1, 1, 0.25**LAYER_BALANCE] * 2)
-    likely = [float(part[0]) for part in grid.fit(*moments, likelihood=0.6).diagonal().split(grid.channels)]
+    likely = [float(part[0]) for part in grid.fit(*moments, mahalanobis=0.6).diagonal().split(grid.channels)]
     coarse = 0.25 ** (0.6 * LAYER_BALANCE)
     assert likely == pytest.approx([0.6, 0.6, 0.6 * coarse, 1, 1, coarse])
     share = moments[2].clone()
