@@ -85,11 +85,7 @@ def _plain(value: object) -> object:
 
 
 def check_arguments(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Check the arguments of a model.
-
-    Args:
-        given: Arguments by name; those that are not in :data:`ARGUMENTS` are left alone.
-        defaults: The default of each.
+    """Check the arguments of a model by their names; those that are not in :data:`ARGUMENTS` are left alone.
 
     Raises:
         ValueError: If one is out of range, or belongs to another VAE and is not at its default. The message names it.

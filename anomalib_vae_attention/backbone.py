@@ -15,13 +15,7 @@ from torch import nn
 
 
 class WeightsPackage(NamedTuple):
-    """A package that holds the ImageNet weights of a timm backbone.
-
-    Attributes:
-        module: Name of its module.
-        file: Name of the class in it that knows the file.
-        install: Command that installs it.
-    """
+    """A package with ImageNet weights of a backbone: its module, the class in it that knows the file, its command."""
 
     module: str
     file: str
@@ -56,11 +50,7 @@ def from_checkpoint() -> Generator[None, None, None]:
 
 
 def load_packaged_weights(name: str, model: nn.Module) -> None:
-    """Load the ImageNet weights of one of the :data:`WEIGHTS_PACKAGES` into timm's model.
-
-    Args:
-        name: Name of the backbone.
-        model: timm's model of that name, whole or made with ``features_only=True``.
+    """Load the ImageNet weights of one of the :data:`WEIGHTS_PACKAGES` into timm's model, whole or features only.
 
     Raises:
         ImportError: If the package is not installed.
@@ -88,13 +78,7 @@ def load_packaged_weights(name: str, model: nn.Module) -> None:
 
 
 def available_layers(name: str) -> list[str]:
-    """List the layers of a timm model that features can be taken from.
-
-    Args:
-        name: Name of a timm model.
-
-    Returns:
-        Names of modules, in the order of computation.
+    """List the layers of a timm model that features can be taken from, in the order of computation.
 
     Raises:
         ValueError: If timm has no such model, or none of its layers can be taken.

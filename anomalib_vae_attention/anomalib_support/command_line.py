@@ -116,13 +116,10 @@ def in_one_line(main: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def refuse_slip(cls: Any, name: str, list_paths: Callable[[Any], Iterable[str]], snake_case: dict[str, str]) -> None:  # noqa: ANN401
-    """End with a line where a class was misspelt, or needs a package that is missing.
+    """End with a line where a class, ``name`` as typed, was misspelt, or needs a package that is missing.
 
-    Args:
-        cls: What kind of class is wanted; names of anomalib's models and data only are compared.
-        name: What was typed, which is not known.
-        list_paths: Takes a kind to the dotted paths of its classes.
-        snake_case: Other names of classes.
+    ``cls`` is the kind of class that is wanted: names of anomalib's models and data only are compared, with those whose
+    dotted paths ``list_paths`` gives for it, and the other names in ``snake_case``.
     """
     package = next((package for ending, package in LOGGERS.items() if name.endswith(ending)), None)
     message = ""

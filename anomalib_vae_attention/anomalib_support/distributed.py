@@ -65,13 +65,10 @@ def interleave(batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
 
 
 class OwnImages:
-    """Says which images of a process are its own.
+    """Says which images of a process are its own, given their loader at the beginning of an epoch.
 
     ``DistributedSampler`` repeats images until every process has as many; the repeated ones, which come last, must not
     be counted twice.
-
-    Args:
-        loader: Loader of the images, at the beginning of an epoch.
     """
 
     def __init__(self, loader: object) -> None:

@@ -16,13 +16,10 @@ from anomalib_vae_attention.scoring import require_raw_images
 
 
 class AntialiasedResize(nn.Module):
-    """Bilinear resizing with anti-aliasing, as torchvision's ``Resize(size, antialias=True)``, in every runtime.
+    """Bilinear resizing to a height and width, anti-aliased as torchvision's ``Resize`` is, in every runtime.
 
     Runtimes differ in what they make of a resizing that is anti-aliased (OpenVINO leaves it out without a word); of
     :func:`resize_rows`, which exports have instead, they make the same.
-
-    Args:
-        size: Height and width to resize to.
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
@@ -39,12 +36,7 @@ class AntialiasedResize(nn.Module):
 
 
 class SyncFreeNormalize(nn.Module):
-    """torchvision's ``Normalize``, but that nothing is sent to a GPU: a CUDA graph cannot be made of that.
-
-    Args:
-        mean: Mean of each channel.
-        std: Standard deviation of each channel.
-    """
+    """torchvision's ``Normalize``, but that nothing is sent to a GPU: a CUDA graph cannot be made of that."""
 
     def __init__(self, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -59,16 +51,10 @@ class SyncFreeNormalize(nn.Module):
 
 
 def resize_rows(image: torch.Tensor, height: int) -> torch.Tensor:
-    """Resize the height of images: each new row is the weighted sum of the few that lie within its triangle.
+    """Resize images ``(B, C, H, W)`` to ``(B, C, height, W)``; ``H`` may be open in an export.
 
-    The triangle is as wide as two rows of the coarser of the two images, as in torchvision's anti-aliased resizing.
-
-    Args:
-        image: Images of shape ``(B, C, H, W)``; ``H`` may be open in an export.
-        height: Number of rows after resizing, at least 1.
-
-    Returns:
-        Images of shape ``(B, C, height, W)``.
+    Each new row is the weighted sum of the few that lie within its triangle, as wide as two rows of the coarser of the
+    two images: as in torchvision's anti-aliased resizing.
     """
     given = image.shape[-2]
     # An open size of an export is not an int: asking whether it is equal would fix it.

@@ -19,10 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def describe_training_set(dataset: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Describe a training set, so that it can be told from others.
-
-    Args:
-        dataset: One of anomalib's data sets, whose files are known, or any other with a length.
+    """Describe one of anomalib's data sets, whose files are known, or another, so that it can be told from others.
 
     Returns:
         ``images``, their number, and ``sha256`` over the names and sizes of their files, sorted; ``None`` where these
@@ -68,12 +65,7 @@ class Provenance(LightningModule):
 
 
 def warn_if_newer(what: str, made_with: str | None) -> None:
-    """Warn of what a newer version of this package has made.
-
-    Args:
-        what: The file, or what it is.
-        made_with: Version that made it, if it is known.
-    """
+    """Warn of what a newer version of this package has made, where it is known which."""
     here = versions([PACKAGE])[PACKAGE]
     try:
         newer = made_with is not None and Version(made_with) > Version(here)

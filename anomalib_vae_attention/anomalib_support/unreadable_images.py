@@ -23,11 +23,7 @@ def image_files(loader: DataLoader) -> Iterator[Path]:
 
 
 def unreadable_files(loaders: list[DataLoader]) -> dict[Path, str]:
-    """Read every image and mask file of loaders of anomalib's data sets; files of others are not known.
-
-    Returns:
-        Why a file cannot be read, for each that cannot.
-    """
+    """Read every image and mask file of loaders of anomalib's data sets; return why, for each that cannot be read."""
     reasons = {}
     for file in dict.fromkeys(file for loader in loaders for file in image_files(loader)):
         try:
@@ -39,17 +35,10 @@ def unreadable_files(loaders: list[DataLoader]) -> dict[Path, str]:
 
 
 def require_as_shown(files: Iterable[str | Path], *, upright: bool = False) -> None:
-    """Refuse images that anomalib's reader makes something else of than people see.
+    """Refuse images that anomalib's reader makes something else of than people see: a ``ValueError`` names the file.
 
-    That is: more than 8 bits per channel, several pages, and pictures that are stored turned. Only the headers of the
-    files are read, unless there are more than 8 bits.
-
-    Args:
-        files: The files.
-        upright: Whether the data set turns images as their EXIF data say.
-
-    Raises:
-        ValueError: If there is such a file, naming it.
+    That is: more than 8 bits per channel, several pages, and pictures that are stored turned, unless the data set reads
+    them ``upright``. Only headers are read, unless there are more than 8 bits.
     """
     for file in files:
         # What became of the file since it was read is of no concern here.

@@ -57,8 +57,7 @@ def checkpoint_file(path: str | Path) -> str | Path:
 def require_undamaged(path: str | Path) -> None:
     """Compare a checkpoint with the checksums in it, which torch writes but does not look at when it loads.
 
-    Args:
-        path: The file; one in a remote place is not looked at.
+    One in a remote place is not looked at.
 
     Raises:
         FileNotFoundError: If there is none.
@@ -82,15 +81,10 @@ def require_undamaged(path: str | Path) -> None:
 
 
 def saved_arguments(path: str | Path, weights_only: bool = True) -> dict[str, Any]:
-    """Return the arguments that the model of a checkpoint was made with.
+    """Return the arguments that the model of a checkpoint was made with; none of one in a remote place.
 
-    Args:
-        path: The checkpoint; of one in a remote place no argument is returned.
-        weights_only: Whether to read plain data only.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If the file is damaged, or of something else; see :func:`require_undamaged`.
+    Errors are those of :func:`require_undamaged`, and a ``ValueError`` if it is of something else, or not plain data
+    only.
     """
     require_undamaged(path)
     if "://" in str(path):

@@ -81,13 +81,10 @@ def _fit_and_score(cell: Cell, model: AnomalibModule, folder: Path) -> dict[str,
 
 
 def choose_examples(paths: Sequence[str], labels: Sequence[bool]) -> list[int]:
-    """Choose at most :data:`EXAMPLES` of test images, whose folders are called after the kind of defect.
+    """Choose at most :data:`EXAMPLES` of test images, the same for every model, and return their positions.
 
-    They are the same for every model: one of each kind of defect, then more, and a good one last. Labels say whether
+    One of each kind of defect, after which their folders are called, then more, and a good one last. Labels say whether
     there is a defect.
-
-    Returns:
-        Positions among the images.
     """
     order = sorted(range(len(paths)), key=lambda index: paths[index])
     kinds: dict[str, list[int]] = {}
@@ -100,10 +97,7 @@ def choose_examples(paths: Sequence[str], labels: Sequence[bool]) -> list[int]:
 
 
 def take_examples(batches: Sequence[Any]) -> dict[str, Any]:
-    """Take a few test images with their masks and anomaly maps.
-
-    Args:
-        batches: Predictions and truth of all test images, raw, with a map per image.
+    """Take a few test images with their masks and anomaly maps, from raw predictions and truth of all of them.
 
     Returns:
         ``path`` ``(n,)``, ``image`` ``(n, H, W, 3)`` in [0, 255], ``mask`` and ``map`` ``(n, H, W)``, the image score

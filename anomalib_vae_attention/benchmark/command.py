@@ -101,9 +101,7 @@ def add_backbone_arguments(parser: argparse.ArgumentParser) -> None:
 def cells_of(arguments: argparse.Namespace) -> list[Cell]:
     """Check the parsed arguments and list the cells in the order of their running.
 
-    Raises:
-        ValueError: If an argument is out of range or names something that does not exist; the message names the
-            argument and what there is.
+    A ``ValueError`` names the argument that is out of range or names something that does not exist.
     """
     require_whole("threads", arguments.threads, least=1)
     if arguments.runtimes is None:
@@ -131,11 +129,7 @@ def cells_of(arguments: argparse.Namespace) -> list[Cell]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run the comparison that command-line arguments say.
-
-    Returns:
-        Exit code: 0 when all is done, 1 if a cell failed, 130 after an interruption.
-    """
+    """Run the comparison; the exit code is 0 when all is done, 1 if a cell failed, 130 after an interruption."""
     # Only here, so that --help is quick.
     from .comparison import forget_results, prepare_weights, run_cells, run_latencies
     from .report import make_tables, write_results

@@ -28,8 +28,7 @@ def prepare_weights(output: Path, cells: Sequence[Cell]) -> dict[str, str]:
     In a process of its own, because it imports torch.
 
     Returns:
-        Environment variables with which the weights are found; none for another backbone than the packaged one, whose
-        weights timm looks for in its own cache or downloads.
+        Environment variables with which packaged weights are found; timm finds or downloads others by itself.
 
     Raises:
         ValueError: If there is no such backbone, layer or model, or no GPU where one is asked for.
@@ -79,8 +78,7 @@ def run_latencies(
 ) -> list[dict[str, Any]]:
     """Measure the latencies of the models that were kept, in one process per category and runtime.
 
-    Returns:
-        For each category and runtime ``category``, ``runtime`` and either ``latency`` or ``error``.
+    For each of these there is ``category``, ``runtime`` and either ``latency`` or ``error``.
     """
     kept: dict[str, list[tuple[Cell, dict[str, Any]]]] = {}
     for cell, result in zip(cells, results, strict=True):

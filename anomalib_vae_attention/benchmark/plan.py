@@ -134,21 +134,11 @@ class Cell:
 
 
 def plan_cells(categories: dict[str, Path], models: Sequence[str], seeds: Sequence[int], template: Cell) -> list[Cell]:
-    """List the cells of a comparison, one seed after the other, the bare backbone first.
+    """List the cells of a comparison, one seed after the other, the bare backbone first, none twice.
 
-    Args:
-        categories: Name and folder of each category.
-        models: Names of models, each as :func:`read_model` takes it or followed by ``@`` and layers of its own, joined
-            by ``+``.
-        seeds: Seeds, the first one that whose models may be kept.
-        template: Backbone, layers, image size and accelerator of all; ``keep`` and ``export`` of the first seed's
-            models, which are compared with the bare backbone if they are kept.
-
-    Returns:
-        The cells in the order of their running, none twice.
-
-    Raises:
-        ValueError: As :func:`read_model`.
+    Models are named as :func:`read_model` takes them, with its errors, or followed by ``@`` and layers of their own,
+    joined by ``+``. The template has backbone, layers, image size and accelerator of all; its ``keep`` and ``export``
+    are those of the first seed's models, which are compared with the bare backbone if they are kept.
     """
     cells: dict[str, Cell] = {}
     for seed in dict.fromkeys(seeds):

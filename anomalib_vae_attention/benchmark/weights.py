@@ -23,12 +23,9 @@ from .models import require_model
 
 
 def write_cache(cache: Path, name: str = PACKAGED_BACKBONE) -> Path:
-    """Write the installed weights of a backbone into a Hugging Face cache, a folder as in ``HF_HUB_CACHE``.
+    """Write the installed weights of one of the :data:`WEIGHTS_PACKAGES` into a folder as in ``HF_HUB_CACHE``.
 
-    Other models in it stay. The backbone is one of the :data:`WEIGHTS_PACKAGES`.
-
-    Returns:
-        The file of the weights. It is complete before anybody can find it.
+    Other models in it stay. The file that is returned is complete before anybody can find it.
     """
     model: Any = timm.create_model(name, pretrained=False)
     load_packaged_weights(name, model)

@@ -48,12 +48,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def collect(thresholds: NormalQuantile, folder: Path, run: Callable[[torch.Tensor], Any]) -> None:
-    """Set thresholds from good images.
-
-    Args:
-        thresholds: What sets them.
-        folder: Folder of the images.
-        run: Takes images to raw scores and maps.
+    """Set thresholds from a folder of good images, which ``run`` takes to raw scores and maps.
 
     Raises:
         FileNotFoundError: If there is none.

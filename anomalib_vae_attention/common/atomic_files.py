@@ -19,10 +19,7 @@ if TYPE_CHECKING:
 def replacing(file: Path) -> Generator[Path, None, None]:
     """Give a temporary file to write to, which takes the place of a file when all went well.
 
-    The file's folder is made if it is missing.
-
-    Yields:
-        The temporary file, in the same folder and with the same ending; it is deleted if an exception is raised.
+    It is in the same folder, which is made if it is missing, has the same ending, and is deleted after an exception.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{file.stem}-", suffix=file.suffix, dir=file.parent)
@@ -47,13 +44,9 @@ def settle(file: Path) -> None:
 def ensure_folder(folder: Path, is_whole: Callable[[Path], bool], make: Callable[[Path], None]) -> bool:
     """Make a folder unless it is whole already; of several processes one makes it, and the others wait.
 
-    It is made in a temporary folder beside its place, and then renamed: no reader ever sees half of it, and an
-    interruption leaves nothing that could be mistaken for it.
-
-    Args:
-        folder: The folder; those above it are made if they are missing.
-        is_whole: Tells of a folder, which may be missing, whether it is whole; another one is replaced.
-        make: Makes the folder that it is given, and fills it.
+    ``make`` makes the folder that it is given in a temporary one beside its place, which is then renamed: no reader
+    ever sees half of it, and an interruption leaves nothing that could be mistaken for it. One that is not whole is
+    replaced.
 
     Returns:
         Whether it was made now.

@@ -63,12 +63,7 @@ def available_gib() -> float | None:
 
 
 def describe_machine() -> dict[str, Any]:
-    """Describe processor, memory, system and the versions of what is installed.
-
-    Returns:
-        Plain data: ``processor``, ``cores``, ``memory_gib`` (``None`` where the system does not say), ``system``,
-        ``python`` and ``versions``.
-    """
+    """Describe processor, memory, system and the versions of what is installed, as plain data."""
     return {
         "processor": _processor(),
         "cores": cores(),

@@ -31,12 +31,7 @@ TRAIN_GOOD, TEST_GOOD, TEST_PER_DEFECT = 60, 12, 8
 
 
 class Drawing(NamedTuple):
-    """How one category is drawn.
-
-    Attributes:
-        draw: Draws a sound part; the part has its picture in the attribute ``picture``.
-        defects: For each kind of defect, the function that draws its layers over a part.
-    """
+    """How one category is drawn: a sound part, with its ``picture``, and the layers of each kind of defect over it."""
 
     draw: Callable[[np.random.Generator], Any]
     defects: Mapping[str, Callable[[Any, np.random.Generator], list[Layer]]]
@@ -50,25 +45,14 @@ CATEGORIES: Mapping[str, Drawing] = {
 
 
 class DrawnImage(NamedTuple):
-    """One drawn image with its truth.
-
-    Attributes:
-        image: RGB pixels, shape ``(256, 256, 3)``.
-        mask: 255 where the defect changed the picture and 0 elsewhere, shape ``(256, 256)``.
-    """
+    """RGB pixels ``(256, 256, 3)``, and a mask ``(256, 256)``: 255 where the defect changed the picture."""
 
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
 
 
 class Name(NamedTuple):
-    """The place of one image in a category.
-
-    Attributes:
-        split: ``"train"`` or ``"test"``.
-        kind: ``"good"`` or a kind of defect.
-        number: Number within its folder, from 0.
-    """
+    """The place of an image: ``"train"`` or ``"test"``, ``"good"`` or a kind of defect, number in its folder from 0."""
 
     split: str
     kind: str

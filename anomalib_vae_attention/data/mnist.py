@@ -35,8 +35,7 @@ def add_stroke(image: NDArray[np.uint8], random: np.random.Generator) -> tuple[N
     """Add a straight white stroke, at random, to a digit of shape ``(28, 28)``, 0 black.
 
     Returns:
-        The digit with the stroke, and the mask of the pixels that it brightened by a quarter of the range or more, 255
-        there and 0 elsewhere.
+        The digit, and a mask: 255 where the stroke brightened it by a quarter of the range or more, 0 elsewhere.
     """
     rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
     while True:
@@ -122,12 +121,7 @@ class OneClassMNIST(Folder):
         )
 
     def prepare_data(self) -> None:
-        """Write the folders of PNG files that are missing.
-
-        Raises:
-            FileNotFoundError: If the IDX files are not there, and may not be downloaded.
-            OSError: If ``image_root`` cannot be written.
-        """
+        """Write the folders of PNG files that are missing; an ``OSError`` if these cannot be, or MNIST is missing."""
         missing = [folder for folder in self.folders if not (self.image_root / folder).is_dir()]
         if not missing:
             return

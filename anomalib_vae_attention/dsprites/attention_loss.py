@@ -21,11 +21,8 @@ ACTIVE_KL = 0.01
 def overlap(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
     """Measure how far two attention maps overlap: Liu et al. (CVPR 2020), eq. 5.
 
-    ``L_AD = 2 sum_ij min(A1_ij, A2_ij) / sum_ij (A1_ij + A2_ij)``: 0 for maps that share no place, 1 for equal ones.
-    Maps are not negative, of shape ``(..., h, w)``.
-
-    Returns:
-        Shape ``(...)``, from 0 to 1; 0 where both maps are 0 everywhere.
+    ``L_AD = 2 sum_ij min(A1_ij, A2_ij) / sum_ij (A1_ij + A2_ij)``: 0 for maps that share no place, or are 0 everywhere,
+    and 1 for equal ones. From maps ``(..., h, w)``, not negative, to shape ``(...)``.
     """
     total = (first + second).sum((-2, -1))
     shared = 2 * torch.minimum(first, second).sum((-2, -1))

@@ -35,11 +35,8 @@ class Scores(pl.Callback):
     test writes ``test.json``: all metrics, reconstruction and KL.
 
     Args:
-        every_n_steps: Steps between two rows, at least 1.
+        every_n_steps: Steps between two rows, at least 1; a ``ValueError`` otherwise.
         seed: Seed of the metrics' draws.
-
-    Raises:
-        ValueError: If ``every_n_steps`` is less than 1.
     """
 
     def __init__(self, every_n_steps: int = 5000, seed: int = 0) -> None:

@@ -46,14 +46,7 @@ def traverse(arguments: list[str]) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run a subcommand.
-
-    Args:
-        arguments: Subcommand and its arguments; those of the command line by default.
-
-    Returns:
-        Exit code: 2 for a subcommand that does not exist, or that lacks its config.
-    """
+    """Run a subcommand; the exit code is 2 for one that does not exist, or that lacks its config."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] not in {"fit", "test", "traverse"}:
         wanted_help = bool(arguments) and arguments[0] in {"-h", "--help"}

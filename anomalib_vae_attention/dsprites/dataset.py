@@ -16,11 +16,9 @@ Indices = torch.Tensor | Sequence[int]
 
 
 class Batch(NamedTuple):
-    """Images with the factors that made them.
+    """Images ``(B, 1, 64, 64)``, float32 pixels 0 and 1, and the index of each factor's value ``(B, 5)``, int64.
 
-    Attributes:
-        image: Pixels 0 and 1, float32, of shape ``(B, 1, 64, 64)``; of one image ``(1, 64, 64)``.
-        factors: Index of each factor's value, int64, of shape ``(B, 5)``; of one image ``(5,)``.
+    Of one image they have no axis for the batch.
     """
 
     image: torch.Tensor

@@ -76,13 +76,10 @@ def _place(vertices: NDArray[np.float64], scale: int, orientation: int) -> NDArr
 
 
 def draw_grid(shape: int, scale: int, orientation: int) -> NDArray[np.uint8]:
-    """Draw one shape, size and orientation, given by their indices, at all places.
+    """Draw one shape, size and orientation, given by their indices, at all places, as bits.
 
     A pixel is white if its centre is inside by the even-odd rule. Each row of pixels is one 64-bit word: an edge that
-    crosses the row flips all pixels to its right.
-
-    Returns:
-        The images as bits, shape ``(32, 32, 512)``, the first axis x and the second y.
+    crosses the row flips all pixels to its right. The shape is ``(32, 32, 512)``, the first axis x and the second y.
     """
     start = _place(outline(shape), scale, orientation)
     x1, y1 = start.T

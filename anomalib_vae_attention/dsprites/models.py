@@ -19,11 +19,8 @@ from .networks import Encoder
 class Terms(NamedTuple):
     """The terms of a loss on one batch.
 
-    Attributes:
-        loss: What the VAE's optimiser descends, a scalar, in nats per image.
-        noise: The noise with which the latents were sampled, of shape ``(B, d)``.
-        latents: The sampled latents, of shape ``(B, d)``.
-        logged: Terms by name, scalars without a graph.
+    The loss that the VAE's optimiser descends, a scalar in nats per image; the noise with which latents were sampled
+    and the sampled latents, each ``(B, d)``; terms by name, scalars without a graph.
     """
 
     loss: torch.Tensor

@@ -32,12 +32,7 @@ def blob_id(file: Path) -> str:
 
 
 def check(file: Path) -> None:
-    """Make sure that a file is the published one.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is truncated, altered or another file.
-    """
+    """Raise an error unless a file is the published one: ``FileNotFoundError``, or ``ValueError`` if it is altered."""
     if not file.is_file():
         msg = f"npz={str(file)!r}: there is no such file; leave npz out to have dSprites drawn"
         raise FileNotFoundError(msg)
@@ -51,13 +46,9 @@ def check(file: Path) -> None:
 
 
 def read_images(file: Path) -> Iterator[bytes]:
-    """Read the images of the published file, 4096 at a time, and never its pickled metadata.
+    """Read the images of the published file as bits, 4096 at a time, and never its pickled metadata.
 
-    Yields:
-        Images as bits, in the order of the index.
-
-    Raises:
-        ValueError: If the array is not the expected one; other errors as :func:`check`, which comes first.
+    They come in the order of the index. Errors are those of :func:`check`, and a ``ValueError`` for another array.
     """
     check(file)
     with zipfile.ZipFile(file) as archive, archive.open("imgs.npy") as stream:

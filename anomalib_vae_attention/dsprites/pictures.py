@@ -24,10 +24,9 @@ REACH = 2.0
 
 @torch.no_grad()
 def latent_traversals(model: BetaVAE, image: torch.Tensor) -> torch.Tensor:
-    """Decode the latents of an image ``(1, 64, 64)`` with one of them moved.
+    """Decode the latents of an image ``(1, 64, 64)``, each from -2 to 2 while the others stay.
 
-    Returns:
-        Probabilities of white, shape ``(d, 9, 64, 64)``: each latent from -2 to 2 while the others stay.
+    The result is probabilities of white, shape ``(d, 9, 64, 64)``.
     """
     mean = model(image[None])
     latents = mean.expand(model.latent_dim, STEPS, -1).clone()
@@ -40,9 +39,7 @@ def latent_traversals(model: BetaVAE, image: torch.Tensor) -> torch.Tensor:
 def traversal_attention(model: BetaVAE, traversals: torch.Tensor, layer: str) -> torch.Tensor:
     """Compute where each latent looks along its own traversal, ``(d, 9, 64, 64)`` (Liu et al., eq. 1 and 2).
 
-    Returns:
-        Maps at a layer, ``conv1`` to ``conv4``, of the posterior mean of each row's latent, shape ``(d, 9, 64, 64)``;
-        each row's maximum is 1.
+    The maps, of the same shape, are those of the posterior mean at a layer; each row's maximum is 1.
     """
     attention = AttentionDisentanglement(layer=layer, score="mean")  # type: ignore[arg-type]
     rows = []
@@ -57,11 +54,7 @@ def traversal_attention(model: BetaVAE, traversals: torch.Tensor, layer: str) ->
 def draw_pictures(model: BetaVAE, data: DSprites, folder: Path, layer: str) -> list[Path]:
     """Write latent traversals and per-latent attention maps, starting from an image of each shape, as PNG files.
 
-    The folder is made if it is missing; the layer of the maps is ``conv1`` to ``conv4``.
-
-    Raises:
-        ValueError: If there is no such layer.
-        OSError: If a file cannot be written.
+    A ``ValueError`` says that there is no such layer, ``conv1`` to ``conv4``.
     """
     require_choice("--layer", layer, LAYERS)
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,12 +23,10 @@ class LabelledImage(NamedTuple):
 def read_datamodule(config: Path, overrides: Sequence[str] = ()) -> AnomalibDataModule:
     """Make the datamodule of a config of ``anomalib train``, without augmentations, and set it up for testing.
 
-    Args:
-        config: YAML file with a section ``data``.
-        overrides: ``KEY=VALUE`` each, such as ``data.init_args.category=cable``.
+    Overrides are ``KEY=VALUE`` each, such as ``data.init_args.category=cable``.
 
     Raises:
-        ValueError: If the file has no such section, or an override is none.
+        ValueError: If the file has no section ``data``, or an override is none.
     """
     wrong = [override for override in overrides if "=" not in override]
     if wrong:
@@ -48,13 +46,10 @@ def read_datamodule(config: Path, overrides: Sequence[str] = ()) -> AnomalibData
 
 
 def find_images(source: Path, overrides: Sequence[str] = (), limit: int = 20) -> list[LabelledImage]:
-    """Find images to look at.
+    """Find images to look at, at most ``limit`` of each label, evenly spaced.
 
-    Args:
-        source: A folder: of MVTec AD's layout, whose test images are taken, or of images, also in subfolders. Or a
-            config, whose test images are taken.
-        overrides: Overrides of the config; see :func:`read_datamodule`.
-        limit: Most images of each label, evenly spaced.
+    The source is a folder of MVTec AD's layout, whose test images are taken, or of images, also in subfolders. Or it is
+    a config, whose test images are taken; see :func:`read_datamodule` for its overrides.
 
     Raises:
         FileNotFoundError: If there is no such file or folder, or no image in it.

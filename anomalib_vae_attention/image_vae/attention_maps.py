@@ -76,11 +76,9 @@ class Attention(NamedTuple):
 
 
 class MapAverage(nn.Module):
-    """The mean of maps of several layers, each resized to the images.
+    """The mean of maps of several layers, each resized to the height and width of the images in pixels.
 
-    Args:
-        size: Height and width of the images in pixels.
-        shapes: Heights and widths of maps whose matrices are built beforehand: constants in an export.
+    The matrices for maps of the given shapes are built beforehand: constants in an export.
     """
 
     def __init__(self, size: Sequence[int], shapes: Iterable[Sequence[int]]) -> None:

@@ -20,8 +20,7 @@ KERNEL, STRIDE, PADDING = 4, 2, 1
 def sizes_of(size: Sequence[int], depth: int) -> list[tuple[int, int]]:
     """Return the height and width of an image, in pixels, and of the output of each of ``depth`` convolutions.
 
-    Raises:
-        ValueError: If the image is too small to be halved that often.
+    A ``ValueError`` says that the image is too small to be halved that often.
     """
     (height, width), least = size, 2**depth
     if min(size) < least:
@@ -39,13 +38,10 @@ class ConvEncoder(Network):
     Args:
         channels: Channels of the image.
         latent_dim: Number of latents ``d``.
-        size: Height and width of the image in pixels.
+        size: Height and width of the image in pixels; in ``sizes`` with those after each convolution.
         widths: Channels of each convolution.
         hidden_dim: Width of the hidden layer.
         latent_layer: Class of the layer that writes, or in the decoder reads, latents.
-
-    Attributes:
-        sizes: Height and width of the image, and of the output of each convolution.
     """
 
     def __init__(

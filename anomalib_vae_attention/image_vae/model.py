@@ -117,8 +117,7 @@ class ImageVaeModel(nn.Module):
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor] | InferenceBatch:
         """Compute the ELBO's terms in training mode, and scores and anomaly maps in evaluation mode.
 
-        Args:
-            image: Images of shape ``(B, 3 or 1, H, W)``, pixels from 0 to 1.
+        Images are of shape ``(B, 3 or 1, H, W)``, pixels from 0 to 1.
 
         Returns:
             In training mode the terms of each image (see :meth:`ImageVAE.elbo_terms`), latents sampled; else
@@ -144,12 +143,9 @@ class ImageVaeModel(nn.Module):
     def explain(
         self, image: torch.Tensor, attention: str | None = None, layers: Sequence[str] | None = None
     ) -> Explained:
-        """Compute anomaly maps and image scores in their own units.
+        """Compute anomaly maps and image scores in their own units, by the model's own attention and layers or others.
 
-        Args:
-            image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
-            attention: One of :data:`ATTENTIONS`; the model's own by default.
-            layers: Names of the encoder's layers; the model's own by default.
+        Images are of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
 
         Raises:
             ValueError: If there is no such attention or layer.
@@ -168,10 +164,9 @@ class ImageVaeModel(nn.Module):
 
     @torch.no_grad()
     def latent_maps(self, image: torch.Tensor) -> torch.Tensor:
-        """Say what each latent looks at in images as for :meth:`explain`.
+        """Say what each latent looks at in images as for :meth:`explain`: ``M^i`` of eq. 1-2, ``(B, d, H, W)``.
 
-        Returns:
-            ``M^i`` of eq. 1-2, averaged over layers after resizing: a map per latent, ``(B, d, H, W)``, not negative.
+        The maps, not negative, are averaged over layers after resizing.
         """
         parts = self._encode(image, self.attention_layers, ["latent"])
         return torch.cat([self.average(latent_maps(seen)) for seen in parts])
@@ -185,10 +180,7 @@ class ImageVaeModel(nn.Module):
             layers: Names of the encoder's layers, beside the model's own, to learn the :class:`ResidualVariance` of.
 
         Returns:
-            Number of images.
-
-        Raises:
-            ValueError: If there is no image, or no such layer.
+            Number of images; none is a ``ValueError``, as is an unknown layer.
         """
         posteriors, some = [], []
         names = dict.fromkeys([*self.attention_layers, *self.find_layers(layers)])

@@ -16,12 +16,9 @@ Trace = dict[str, torch.Tensor]
 
 
 class Step(NamedTuple):
-    """A layer in a network.
+    """A layer in a network: its name, which is that of its output, too, and the names of what it is given.
 
-    Attributes:
-        name: Its name, and that of its output.
-        layer: The layer, in evaluation mode a function of its inputs alone.
-        inputs: Names of what it is given.
+    In evaluation mode it is a function of its inputs alone.
     """
 
     name: str
@@ -69,10 +66,7 @@ class Network(nn.Module):
     def trace(self, image: torch.Tensor, kept: Sequence[str] | None = None) -> Trace:
         """Return the activations of what the network is given, of shape ``(B, ...)``, by name.
 
-        Args:
-            image: What the network is given.
-            kept: Names of the activations to return beside the last; all by default. What gradients are to go back to
-                must be in it, and so must everything after it.
+        All by default, or the last and those ``kept``: what gradients are to go back to, and everything after it.
         """
         last_use = {name: index for index, step in enumerate(self.steps) for name in step.inputs}
         trace = {INPUT: image}
@@ -98,15 +92,12 @@ class Network(nn.Module):
         return names[names.index(first) :]
 
     def adjoint(self, gradient: torch.Tensor, trace: Trace, wanted: Sequence[str]) -> Trace:
-        """Carry gradients by the output back to activations, in evaluation mode.
+        """Carry gradients of ``P`` scores per image by the output back to activations, in evaluation mode.
 
-        Args:
-            gradient: Gradients of ``P`` scores per image by the output, of shape ``(B, P, ...)``.
-            trace: Activations, as from :meth:`trace`.
-            wanted: Names of the activations, :data:`INPUT` among them perhaps.
+        The gradient is of shape ``(B, P, ...)``, the trace that of :meth:`trace`; :data:`INPUT` may be wanted, too.
 
         Returns:
-            Gradients by each of them, of shape ``(B, P, ...)``, of what goes through it, not past it.
+            Gradients by each of the activations wanted, of shape ``(B, P, ...)``, of what goes through it, not past it.
         """
         needed = self.from_layer(min(wanted, key=[INPUT, *(step.name for step in self.steps)].index))
         gradients = {self.steps[-1].name: gradient}

@@ -18,8 +18,7 @@ TINY = 1e-12
 class ResidualVariance(nn.Module):
     """The mean square of ``A - A_hat`` over normal images, per layer, channel and place, as streaming sums.
 
-    Args:
-        shapes: Shape ``(C, h, w)`` of each layer, by name.
+    ``shapes`` are those of the layers, ``(C, h, w)``, by name.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -48,11 +47,7 @@ class ResidualVariance(nn.Module):
             self.get_buffer(self._buffer(layer)).add_((ours - theirs).square().sum(0))
 
     def finish(self) -> None:
-        """End the collection.
-
-        Raises:
-            ValueError: If there was no image.
-        """
+        """End the collection; a ``ValueError`` if there was no image."""
         require_images(self._count)
         for layer in self.layers:
             variance = self.get_buffer(self._buffer(layer))

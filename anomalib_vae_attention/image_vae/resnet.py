@@ -58,14 +58,9 @@ class _DecoderBlock(nn.Module):
 def _residual_steps(
     name: str, start: str, block: BasicBlock | _DecoderBlock, inner: Layers = (), beside: Layers = ()
 ) -> list[Step]:
-    """Return the steps of a residual block.
+    """Return the steps of a residual block that is given the output ``start``.
 
-    Args:
-        name: Name of the block.
-        start: Name of what it is given.
-        block: The block, with the layers that both kinds have.
-        inner: Layers between the two halves of its main path.
-        beside: Layers of its shortcut.
+    It may have ``inner`` layers between the two halves of its main path, and layers of its shortcut, ``beside`` it.
     """
     before: Layers = [("conv1", block.conv1), ("bn1", block.bn1), ("relu1", nn.ReLU())]
     main = [*before, *inner, ("conv2", block.conv2), ("bn2", block.bn2)]
@@ -78,10 +73,6 @@ class ResNetEncoder(Network):
     """torchvision's ResNet-18, whose last layer gives means and log variances of the posterior.
 
     Layers have torchvision's names; a block's two ReLU, one module in torchvision, are ``relu1`` and ``relu2``.
-
-    Args:
-        channels: Channels of the image.
-        latent_dim: Number of latents ``d``.
     """
 
     def __init__(self, channels: int, latent_dim: int) -> None:
@@ -124,11 +115,6 @@ class ResNetDecoder(Network):
     The encoder averages over the cells of its last stage, but here the linear layer has outputs of its own for every
     cell: of copies, only the borders of images could tell cells apart. Last comes an :class:`Offset`, so that nothing
     that all images have in common has to be learnt; see :meth:`start_from`.
-
-    Args:
-        channels: Channels of the image.
-        latent_dim: Number of latents ``d``.
-        size: Height and width of the image, multiples of 32.
     """
 
     def __init__(self, channels: int, latent_dim: int, size: Sequence[int]) -> None:
@@ -155,8 +141,7 @@ class ResNetDecoder(Network):
     def start_from(self, image: torch.Tensor) -> None:
         """Make an image what is decoded from any latent; training adds what latents say.
 
-        Args:
-            image: The mean of the normal images, of shape ``(C, H, W)``, pixels from 0 to 1.
+        It is the mean of the normal images, of shape ``(C, H, W)``, pixels from 0 to 1.
         """
         self.offset.value.copy_(image.clamp(LEAST_BRIGHTNESS, 1 - LEAST_BRIGHTNESS).logit())
         for parameter in self.conv.parameters():

@@ -74,9 +74,8 @@ def choose_folder(given: Path | None, model: Path, engine: str = "local", defaul
 def summarise(counts: Counter[tuple[str, str]], errors: Iterable[str]) -> str:
     """Say in a few lines what came out, and how right that is where the truth is known.
 
-    Args:
-        counts: How many images there are of each truth and label.
-        errors: Why images could not be judged, of which the first five are told.
+    From the number of images of each truth and label, and why images could not be judged, of which the first five are
+    told.
     """
     labels: Counter[str] = Counter()
     for (_, label), count in counts.items():

@@ -148,11 +148,7 @@ def read_ahead(inputs: Iterable[Input], pool: Executor, batch_size: int) -> Iter
 
 
 def in_batches(reads: Iterable[Read], batch_size: int) -> Iterator[Read]:
-    """Put neighbours of one size together.
-
-    Args:
-        reads: Images, each for itself.
-        batch_size: Most images of a batch; fewer where they have more than :data:`MOST_PIXELS` together.
+    """Put neighbours of one size together, at most ``batch_size`` images and :data:`MOST_PIXELS` of all of them.
 
     Yields:
         Batches in the order of the images; an image that cannot be read comes alone, with the reason.

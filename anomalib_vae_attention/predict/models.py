@@ -59,13 +59,12 @@ def load_model(path: Path, device: str | None = None, threads: int | None = None
     """Load a checkpoint (``.ckpt``) or an export (``.onnx``, ``.xml``), or the one that a folder holds.
 
     Args:
-        path: The file or folder; see :func:`.find_model`.
+        path: The file or folder; see :func:`.find_model`, also for its errors.
         device: Device of torch for a checkpoint; a GPU for ``None``, where there is one.
         threads: How many threads compute on the CPU; the runtime's choice for ``None``. Torch has one number for all
             models of a process.
 
     Raises:
-        FileNotFoundError: If there is none.
         ValueError: If it is something else, or has no thresholds.
     """
     file = find_model(path)

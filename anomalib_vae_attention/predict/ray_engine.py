@@ -45,11 +45,7 @@ SECONDS = 5
 class Judge:
     """An actor: a process that holds the model and takes rows of paths or bytes to rows of predictions.
 
-    Args:
-        model: The model's file.
-        device: Device of torch for a checkpoint.
-        base: The folder that paths are relative to.
-        batch_size: Most images of a batch.
+    ``device`` is torch's, for a checkpoint; paths are relative to ``base``.
     """
 
     def __init__(self, model: str, device: str, base: str, batch_size: int) -> None:

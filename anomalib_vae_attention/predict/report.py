@@ -15,14 +15,9 @@ TEMPLATE = Path(__file__).with_name("report.html.j2")
 
 
 def write_report(file: Path, rows: Sequence[dict[str, Any]], threshold: float, title: str, note: str = "") -> None:
-    """Write the report of rows of a table of predictions, whose pictures lie beside it.
+    """Write the report of rows (see :data:`.COLUMNS`) of a table of predictions, whose pictures lie beside it.
 
-    Args:
-        file: The page.
-        rows: Rows; see :data:`.COLUMNS`.
-        threshold: Of image scores.
-        title: Heading.
-        note: What else is to be said, under the heading.
+    The threshold is that of image scores; the note is what else is to be said, under the title.
     """
     write_page(
         file,

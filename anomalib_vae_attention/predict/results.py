@@ -73,12 +73,7 @@ def fingerprint(file: Path) -> str:
 
 @contextmanager
 def claim(folder: Path, model: Path, engine: str = "local") -> Generator[None, None, None]:
-    """Make a folder one model's own, and keep other processes out.
-
-    Args:
-        folder: The folder; it is made if it is missing.
-        model: The model's file.
-        engine: What runs the model, each of which leaves other files.
+    """Make a folder, which is made if it is missing, one model's and engine's own, and keep other processes out.
 
     Raises:
         OSError: If the folder cannot be written.
@@ -117,14 +112,7 @@ def same_run(before: dict[str, str], told: dict[str, str]) -> bool:
 class Results:
     """The folder that a run writes to, which is its own: another model's is refused, the same model's is continued.
 
-    To be used in a ``with`` statement, which keeps other processes out.
-
-    Args:
-        folder: The folder; it is made if it is missing.
-        model: The model's file.
-
-    Raises:
-        ValueError: If the folder holds something else, or another process writes to it.
+    To be used in a ``with`` statement, which keeps other processes out; errors as :func:`claim`.
     """
 
     def __init__(self, folder: Path, model: Path) -> None:

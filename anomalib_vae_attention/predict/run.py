@@ -37,16 +37,13 @@ def predict(
     Args:
         model: The model.
         inputs: The images, each once.
-        folder: Where everything is written; an interrupted run goes on there.
+        folder: Where everything is written; an interrupted run goes on there. Errors as :func:`.claim`.
         title: Heading of the report.
         note: What else the report says under it.
         batch_size: Most images of a batch.
 
     Returns:
         The rows of these images, in their order; see :data:`.COLUMNS`.
-
-    Raises:
-        ValueError: If the folder belongs to another run; see :class:`Results`.
     """
     with Results(folder, model.file) as results, _no_threads_of_opencv(), ThreadPoolExecutor(min(4, cores())) as pool:
         named = results.named(inputs)

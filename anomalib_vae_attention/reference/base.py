@@ -47,11 +47,7 @@ class NormalReference(nn.Module):
     """Base of the normal references: collect posteriors of normal images, then match others against them."""
 
     def start(self, one_layout: bool = False) -> None:
-        """Forget everything and get ready to collect.
-
-        Args:
-            one_layout: Whether pictures have one layout: parts lie alike in all of them.
-        """
+        """Forget everything and get ready to collect; with ``one_layout``, parts lie alike in all pictures."""
         raise NotImplementedError
 
     def update(self, posterior: Posterior) -> None:
@@ -59,13 +55,10 @@ class NormalReference(nn.Module):
         raise NotImplementedError
 
     def finish(self) -> LeftOut:
-        """End the collection.
+        """End the collection; a ``ValueError`` if no image was collected.
 
         Returns:
             Energies of some of the normal images, each left out of the reference.
-
-        Raises:
-            ValueError: If no image was collected.
         """
         raise NotImplementedError
 

@@ -44,13 +44,10 @@ class PlaceCounts:
         self._counts.scatter_add_(1, nearest, torch.ones_like(nearest, dtype=self._counts.dtype))
 
     def prior(self) -> torch.Tensor:
-        """Return the negative logarithm of each exemplar's prior at each cell.
+        """Return the negative logarithm of each exemplar's prior at each cell, in bytes of shape ``(h w, K)``.
 
         The prior is its share of the counts at the cell and the cells around it, plus :data:`PRIOR_FLOOR` over ``K``.
-        Where nothing was counted, all are alike.
-
-        Returns:
-            Steps of :data:`PRIOR_STEP`, bytes of shape ``(h w, K)``.
+        Where nothing was counted, all are alike. The bytes are steps of :data:`PRIOR_STEP`.
         """
         count = max(1, self._counts.shape[1])
         along_rows, along_columns = (

@@ -51,11 +51,7 @@ def is_loopback(host: str) -> bool:
 
 
 def require_free(host: str, port: int) -> None:
-    """Check that the page can be served at an address.
-
-    Raises:
-        ValueError: If it cannot; the message says why.
-    """
+    """Raise a ``ValueError`` that says why the page cannot be served at an address."""
     if not 0 < port < 2**16:
         msg = f"--port must be from 1 to {2**16 - 1}, but is {port}."
         raise ValueError(msg)
@@ -86,12 +82,7 @@ def close_gradio(folder: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Serve the page until the process is interrupted.
-
-    Raises:
-        FileNotFoundError: If there is no model.
-        ValueError: If arguments are wrong.
-    """
+    """Serve the page until it is interrupted; a ``ValueError`` or ``OSError`` says what is wrong or missing."""
     given = make_parser().parse_args(arguments)
     host = given.host.strip("[]")
     if given.password is None and not is_loopback(host):

@@ -54,13 +54,7 @@ class Shown(NamedTuple):
 def look(model: Model, file: Path, name: str) -> Shown:
     """Read an image and judge it.
 
-    Args:
-        model: The model.
-        file: The image.
-        name: What it is called to people.
-
-    Raises:
-        ValueError: If it cannot be read or judged. The message is for whoever sent it, and names no folder.
+    A ``ValueError`` says why that cannot be done. It is for whoever sent the file, and has the name that these know.
     """
     pixels = _read(file, name)
     try:

@@ -59,11 +59,9 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def choose_folder(given: Path | None, source: Path) -> Path:
-    """Return the folder to write to: a new one, named after the source.
+    """Return the folder to write to: the one that was named, or a new one, called after the source.
 
-    Raises:
-        OSError: If the folder that was named cannot be made.
-        ValueError: If it has files in it.
+    An ``OSError`` says that it cannot be made, a ``ValueError`` that it has files in it.
     """
     if given is not None:
         # Now, not when the training is over.
@@ -99,9 +97,7 @@ def _common_folder(files: Sequence[Path]) -> Path:
 def measure(rows: Sequence[dict[str, Any]], rate: float) -> str:
     """Say how well the scores tell good images from defective ones, as far as there are both.
 
-    Args:
-        rows: Rows of the table of predictions.
-        rate: Highest expected rate of false alarms; more than chance explains is told.
+    ``rate`` is the highest expected rate of false alarms; more than chance explains is told.
     """
     judged = [row for row in rows if row["label"] != ERROR]
     slips = Slips.of(Counter((row["truth"], row["label"]) for row in judged))

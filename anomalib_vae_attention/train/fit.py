@@ -22,12 +22,7 @@ BATCH_SIZE = 16
 
 
 class GoodImages(AnomalibDataset):
-    """Good images, read as predictions read them: turned as their EXIF data say, whatever their folders are called.
-
-    Args:
-        files: Their files.
-        resize: What brings them to one size.
-    """
+    """Good images, read as predictions read them: turned as their EXIF data say, whatever their folders are called."""
 
     reads_upright = True
 
@@ -59,12 +54,9 @@ def lowest_rate(count: int) -> float:
 
 
 def fit(files: Sequence[Path], folder: Path, rate: float | None) -> tuple[Path, list[Path], NormalQuantile]:
-    """Fit the default model, and write its checkpoint.
+    """Fit the default model to good images, two or more, and write its checkpoint, ``model.ckpt``, to a folder.
 
-    Args:
-        files: Good images, two or more.
-        folder: Where the checkpoint is written, ``model.ckpt``.
-        rate: False-positive rate of images; for ``None`` that of :func:`lowest_rate`.
+    The false-positive rate of images is that of :func:`lowest_rate` for ``None``.
 
     Returns:
         The checkpoint, the images that thresholds were taken from, and the thresholds.

@@ -38,13 +38,8 @@ def find_parts(
     """Find the images of a training by the names of folders, or in the folders that are named.
 
     A folder of images is taken for good ones. Otherwise ``good``, ``defective`` and ``masks``, or names that mean the
-    same, are looked for in it, and MVTec AD's layout: ``train/good``, ``test`` and ``ground_truth``.
-
-    Args:
-        folder: The folder.
-        good: Folder of the good images, absolute or in ``folder``.
-        defective: Folder of the defective images, likewise.
-        masks: Folder of the masks, likewise.
+    same, are looked for in it, and MVTec AD's layout: ``train/good``, ``test`` and ``ground_truth``. Folders that are
+    named are absolute or in ``folder``.
 
     Raises:
         FileNotFoundError: If a folder is not there.

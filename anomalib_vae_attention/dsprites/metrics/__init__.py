@@ -33,11 +33,7 @@ def draw_samples(data: FactorData, encode: Encode, seed: int, *counts: int) -> l
 
 
 def quick_metrics(data: FactorData, encode: Encode, seed: int = 0) -> dict[str, float]:
-    """Compute the metrics to follow during training: FactorVAE score, MIG, DCI by lasso.
-
-    Returns:
-        Scores by name, from 0 to 1, those of DCI marked ``_lasso``, and ``active_latents``.
-    """
+    """Compute the metrics to follow during training: FactorVAE score, MIG, DCI by lasso (marked ``_lasso``)."""
     (sample,) = draw_samples(data, encode, seed, 10_000)
     seen, unseen = draw_samples(data, encode, seed, 5_000, 2_500)
     lasso = disentanglement_completeness_informativeness(seen, unseen, "lasso", seed)
@@ -49,13 +45,10 @@ def quick_metrics(data: FactorData, encode: Encode, seed: int = 0) -> dict[str, 
 
 
 def all_metrics(data: FactorData, encode: Encode, seed: int = 0, boosting: bool = True) -> dict[str, float]:
-    """Compute every metric.
+    """Compute every metric: scores by name, from 0 to 1, and ``active_latents``.
 
     With ``boosting``, DCI is computed by boosted trees, too: a minute or two, where all others take seconds. It is made
     of 2,000 and 1,000 images, a fifth of what Locatello et al. (ICML 2019) take.
-
-    Returns:
-        Scores by name, from 0 to 1, and ``active_latents``.
     """
     seen, unseen = draw_samples(data, encode, seed, 10_000, 5_000)
     scores = {

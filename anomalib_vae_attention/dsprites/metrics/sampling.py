@@ -38,12 +38,7 @@ class FactorData(Protocol):
 
 
 class Sample(NamedTuple):
-    """Codes with the factors behind them.
-
-    Attributes:
-        codes: Shape ``(N, d)``.
-        factors: Factor indices, shape ``(N, K)``.
-    """
+    """Codes of shape ``(N, d)``, and the indices of the factors behind them, ``(N, K)``."""
 
     codes: NDArray[np.float64]
     factors: NDArray[np.int64]
