@@ -58,8 +58,7 @@ anomalib is its number of epochs; its name alone leaves that to the model."""
 def read_model(text: str) -> tuple[str, Any]:
     """Split the name of a model, ``MODEL`` or ``MODEL:VARIANT``, into model and variant, a default where it has none.
 
-    Raises:
-        ValueError: If there is no such variant, or the name cannot be a model's; the message says what there is.
+    A ``ValueError`` says that there is no such variant, or the name cannot be a model's, and what there is.
     """
     model, _, variant = text.partition(":")
     if not model.isidentifier():

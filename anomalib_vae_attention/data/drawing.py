@@ -70,11 +70,7 @@ class Name(NamedTuple):
 
 
 def choose_drawing(category: str) -> Drawing:
-    """Return how a category of the embedded data set is drawn.
-
-    Raises:
-        ValueError: If there is no such category; the message lists them.
-    """
+    """Return how a category of the embedded data set is drawn; a ``ValueError`` lists the categories."""
     if category not in CATEGORIES:
         msg = f"category={category!r} is not in the embedded data set; available are {', '.join(CATEGORIES)}"
         raise ValueError(msg)

@@ -92,9 +92,7 @@ def add_scores(file: Path, row: Mapping[str, Any]) -> None:
 def load_weights(model: pl.LightningModule, checkpoint: Path) -> None:
     """Give a model the weights of a checkpoint, whose model had the same arguments.
 
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a checkpoint of such a model.
+    A ``FileNotFoundError`` says that there is no such file, a ``ValueError`` that it is of another model.
     """
     if not checkpoint.is_file():
         msg = f"--ckpt_path {checkpoint}: there is no such file; train first, or name a checkpoint"

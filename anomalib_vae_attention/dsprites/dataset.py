@@ -96,9 +96,7 @@ def sample_factors(sizes: Sequence[int], count: int, generator: torch.Generator 
 def index_of(factors: torch.Tensor) -> torch.Tensor:
     """Return the index in the data set, from 0 to 737,279, of images with factor indices ``(..., 5)``; shape ``(...)``.
 
-    Raises:
-        IndexError: If a factor index is out of range, naming the factor.
-        ValueError: If the last dimension is not the five factors.
+    An ``IndexError`` names the factor that is out of range, a ``ValueError`` says that there are not five factors.
     """
     if factors.shape[-1] != len(FACTORS):
         msg = f"factors has shape {tuple(factors.shape)}; its last dimension must be the {len(FACTORS)} of {FACTORS}"

@@ -101,8 +101,7 @@ class BetaVAE(pl.LightningModule):
     def optimise(self, images: torch.Tensor, optimizers: list[Any]) -> dict[str, torch.Tensor]:
         """Do one step of each of the optimisers on images ``(B, 1, 64, 64)``; return the terms of the losses by name.
 
-        Raises:
-            FloatingPointError: If the loss is not finite; nothing has been updated then.
+        A ``FloatingPointError`` says that the loss is not finite; nothing has been updated then.
         """
         terms = self.training_terms(images)
         self._require_finite(terms)
@@ -146,11 +145,7 @@ class BetaVAE(pl.LightningModule):
         checkpoint["dsprites"] = {"steps": self.steps, "generator": self.generator.get_state()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on where the checkpoint was made.
-
-        Raises:
-            ValueError: If the checkpoint is not of one of these models.
-        """
+        """Go on where the checkpoint was made; a ``ValueError`` if it is not of one of these models."""
         if "dsprites" not in checkpoint:
             msg = "the checkpoint was not made by a dSprites model of this package: ckpt_path must name one that was"
             raise ValueError(msg)
@@ -204,11 +199,7 @@ class FactorVAE(BetaVAE):
         return [*super().configure_optimizers(), own]
 
     def training_terms(self, images: torch.Tensor) -> Terms:
-        """Add the total correlation, and set the gradients of the discriminator, from at least two images.
-
-        Raises:
-            ValueError: If there are fewer; see :func:`permute`.
-        """
+        """Add the total correlation, and set the gradients of the discriminator; errors as :func:`permute`."""
         terms = self.terms(images)
         latents = terms.latents.detach()
         ratio = self.discriminator.estimate(latents, permute(latents, self.generator))

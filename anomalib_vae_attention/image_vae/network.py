@@ -50,8 +50,7 @@ class Network(nn.Module):
     def find(self, name: str) -> str:
         """Return a layer's own name, given that or the module which it ends: ``layer2`` for ``layer2.1.relu2``.
 
-        Raises:
-            ValueError: If there is no such layer; the message lists the layers.
+        A ``ValueError`` lists the layers where there is no such one.
         """
         found = [layer for layer in self.map_layers if layer == name or layer.startswith(f"{name}.")]
         if not found:

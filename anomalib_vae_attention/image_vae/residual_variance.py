@@ -55,11 +55,7 @@ class ResidualVariance(nn.Module):
             variance.add_(SHRINKAGE * variance.mean((1, 2), keepdim=True)).clamp_min_(TINY)
 
     def of(self, layer: str) -> torch.Tensor:
-        """Return the variance of a layer, of shape ``(C, h, w)``, greater than 0.
-
-        Raises:
-            ValueError: If nothing was learnt of the layer.
-        """
+        """Return the variance of a layer, ``(C, h, w)``, greater than 0; a ``ValueError`` if it was not learnt."""
         name = self._buffer(layer)
         if name not in self._buffers or (not torch.compiler.is_compiling() and not self.get_buffer(name).any()):
             msg = (

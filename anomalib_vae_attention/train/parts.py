@@ -13,15 +13,9 @@ from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
 
 
 class Parts(NamedTuple):
-    """The images of a training.
+    """The images of a training: good ones to learn from and to test on only, defective ones, and the masks of these.
 
-    Attributes:
-        good: Good images to learn from.
-        good_test: Good images to test on only.
-        defective: Defective images, to test on.
-        pairs: The masks of these.
-        left_out: Files that are not used, with the reason.
-        remarks: What is worth knowing of those that are used.
+    Also the files that are not used, with the reason, and what is worth knowing of those that are.
     """
 
     good: list[Path]

@@ -46,11 +46,7 @@ class Sample(NamedTuple):
 
 @torch.no_grad()
 def encode_factors(data: FactorData, encode: Encode, factors: torch.Tensor) -> NDArray[np.float64]:
-    """Encode the images of factor indices ``(N, K)``, 256 at a time, to codes of shape ``(N, d)``.
-
-    Raises:
-        ValueError: If a code is not finite.
-    """
+    """Encode the images of factors ``(N, K)``, 256 at a time, to codes ``(N, d)``; a ``ValueError`` if not finite."""
     # One array from the start: kept one by one, codes would lie between the large blocks that the encoder has freed,
     # and keep the allocator from using these again.
     codes = np.empty((0, 0))
