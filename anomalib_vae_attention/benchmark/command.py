@@ -6,7 +6,7 @@ import shlex
 import signal
 from pathlib import Path
 
-from anomalib_vae_attention.common.argument_checks import require_whole, require_wholes
+from anomalib_vae_attention.common.argument_checks import command_parser, require_whole, require_wholes
 from anomalib_vae_attention.common.machine import cores
 from anomalib_vae_attention.common.mvtec_layout import locate_category
 
@@ -48,11 +48,10 @@ example:
 
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="vae-attention benchmark",
-        description="Compare models on the same backbone, layers and input size: accuracy, memory, sizes, latency.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = command_parser(
+        "benchmark",
+        "Compare models on the same backbone, layers and input size: accuracy, memory, sizes, latency.",
+        EPILOG,
     )
     parser.add_argument("--data_root", type=Path, required=True, metavar="DIR", help="folder of all data")
     parser.add_argument("--categories", nargs="+", required=True, metavar="FOLDER", help="categories below it")
@@ -134,14 +133,10 @@ def main(arguments: list[str]) -> int:
     from .comparison import forget_results, prepare_weights, run_cells, run_latencies
     from .report import make_tables, write_results
 
-    parser = make_parser()
-    parsed = parser.parse_args(arguments)
+    parsed = make_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    try:
-        cells = cells_of(parsed)
-        environment = prepare_weights(parsed.output, cells)
-    except ValueError as error:
-        parser.error(str(error))
+    cells = cells_of(parsed)
+    environment = prepare_weights(parsed.output, cells)
     settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(parsed).items()}
     description = {"command": shlex.join(["vae-attention", "benchmark", *arguments]), "settings": settings}
     forget_results(cells, parsed.output, parsed.fresh)

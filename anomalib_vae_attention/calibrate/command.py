@@ -1,6 +1,5 @@
 """The command ``vae-attention calibrate``: thresholds for another false-positive rate, or from other good images."""
 
-import argparse
 import json
 import logging
 from collections.abc import Callable
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from anomalib_vae_attention.anomalib_support.exports import RANGE, SHAPES, normalisation, raw_thresholds
+from anomalib_vae_attention.common.argument_checks import command_parser
 from anomalib_vae_attention.common.atomic_files import replacing
 from anomalib_vae_attention.common.images import read_tensor
 from anomalib_vae_attention.common.models import find_model
@@ -29,22 +29,6 @@ examples:
   vae-attention calibrate model.ckpt --false_positive_rate 0.02
   vae-attention calibrate weights/onnx/model.onnx good_parts --false_positive_rate 0.05
 """
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="vae-attention calibrate",
-        description="Set the thresholds of a checkpoint (.ckpt) or an export (.onnx, .xml) for a false-positive rate.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", type=Path, help="checkpoint or export of vae_attention, or folder of one")
-    parser.add_argument("good_images", type=Path, nargs="?", help="folder of images of good parts")
-    parser.add_argument("--false_positive_rate", type=float, required=True, help="of images, such as 0.01 for 1 %%")
-    parser.add_argument("--pixel_false_positive_rate", type=float, help="of pixels (as of images)")
-    parser.add_argument("--output", type=Path, help="file to write (the model itself)")
-    return parser
 
 
 def collect(thresholds: NormalQuantile, folder: Path, run: Callable[[torch.Tensor], Any]) -> None:
@@ -78,9 +62,14 @@ def calibrate_checkpoint(file: Path, folder: Path | None, thresholds: NormalQuan
     # Thresholds that are given when it is loaded are taken from the checkpoint's scores, where it has some.
     given = {"post_processor": thresholds} if folder is None else {}
     model = VaeAttention.load_from_checkpoint(file, **given, map_location="cpu").eval()
+
+    def run(image: torch.Tensor) -> tuple[Any, Any]:
+        prediction = model.model(model.pre_processor(image) if model.pre_processor else image)
+        return prediction.pred_score, prediction.anomaly_map
+
     if folder is not None:
         with torch.inference_mode():
-            collect(thresholds, folder, lambda image: _raw(model, image))
+            collect(thresholds, folder, run)
     elif thresholds.calibration is None:
         thresholds.recompute()
     checkpoint = torch.load(file, map_location="cpu", weights_only=True)
@@ -94,11 +83,6 @@ def calibrate_checkpoint(file: Path, folder: Path | None, thresholds: NormalQuan
     }
     with replacing(target) as temporary:
         torch.save(checkpoint, temporary)
-
-
-def _raw(model: VaeAttention, image: torch.Tensor) -> tuple[Any, Any]:
-    prediction = model.model(model.pre_processor(image) if model.pre_processor else image)
-    return prediction.pred_score, prediction.anomaly_map
 
 
 def calibrate_export(file: Path, folder: Path | None, thresholds: NormalQuantile, target: Path) -> None:
@@ -125,7 +109,17 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command, with the arguments of the command line by default."""
     logging.basicConfig(format="%(message)s")
     logging.getLogger("anomalib_vae_attention").setLevel(logging.INFO)
-    given = make_parser().parse_args(arguments)
+    parser = command_parser(
+        "calibrate",
+        "Set the thresholds of a checkpoint (.ckpt) or an export (.onnx, .xml) for a false-positive rate.",
+        EPILOG,
+    )
+    parser.add_argument("model", type=Path, help="checkpoint or export of vae_attention, or folder of one")
+    parser.add_argument("good_images", type=Path, nargs="?", help="folder of images of good parts")
+    parser.add_argument("--false_positive_rate", type=float, required=True, help="of images, such as 0.01 for 1 %%")
+    parser.add_argument("--pixel_false_positive_rate", type=float, help="of pixels (as of images)")
+    parser.add_argument("--output", type=Path, help="file to write (the model itself)")
+    given = parser.parse_args(arguments)
     model = find_model(given.model)
     target = given.output or model
     thresholds = NormalQuantile(given.false_positive_rate, given.pixel_false_positive_rate)

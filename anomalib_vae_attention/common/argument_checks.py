@@ -1,5 +1,6 @@
 """Checks of arguments, whose errors name the argument and say what there is."""
 
+import argparse
 import difflib
 import math
 import re
@@ -55,6 +56,16 @@ def optional(check: Callable[[str, Any], None]) -> Callable[[str, Any], None]:
             check(name, value)
 
     return check_unless_none
+
+
+def command_parser(name: str, description: str, epilog: str) -> argparse.ArgumentParser:
+    """Make the parser of a subcommand of ``vae-attention``, whose epilog keeps its lines."""
+    return argparse.ArgumentParser(
+        f"vae-attention {name}",
+        description=description,
+        epilog=epilog,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from anomalib_vae_attention.common.argument_checks import command_parser
 from anomalib_vae_attention.common.images import read_tensor
 from anomalib_vae_attention.common.pictures import inline, write_page
 from anomalib_vae_attention.image_vae.model import ImageVaeModel
@@ -36,27 +37,6 @@ examples:
   vae-attention explain --ckpt_path model.ckpt --data datasets/MVTecAD/bottle
   vae-attention explain --ckpt_path model.ckpt --data configs/paper/mnist_1.yaml --latents 3,7 data.init_args.root=DIR
 """
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="vae-attention explain",
-        description="Show why a trained model judges as it does: maps, what a good part would have shown, latents.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of vae_attention, or its folder")
-    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER_OR_CONFIG")
-    parser.add_argument(
-        "--latents", default="top8", help="top8: those furthest from normal, as many as you say; all; or 3,7 (top8)"
-    )
-    parser.add_argument("--limit", type=int, default=20, help="most images of each label, evenly spaced (20)")
-    parser.add_argument("--output", type=Path, default=Path("results/explain"), help="folder (results/explain)")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="KEY=VALUE", help="of a config, such as data.init_args.root=DIR"
-    )
-    return parser
 
 
 def describe(module: VaeAttention) -> str:
@@ -125,6 +105,21 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
 
 def main(arguments: list[str]) -> None:
     """Run the command."""
-    parsed = make_parser().parse_intermixed_args(arguments)
+    parser = command_parser(
+        "explain",
+        "Show why a trained model judges as it does: maps, what a good part would have shown, latents.",
+        EPILOG,
+    )
+    parser.add_argument("--ckpt_path", type=Path, required=True, help="checkpoint of vae_attention, or its folder")
+    parser.add_argument("--data", type=Path, required=True, metavar="FOLDER_OR_CONFIG")
+    parser.add_argument(
+        "--latents", default="top8", help="top8: those furthest from normal, as many as you say; all; or 3,7 (top8)"
+    )
+    parser.add_argument("--limit", type=int, default=20, help="most images of each label, evenly spaced (20)")
+    parser.add_argument("--output", type=Path, default=Path("results/explain"), help="folder (results/explain)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY=VALUE", help="of a config, such as data.init_args.root=DIR"
+    )
+    parsed = parser.parse_intermixed_args(arguments)
     page = run(parsed, shlex.join(["vae-attention", "explain", *arguments]))
     print(f"pictures {page.parent}, one per image\nsheet    {page.with_name(SHEET)}\npage     {page}")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
-from anomalib_vae_attention.common.argument_checks import require_whole
+from anomalib_vae_attention.common.argument_checks import command_parser, require_whole
 from anomalib_vae_attention.common.atomic_files import read_json
 from anomalib_vae_attention.common.folders import DEFECTIVE, first_free
 from anomalib_vae_attention.common.models import find_model
@@ -29,33 +29,6 @@ examples:
   vae-attention predict model.ckpt new_parts
   vae-attention predict weights/openvino/model.xml "line3/**/*.png" --output line3 --fail_on_defect
 """
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="vae-attention predict",
-        description="Judge images: a table, a picture per image, and a report to open in a browser.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", type=Path, help="checkpoint, export, or folder of one")
-    parser.add_argument("images", nargs="+", help="files, folders, patterns")
-    parser.add_argument("--output", type=Path, help=f"folder ({DEFAULT_OUTPUT}, or {DEFAULT_OUTPUT}-2 and so on)")
-    parser.add_argument(
-        "--fail_on_defect", action="store_true", help=f"exit code {EXIT_DEFECT} if anything is defective"
-    )
-    parser.add_argument("--batch_size", type=int, default=BATCH_SIZE, help=f"most images at once ({BATCH_SIZE})")
-    parser.add_argument("--device", help="of a checkpoint: cpu or cuda (cuda where there is one)")
-    parser.add_argument(
-        "--engine",
-        choices=("local", "ray"),
-        default="local",
-        help="ray: all cores or machines, and a table only",
-    )
-    parser.add_argument("--address", help="of a Ray cluster, HOST:PORT (this machine)")
-    parser.add_argument("--actors", type=int, help="processes of --engine ray (one per core, or GPU for a checkpoint)")
-    return parser
 
 
 def choose_folder(given: Path | None, model: Path, engine: str = "local", default: Path = DEFAULT_OUTPUT) -> Path:
@@ -124,7 +97,26 @@ def run(given: argparse.Namespace) -> Counter[tuple[str, str]]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    given = make_parser().parse_args(arguments)
+    parser = command_parser(
+        "predict", "Judge images: a table, a picture per image, and a report to open in a browser.", EPILOG
+    )
+    parser.add_argument("model", type=Path, help="checkpoint, export, or folder of one")
+    parser.add_argument("images", nargs="+", help="files, folders, patterns")
+    parser.add_argument("--output", type=Path, help=f"folder ({DEFAULT_OUTPUT}, or {DEFAULT_OUTPUT}-2 and so on)")
+    parser.add_argument(
+        "--fail_on_defect", action="store_true", help=f"exit code {EXIT_DEFECT} if anything is defective"
+    )
+    parser.add_argument("--batch_size", type=int, default=BATCH_SIZE, help=f"most images at once ({BATCH_SIZE})")
+    parser.add_argument("--device", help="of a checkpoint: cpu or cuda (cuda where there is one)")
+    parser.add_argument(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="ray: all cores or machines, and a table only",
+    )
+    parser.add_argument("--address", help="of a Ray cluster, HOST:PORT (this machine)")
+    parser.add_argument("--actors", type=int, help="processes of --engine ray (one per core, or GPU for a checkpoint)")
+    given = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     counts = run(given)
     return EXIT_DEFECT if given.fail_on_defect and any(label in {DEFECTIVE, ERROR} for _, label in counts) else 0

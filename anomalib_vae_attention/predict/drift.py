@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from anomalib_vae_attention.common.argument_checks import command_parser
 from anomalib_vae_attention.common.atomic_files import read_json
 from anomalib_vae_attention.common.folders import GOOD
 
@@ -71,24 +72,6 @@ def _read(file: Path, columns: list[str]) -> pd.DataFrame:
         raise ValueError(msg) from error
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="vae-attention drift",
-        description="Chart the share of flagged images over time, and say whether the line has drifted.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("tables", nargs="+", type=Path, help="tables of predictions, or folders of them")
-    parser.add_argument("--time", help="column to sort by, such as modified (the order as it is)")
-    parser.add_argument("--group", type=int, help="images per group (so many that five are flagged)")
-    parser.add_argument("--baseline", type=int, help=f"groups that say what is normal ({BASELINE}, or half of them)")
-    parser.add_argument("--expected", type=float, help="share of flagged images that is normal, in place of a baseline")
-    parser.add_argument("--output", type=Path, default=Path("drift.png"), help="picture (drift.png)")
-    parser.add_argument("--fail_on_drift", action="store_true", help=f"exit code {EXIT_DRIFT} if the line drifted")
-    return parser
-
-
 def run(given: argparse.Namespace) -> bool:
     """Chart, print and draw; return whether the share has moved."""
     frame = read_tables(given.tables, given.time)
@@ -128,5 +111,15 @@ def run(given: argparse.Namespace) -> bool:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command; return its exit code."""
-    given = make_parser().parse_args(arguments)
+    parser = command_parser(
+        "drift", "Chart the share of flagged images over time, and say whether the line has drifted.", EPILOG
+    )
+    parser.add_argument("tables", nargs="+", type=Path, help="tables of predictions, or folders of them")
+    parser.add_argument("--time", help="column to sort by, such as modified (the order as it is)")
+    parser.add_argument("--group", type=int, help="images per group (so many that five are flagged)")
+    parser.add_argument("--baseline", type=int, help=f"groups that say what is normal ({BASELINE}, or half of them)")
+    parser.add_argument("--expected", type=float, help="share of flagged images that is normal, in place of a baseline")
+    parser.add_argument("--output", type=Path, default=Path("drift.png"), help="picture (drift.png)")
+    parser.add_argument("--fail_on_drift", action="store_true", help=f"exit code {EXIT_DRIFT} if the line drifted")
+    given = parser.parse_args(arguments)
     return EXIT_DRIFT if run(given) and given.fail_on_drift else 0

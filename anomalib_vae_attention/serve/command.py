@@ -1,6 +1,5 @@
 """The command ``vae-attention serve``: a page on which people try a model on an image."""
 
-import argparse
 import errno
 import getpass
 import ipaddress
@@ -11,6 +10,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from anomalib_vae_attention.common.argument_checks import command_parser
 from anomalib_vae_attention.predict.models import load_model
 
 PORT = 7860
@@ -24,22 +24,6 @@ examples:
   vae-attention serve results/parts
   vae-attention serve model.onnx --host 0.0.0.0 --password --port {PORT + 1}
 """
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="vae-attention serve",
-        description="Try a model in a browser: drop an image, see verdict, map and mask, and move the threshold.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", type=Path, help="checkpoint, export, or folder of one")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
-    parser.add_argument("--port", type=int, default=PORT, help=f"port to listen on ({PORT})")
-    parser.add_argument("--password", nargs="?", const="", help="what visitors must know; alone, it is asked for")
-    parser.add_argument("--device", help="of a checkpoint: cpu or cuda (cuda where there is one)")
-    return parser
 
 
 def is_loopback(host: str) -> bool:
@@ -83,7 +67,15 @@ def close_gradio(folder: str) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Serve the page until it is interrupted; a ``ValueError`` or ``OSError`` says what is wrong or missing."""
-    given = make_parser().parse_args(arguments)
+    parser = command_parser(
+        "serve", "Try a model in a browser: drop an image, see verdict, map and mask, and move the threshold.", EPILOG
+    )
+    parser.add_argument("model", type=Path, help="checkpoint, export, or folder of one")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1: this machine alone)")
+    parser.add_argument("--port", type=int, default=PORT, help=f"port to listen on ({PORT})")
+    parser.add_argument("--password", nargs="?", const="", help="what visitors must know; alone, it is asked for")
+    parser.add_argument("--device", help="of a checkpoint: cpu or cuda (cuda where there is one)")
+    given = parser.parse_args(arguments)
     host = given.host.strip("[]")
     if given.password is None and not is_loopback(host):
         msg = f"--host {given.host} lets others in: set a --password."

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
+from anomalib_vae_attention.common.argument_checks import command_parser
 from anomalib_vae_attention.common.atomic_files import explaining
 from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD, first_free, kind_of
 from anomalib_vae_attention.predict.inputs import Input
@@ -37,27 +39,6 @@ examples:
 """
 
 
-def make_parser() -> argparse.ArgumentParser:
-    """Make the parser of the command's arguments."""
-    parser = argparse.ArgumentParser(
-        prog="vae-attention train",
-        description="Learn what good parts look like: a model with thresholds, tested, with a report.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("folder", type=Path, help="folder of images, or of folders of images")
-    parser.add_argument("--output", type=Path, help="folder to write to, which must be new (results/NAME)")
-    parser.add_argument("--good", type=Path, help="folder of good images (found by its name)")
-    parser.add_argument("--defective", type=Path, help="folder of defective images (found by its name)")
-    parser.add_argument("--masks", type=Path, help="folder of masks of the defective images (found by its name)")
-    parser.add_argument(
-        "--false_positive_rate",
-        type=float,
-        help="share of good parts that may be called defective (as low as the images can keep, 0.01 at best)",
-    )
-    return parser
-
-
 def choose_folder(given: Path | None, source: Path) -> Path:
     """Return the folder to write to: the one that was named, or a new one, called after the source.
 
@@ -80,18 +61,11 @@ def to_test(parts: Parts, held_out: Sequence[Path]) -> list[Input]:
     tested = {GOOD: parts.good_test or list(held_out), DEFECTIVE: parts.defective}
     inputs = []
     for kind, files in tested.items():
-        above = _common_folder(files)
+        above = os.path.commonpath([file.parent for file in files]) if files else ""
         for file in files:
             name = f"{kind}/{file.relative_to(above).as_posix()}"
             inputs.append(Input(file.absolute(), name, kind == DEFECTIVE, parts.pairs.masks.get(file)))
     return inputs
-
-
-def _common_folder(files: Sequence[Path]) -> Path:
-    return next(
-        (above for above in (files[0].parents if files else ()) if all(file.is_relative_to(above) for file in files)),
-        Path(),
-    )
 
 
 def measure(rows: Sequence[dict[str, Any]], rate: float) -> str:
@@ -138,6 +112,19 @@ def run(given: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command."""
-    given = make_parser().parse_args(arguments)
+    parser = command_parser(
+        "train", "Learn what good parts look like: a model with thresholds, tested, with a report.", EPILOG
+    )
+    parser.add_argument("folder", type=Path, help="folder of images, or of folders of images")
+    parser.add_argument("--output", type=Path, help="folder to write to, which must be new (results/NAME)")
+    parser.add_argument("--good", type=Path, help="folder of good images (found by its name)")
+    parser.add_argument("--defective", type=Path, help="folder of defective images (found by its name)")
+    parser.add_argument("--masks", type=Path, help="folder of masks of the defective images (found by its name)")
+    parser.add_argument(
+        "--false_positive_rate",
+        type=float,
+        help="share of good parts that may be called defective (as low as the images can keep, 0.01 at best)",
+    )
+    given = parser.parse_args(arguments)
     logging.basicConfig(format="%(message)s")
     run(given)
