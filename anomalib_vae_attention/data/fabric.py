@@ -1,7 +1,7 @@
 """The texture kind ``fabric``: a twill of blue warp and pale weft that fills the picture, and its defects."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,13 +15,8 @@ _COFFEE = np.array([0.66, 0.50, 0.34])
 _SHARE_OF_PALE = 0.6
 
 
-@dataclass(frozen=True)
-class Fabric:
-    """One sound piece of fabric.
-
-    Attributes:
-        picture: The cloth, shape ``(256, 256, 3)``, range ``[0, 1]``.
-    """
+class Fabric(NamedTuple):
+    """One sound piece of fabric: its picture, shape ``(256, 256, 3)``, range ``[0, 1]``."""
 
     picture: Field
 

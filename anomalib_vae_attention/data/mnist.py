@@ -1,5 +1,6 @@
 """One-class MNIST: a digit is normal, others are not; or strokes that do not belong to it, with their masks."""
 
+import gzip
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -12,15 +13,15 @@ from anomalib.data.utils import ValSplitMode
 from anomalib.utils.path import resolve_dataset_root
 from numpy.typing import NDArray
 from PIL import Image
+from torchvision.datasets import MNIST
 
 from anomalib_vae_attention.common.argument_checks import require_choice
 from anomalib_vae_attention.common.atomic_files import ensure_folder, explaining
 
-from .idx import SHAPE, read_mnist
-
 logger = logging.getLogger(__name__)
 
 ABNORMAL = ("digits", "strokes")
+SHAPE = (28, 28)
 STROKE_RADIUS = 1.1
 """Half the width of a stroke in pixels."""
 STROKE_LENGTHS = (8.0, 14.0)
@@ -29,6 +30,57 @@ LEAST_CHANGE = 64
 """Grey levels by which a stroke must have brightened a pixel that counts as defect."""
 LEAST_PIXELS = 12
 """Least number of such pixels; a stroke that hides behind the digit is drawn again."""
+
+
+def read_idx(root: Path, name: str, shape: tuple[int, ...] = ()) -> NDArray[np.uint8]:
+    """Read the file ``name`` or ``name.gz`` of MNIST in a folder, or in torchvision's ``MNIST/raw`` below it.
+
+    Returns:
+        So many bytes of a shape as there are, ``(N, *shape)``.
+
+    Raises:
+        FileNotFoundError: If it is not there; the message says what to do.
+        ValueError: If it is no IDX file of such bytes, or cut short.
+    """
+    folders = (root, root / "raw", root / "MNIST" / "raw")
+    places = [folder / f"{name}{ending}" for folder in folders for ending in ("", ".gz")]
+    file = next((place for place in places if place.is_file()), None)
+    if file is None:
+        msg = f"root={str(root)!r}: there is no {name}[.gz] in it; name MNIST's folder, or set download=true."
+        raise FileNotFoundError(msg)
+    try:
+        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        # Two zeros, 8 for bytes and the number of dimensions make one number; then comes each dimension.
+        kind, count, *rest = np.frombuffer(content, ">u4", len(shape) + 2).tolist()
+        values = np.frombuffer(content, np.uint8, offset=4 * len(shape) + 8).reshape(count, *shape)
+    except (EOFError, gzip.BadGzipFile, ValueError) as error:
+        msg = f"{file} is no IDX file of bytes, or is cut short: {error}"
+        raise ValueError(msg) from error
+    if (kind, *rest) != (2048 + len(shape) + 1, *shape):
+        msg = f"{file} is not MNIST's."
+        raise ValueError(msg)
+    return values
+
+
+def read_mnist(root: Path, split: str, download: bool = False) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Read MNIST's ``train`` or ``test`` split from a folder, to which torchvision may ``download`` what is missing.
+
+    Returns:
+        Images of shape ``(N, 28, 28)``, 0 black, and digits of shape ``(N,)``; errors as :func:`read_idx`.
+    """
+    prefix = {"train": "train", "test": "t10k"}[split]
+    try:
+        images = read_idx(root, f"{prefix}-images-idx3-ubyte", SHAPE)
+    except FileNotFoundError:
+        if not download:
+            raise
+        MNIST(root, download=True)
+        images = read_idx(root, f"{prefix}-images-idx3-ubyte", SHAPE)
+    digits = read_idx(root, f"{prefix}-labels-idx1-ubyte")
+    if len(images) != len(digits):
+        msg = f"The files in {root} are not MNIST's: {len(images)} images and {len(digits)} digits."
+        raise ValueError(msg)
+    return images, digits
 
 
 def add_stroke(image: NDArray[np.uint8], random: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

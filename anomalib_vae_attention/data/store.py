@@ -2,18 +2,10 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from anomalib_vae_attention.common.atomic_files import ensure_folder, explaining, read_json
 
 from .drawing import FORMAT_VERSION, MAKER, MARKER, choose_drawing, draw_category
-
-
-def _read_marker(folder: Path) -> dict[str, Any] | None:
-    """Read what drew a folder; ``None`` if this package did not."""
-    marker = read_json(folder / MARKER)
-    is_ours = isinstance(marker, dict) and marker.get("drawn_by") == MAKER and isinstance(marker.get("files"), list)
-    return marker if is_ours else None
 
 
 def is_drawn(folder: Path) -> bool:
@@ -37,8 +29,8 @@ def _inspect(folder: Path) -> bool:
     """Do the work of :func:`is_drawn` for a folder that stays where it is."""
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return False
-    marker = _read_marker(folder) if folder.is_dir() else None
-    if marker is None:
+    marker = (read_json(folder / MARKER) if folder.is_dir() else None) or {}
+    if marker.get("drawn_by") != MAKER:
         # Refuse what is there, not what has gone since it was looked for.
         folder.stat()
         msg = f"{folder} was not drawn by {MAKER}; choose another root, or move it away to have it drawn anew"

@@ -10,8 +10,7 @@ from PIL import Image
 from torchvision.datasets import MNIST
 
 from anomalib_vae_attention import OneClassMNIST
-from anomalib_vae_attention.data.idx import read_idx, read_mnist
-from anomalib_vae_attention.data.mnist import LEAST_CHANGE, LEAST_PIXELS, add_stroke
+from anomalib_vae_attention.data.mnist import LEAST_CHANGE, LEAST_PIXELS, SHAPE, add_stroke, read_idx, read_mnist
 
 
 def idx(array: NDArray[np.uint8]) -> bytes:
@@ -113,11 +112,11 @@ def test_files_that_are_missing_or_broken(root: Path, tmp_path: Path) -> None:
     packed = root / "train-images-idx3-ubyte.gz"
     packed.write_bytes(packed.read_bytes()[:100])
     with pytest.raises(ValueError, match="cut short: Compressed file ended"):
-        read_idx(packed)
+        read_idx(root, "train-images-idx3-ubyte", SHAPE)
     for content in (b"", b"\0\0\x08\x01\0\0\0\x09ab", b"PNG"):
         (tmp_path / "bad").write_bytes(content)
         with pytest.raises(ValueError, match="is no IDX file of bytes, or is cut short"):
-            read_idx(tmp_path / "bad")
+            read_idx(tmp_path, "bad")
     labels = root / "train-labels-idx1-ubyte"
     labels.write_bytes(idx(np.zeros(3, np.uint8)))
     (root / "train-images-idx3-ubyte").write_bytes(idx(np.zeros((4, 28, 28), np.uint8)))
