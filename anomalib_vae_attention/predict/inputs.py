@@ -25,12 +25,9 @@ MOST_PIXELS = 2**22
 class Input(NamedTuple):
     """An image to predict.
 
-    Attributes:
-        path: Its file, absolute.
-        name: What its pictures are called: its path below the folder that all inputs lie in.
-        defective: What is known of it: whether it shows a defect, or ``None``.
-        true_mask: The file of its true mask, or ``None``.
-        content: What the file holds, where that is not to be read from the disk.
+    Its file, absolute; its path below the folder that all inputs lie in, which its pictures are called after; whether
+    it shows a defect and the file of its true mask, where that is known; and what the file holds, where that is not to
+    be read from the disk.
     """
 
     path: Path
@@ -155,7 +152,9 @@ def in_batches(reads: Iterable[Read], batch_size: int) -> Iterator[Read]:
     """
     together = Read([], [])
     for one in reads:
-        if together.pixels and (one.error or not _fits(together, one.pixels[0], batch_size)):
+        pixels = sum(image[..., 0].size for image in (*together.pixels, *one.pixels))
+        full = len(together.pixels) == batch_size or pixels > MOST_PIXELS
+        if together.pixels and (one.error or full or together.pixels[0].shape != one.pixels[0].shape):
             yield together
             together = Read([], [])
         if one.error:
@@ -165,12 +164,3 @@ def in_batches(reads: Iterable[Read], batch_size: int) -> Iterator[Read]:
         together.pixels.extend(one.pixels)
     if together.pixels:
         yield together
-
-
-def _fits(batch: Read, pixels: NDArray[np.uint8], batch_size: int) -> bool:
-    height, width, _ = pixels.shape
-    return (
-        batch.pixels[0].shape == pixels.shape
-        and len(batch.pixels) < batch_size
-        and (len(batch.pixels) + 1) * height * width <= MOST_PIXELS
-    )

@@ -92,16 +92,13 @@ def claim(folder: Path, model: Path, engine: str = "local") -> Generator[None, N
         raise ValueError(msg)
     with explaining(*unwritable):
         write_json(folder / RUN, told)
-    lock = filelock.FileLock(folder / ".lock", timeout=0)
     try:
-        lock.acquire()
+        held = filelock.FileLock(folder / ".lock", timeout=0).acquire()
     except filelock.Timeout as error:
         msg = f"--output {folder}: another process writes to it."
         raise ValueError(msg) from error
-    try:
+    with held:
         yield
-    finally:
-        lock.release()
 
 
 def same_run(before: dict[str, str], told: dict[str, str]) -> bool:
@@ -110,27 +107,13 @@ def same_run(before: dict[str, str], told: dict[str, str]) -> bool:
 
 
 class Results:
-    """The folder that a run writes to, which is its own: another model's is refused, the same model's is continued.
+    """The table of a run in a folder, which :func:`claim` has made its own: an interrupted one is continued."""
 
-    To be used in a ``with`` statement, which keeps other processes out; errors as :func:`claim`.
-    """
-
-    def __init__(self, folder: Path, model: Path) -> None:
-        self.folder, self.table = folder, folder / TABLE
-        self._claim = claim(folder, model)
-        self.rows: dict[str, dict[str, Any]] = {}
-
-    def __enter__(self) -> "Results":
-        """Keep others out, and read what is there."""
-        self._claim.__enter__()
+    def __init__(self, folder: Path) -> None:
+        self.table = folder / TABLE
         self.rows = {row["path"]: row for row in read_rows(self.table)}
         # The rest of a line that a kill cut off must not become part of the next one.
         self._rewrite()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        """Let others in."""
-        self._claim.__exit__(None, None, None)
 
     def is_done(self, one: Input) -> bool:
         """Say whether an image has its row, and is still the file that it was."""

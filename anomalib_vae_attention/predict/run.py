@@ -19,7 +19,7 @@ from .inputs import Input, Read, in_batches, read_ahead
 from .models import Model, Verdicts, judge
 from .pictures import TRUTH, Region, colour_scale, find_colours, largest_region, overlay, shrink, spread, write
 from .report import write_report
-from .results import ERROR, OVERLAYS, PARTS, REPORT, Results, stamp
+from .results import ERROR, OVERLAYS, PARTS, REPORT, Results, claim, stamp
 
 Row = dict[str, Any]
 BATCH_SIZE = 8
@@ -45,7 +45,8 @@ def predict(
     Returns:
         The rows of these images, in their order; see :data:`.COLUMNS`.
     """
-    with Results(folder, model.file) as results, _no_threads_of_opencv(), ThreadPoolExecutor(min(4, cores())) as pool:
+    with claim(folder, model.file), _no_threads_of_opencv(), ThreadPoolExecutor(min(4, cores())) as pool:
+        results = Results(folder)
         named = results.named(inputs)
         left = [one for one in named if not results.is_done(one)]
         progress = tqdm(total=len(named), initial=len(named) - len(left), desc="images", unit="image")
