@@ -27,7 +27,7 @@ from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
 from anomalib_vae_attention.explain.scores import score
 
 from .data import category_datamodule, read_image
-from .exporting import ANY_BATCH, export_onnx, export_openvino, folder_bytes
+from .exporting import ANY_BATCH, export_onnx, export_openvino, folder_mib
 from .jobs import DONE, RESULT, SKIPPED
 from .models import BareBackbone, build_model, require_memory
 from .plan import BATCHES, VARIANTS, Cell, read_cell, read_model
@@ -76,7 +76,7 @@ def _fit_and_score(cell: Cell, model: AnomalibModule, folder: Path) -> dict[str,
         "memory_before_mib": before,
         "memory_peak_mib": after,
         **on_gpu,
-        "checkpoint_bytes": checkpoint.stat().st_size,
+        "checkpoint_mib": checkpoint.stat().st_size / 2**20,
     }
 
 
@@ -131,9 +131,9 @@ def _export(cell: Cell, model: AnomalibModule | BareBackbone, folder: Path) -> d
         return results
     try:
         onnx = export_onnx(model, folder, (height, width), BATCHES)
-        results["onnx_bytes"] = folder_bytes(onnx[0].parent)
+        results["onnx_mib"] = folder_mib(onnx[0].parent)
         openvino = [export_openvino(file) for file in onnx]
-        results["openvino_bytes"] = folder_bytes(openvino[0].parent)
+        results["openvino_mib"] = folder_mib(openvino[0].parent)
     except Exception as error:
         logger.exception("The export of %s failed.", cell)
         results["export_error"] = f"{type(error).__name__}: {error}"

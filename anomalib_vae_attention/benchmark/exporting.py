@@ -86,6 +86,6 @@ def export_openvino(onnx: Path) -> Path:
     return file
 
 
-def folder_bytes(folder: Path) -> int:
-    """Add up the sizes of the files in a folder, in bytes."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+def folder_mib(folder: Path) -> float:
+    """Add up the sizes of the files in a folder, in MiB."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20

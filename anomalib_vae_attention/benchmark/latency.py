@@ -126,10 +126,6 @@ def _on_gpu(
     return found
 
 
-def _run_file(run: Callable[[Any], object], files: list[Path], size: tuple[int, int], number: int) -> object:
-    return run(read_image(files[number % len(files)], size)[None])
-
-
 def run(file: Path) -> None:
     """Measure what a JSON file says.
 
@@ -158,7 +154,9 @@ def run(file: Path) -> None:
                 results[name][f"batch {batch}"] = {"error": f"{kind}{error}"[:MOST_ERROR]}
                 continue
             calls[name] = in_batches(runner, images, batch)
-            from_files[name] = partial(_run_file, runner, files, size)
+            from_files[name] = partial(
+                lambda run, number: run(read_image(files[number % len(files)], size)[None]), runner
+            )
         for way, timed in {f"batch {batch}": calls, "file": from_files if batch == 1 else {}}.items():
             for name, summary in measure(timed, ROUNDS, BUDGET).items():
                 results[name][way] = summary

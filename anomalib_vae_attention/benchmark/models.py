@@ -16,7 +16,7 @@ from torch import nn
 from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.backbone import Backbone
 from anomalib_vae_attention.common.argument_checks import require_choice
-from anomalib_vae_attention.common.machine import available_gib
+from anomalib_vae_attention.common.machine import memory_gib
 from anomalib_vae_attention.common.mvtec_layout import TRAIN_GOOD, list_images
 from anomalib_vae_attention.reference import REFERENCES
 
@@ -38,11 +38,7 @@ class BareBackbone(nn.Module):
 
 
 def find_model_class(name: str) -> type[AnomalibModule]:
-    """Find the class of a model of anomalib by its name in snake case, such as ``stfpm``.
-
-    Raises:
-        ValueError: If there is none; the message lists what there is.
-    """
+    """Find the class of a model of anomalib by its name in snake case; a ``ValueError`` lists what there is."""
     found = getattr(anomalib.models, convert_snake_to_pascal_case(name), None)
     if inspect.isclass(found) and issubclass(found, AnomalibModule):
         return found
@@ -62,10 +58,8 @@ def require_model(text: str) -> None:
 def build_model(cell: Cell) -> AnomalibModule | BareBackbone:
     """Make the model of a cell, or the bare backbone; not fitted, without metrics and pictures.
 
-    A model without an argument ``backbone`` keeps its own, and its own pre-processing.
-
-    Raises:
-        ValueError: If the model cannot be made with this backbone, these layers or this variant.
+    A model without an argument ``backbone`` keeps its own, and its own pre-processing. A ``ValueError`` says that it
+    cannot be made with this backbone, these layers or this variant.
     """
     is_bare = cell.model == BACKBONE
     backbone = Backbone(cell.backbone, cell.layers, pre_trained=is_bare)
@@ -98,7 +92,7 @@ def build_model(cell: Cell) -> AnomalibModule | BareBackbone:
 def require_memory(cell: Cell) -> None:
     """Raise a ``MemoryError`` if a cell is PatchCore's, and its fit would take more memory than is available."""
     name, variant = ("", "") if cell.model == BACKBONE else read_model(cell.model)
-    available = available_gib()
+    available = memory_gib()
     if name != "patchcore" or available is None:
         return
     images = len(list_images(Path(cell.folder, TRAIN_GOOD)))

@@ -45,12 +45,6 @@ def eager(cell: Cell, folder: Path, shape: tuple[int, ...], threads: int) -> Run
     return run
 
 
-def onnx_runtime(_cell: Cell, folder: Path, shape: tuple[int, ...], threads: int) -> Run:
-    """Run in ONNX Runtime; arguments as :data:`RUNTIMES` says."""
-    run: Run = open_onnx(find_export(folder, "onnx", shape[0]), threads)
-    return run
-
-
 def open_onnx(file: Path, threads: int) -> Callable[[NDArray[np.uint8]], dict[str, NDArray]]:
     """Open an exported model, an ``.onnx`` file, in ONNX Runtime; its outputs have their names."""
     import onnxruntime
@@ -68,10 +62,7 @@ def open_openvino(file: Path, shape: tuple[int, ...], threads: int, precision: s
     """Open an exported model, an ``.xml`` or ``.onnx`` file, in OpenVINO, to compute in ``"f32"`` or ``"bf16"``.
 
     Without a precision it computes as the file asks, or by OpenVINO's default. The images will have this shape: batch,
-    height and width.
-
-    Raises:
-        NotSupportedError: If the processor has no bfloat16.
+    height and width. A :class:`NotSupportedError` says that the processor has no bfloat16.
     """
     import openvino
 
@@ -165,10 +156,8 @@ def _parts(output: Any) -> list[torch.Tensor]:  # noqa: ANN401
 def on_gpu(cell: Cell, folder: Path, shape: tuple[int, ...], _threads: int, *, options: frozenset[str]) -> GpuRun:
     """Run on a GPU; arguments as :data:`RUNTIMES` says, then the options.
 
-    They are those of :class:`GpuRun`, and ``"half"``: the backbone in float16. All else is in float32 without TF32.
-
-    Raises:
-        NotSupportedError: If there is no GPU, or a peer is to run otherwise than its authors have it run.
+    They are those of :class:`GpuRun`, and ``"half"``: the backbone in float16. All else is in float32 without TF32. A
+    :class:`NotSupportedError` says that there is no GPU, or a peer is to run otherwise than its authors have it run.
     """
     if not torch.cuda.is_available():
         msg = "PyTorch finds no CUDA device"
@@ -217,7 +206,7 @@ def differences(cell: Cell, folder: Path, run: GpuRun, batches: list[torch.Tenso
 
 RUNTIMES: dict[str, Callable[[Cell, Path, tuple[int, ...], int], Any]] = {
     "eager": eager,
-    "onnxruntime": onnx_runtime,
+    "onnxruntime": lambda _, folder, shape, threads: open_onnx(find_export(folder, "onnx", shape[0]), threads),
     "openvino": partial(run_openvino, precision="f32"),
     "openvino-bf16": partial(run_openvino, precision="bf16"),
     **{name: partial(on_gpu, options=frozenset(name.split("-")[1:])) for name in GPU_RUNTIMES},

@@ -29,8 +29,7 @@ ON_GPU = ["mean_ms", "gpu_mib", "score_difference", "map_difference"]
 def cells_table(cells: Sequence[Cell], results: Sequence[dict[str, Any]]) -> pd.DataFrame:
     """Make a row per cell, from its result, done or not.
 
-    Returns:
-        Category, model, seed, status, numbers of images, measures, costs; error and log of what failed.
+    Its columns are category, model, seed, status, numbers of images, measures, costs; error and log of what failed.
     """
     rows = [
         {
@@ -42,15 +41,11 @@ def cells_table(cells: Sequence[Cell], results: Sequence[dict[str, Any]]) -> pd.
         }
         for cell, result in zip(cells, results, strict=True)
     ]
-    sizes = [name for name in COSTS if name.removesuffix("_mib") in {"checkpoint", "onnx", "openvino"}]
     numbers = [*MEASURES, "memory_before_mib", *COSTS]
-    stored = [name.replace("_mib", "_bytes") for name in sizes]
     counts = ["train_images", "test_images"]
-    frame = pd.DataFrame(rows, columns=[*KEYS, "seed", "status", *counts, *numbers, "error", "log", *stored])
-    frame = frame.astype(dict.fromkeys([*numbers, *stored], float))
-    frame["memory_fit_mib"] = frame["memory_peak_mib"] - frame["memory_before_mib"]
-    frame[sizes] = frame[stored] / 2**20
-    return frame.drop(columns=stored)
+    frame = pd.DataFrame(rows, columns=[*KEYS, "seed", "status", *counts, *numbers, "error", "log"])
+    frame = frame.astype(dict.fromkeys(numbers, float))
+    return frame.assign(memory_fit_mib=frame["memory_peak_mib"] - frame["memory_before_mib"])
 
 
 def latency_table(measured: Sequence[dict[str, Any]]) -> pd.DataFrame:

@@ -26,20 +26,11 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory_gib() -> float | None:
-    try:
-        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-    except (AttributeError, OSError, ValueError):
-        return None
+def _told(file: str, name: str) -> str:
+    """Return what Linux tells of the machine in a file of ``/proc``; empty on other systems."""
+    path = Path("/proc", file)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def versions(packages: Iterable[str]) -> dict[str, str]:
@@ -53,21 +44,19 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def available_gib() -> float | None:
-    """Return the memory that programs can still have, in GiB; ``None`` where the system does not say (not Linux)."""
-    meminfo = Path("/proc/meminfo")
-    if not meminfo.exists():
-        return None
-    (line,) = [line for line in meminfo.read_text(encoding="ascii").splitlines() if line.startswith("MemAvailable:")]
-    return int(line.split()[1]) / 2**20
+def memory_gib(name: str = "MemAvailable") -> float | None:
+    """Return the memory that programs can still have, or ``MemTotal``, in GiB; ``None`` where it is not told."""
+    told = _told("meminfo", name)
+    return int(told.split()[0]) / 2**20 if told else None
 
 
 def describe_machine() -> dict[str, Any]:
     """Describe processor, memory, system and the versions of what is installed, as plain data."""
+    memory = memory_gib("MemTotal")
     return {
-        "processor": _processor(),
+        "processor": _told("cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": cores(),
-        "memory_gib": _memory_gib(),
+        "memory_gib": memory and round(memory, 1),
         "system": platform.platform(),
         "python": sys.version.split()[0],
         "versions": versions(PACKAGES),

@@ -27,7 +27,7 @@ from torchvision.transforms.v2 import Transform
 from anomalib_vae_attention import NormalQuantile, VaeAttention
 from anomalib_vae_attention.arguments import ReferenceName
 from anomalib_vae_attention.benchmark.data import category_datamodule, read_image
-from anomalib_vae_attention.benchmark.exporting import folder_bytes
+from anomalib_vae_attention.benchmark.exporting import folder_mib
 from anomalib_vae_attention.benchmark.latency import in_batches
 from anomalib_vae_attention.benchmark.latency import measure as measure_latency
 from anomalib_vae_attention.benchmark.runtimes import Run, open_onnx, open_openvino
@@ -143,7 +143,7 @@ def measure(category: Path, folder: Path, reference: ReferenceName, rounds: int)
         found = predict(run, category, transform)
         flagged = {bad: [bool(one.pred_label) for one in found if bool(one.gt_label) is bad] for bad in (False, True)}
         shares = {f"{kind}_flagged": sum(flagged[bad]) / len(flagged[bad]) for kind, bad in KINDS.items()}
-        rows[name] = {"mib": folder_bytes(file.parent) / 2**20, **score(found), **shares}
+        rows[name] = {"mib": folder_mib(file.parent), **score(found), **shares}
         logger.info("%s: %s", name, rows[name])
         calls[name] = in_batches(run, images, 1)
     for name, latency in measure_latency(calls, rounds, budget=60).items():

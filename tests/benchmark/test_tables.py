@@ -18,7 +18,7 @@ ODD = "<b>x"
 
 def done(value: float, fit: float = 1.0) -> dict[str, object]:
     """Make a result up."""
-    sizes = {"checkpoint_bytes": 2**20, "onnx_bytes": 2**21, "openvino_bytes": 2**22}
+    sizes = {"checkpoint_mib": 1.0, "onnx_mib": 2.0, "openvino_mib": 4.0}
     memory = {"memory_before_mib": 500.0, "memory_peak_mib": 500.0 + fit}
     return {"status": "done", **dict.fromkeys(MEASURES, value), "fit_seconds": fit, **memory, **sizes}
 
@@ -32,7 +32,7 @@ CELLS = [
     replace(PLAIN, category=ODD),
 ]
 RESULTS = [
-    {"status": "done", "input_size": [32, 32], "onnx_bytes": 2**20},
+    {"status": "done", "input_size": [32, 32], "onnx_mib": 1.0},
     done(0.9, 3.0),
     done(0.7, 5.0),
     done(0.8, 1.0),
