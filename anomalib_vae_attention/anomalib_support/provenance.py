@@ -1,5 +1,6 @@
 """Where a model comes from: the versions and the training images that checkpoints and exports tell of."""
 
+import contextlib
 import hashlib
 import logging
 from pathlib import Path
@@ -67,16 +68,10 @@ class Provenance(LightningModule):
 def warn_if_newer(what: str, made_with: str | None) -> None:
     """Warn of what a newer version of this package has made, where it is known which."""
     here = versions([PACKAGE])[PACKAGE]
-    try:
-        newer = made_with is not None and Version(made_with) > Version(here)
-    except ValueError:
-        newer = False
-    if newer:
-        logger.warning(
-            "%s was made by %s %s, which is newer than the %s that is installed: it may not load, or score otherwise. "
-            "Install that version.",
-            what,
-            PACKAGE,
-            made_with,
-            here,
-        )
+    # A package that runs without being installed has no version.
+    with contextlib.suppress(ValueError):
+        if made_with is not None and Version(made_with) > Version(here):
+            logger.warning(
+                f"{what} was made by {PACKAGE} {made_with}, which is newer than the {here} that is installed: it may "
+                "not load, or score otherwise. Install that version.",
+            )

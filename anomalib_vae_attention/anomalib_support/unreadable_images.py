@@ -1,7 +1,7 @@
 """Naming the image files that cannot be read, or would be read wrongly without a word."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +12,17 @@ from torch.utils.data import DataLoader
 from anomalib_vae_attention.common.images import UNREADABLE, is_turned, why_misread
 
 
-def image_files(loader: DataLoader) -> Iterator[Path]:
-    """List the image and mask files of a loader of one of anomalib's data sets, without reading them."""
-    samples = getattr(loader.dataset, "samples", None)
-    if samples is None:
-        yield from getattr(loader.dataset, "image_filenames", ())
-        return
-    for column in ("image_path", "mask_path"):
-        yield from (Path(path) for path in samples.get(column, ()) if isinstance(path, str | Path) and str(path))
-
-
 def unreadable_files(loaders: list[DataLoader]) -> dict[Path, str]:
     """Read every image and mask file of loaders of anomalib's data sets; return why, for each that cannot be read."""
-    reasons = {}
-    for file in dict.fromkeys(file for loader in loaders for file in image_files(loader)):
+    reasons: dict[Path, str] = {}
+    files: list[Any] = []
+    for loader in loaders:
+        samples = getattr(loader.dataset, "samples", None)
+        if samples is None:
+            files += getattr(loader.dataset, "image_filenames", [])
+        else:
+            files += [path for column in ("image_path", "mask_path") for path in samples.get(column, ())]
+    for file in dict.fromkeys(Path(path) for path in files if isinstance(path, str | Path) and str(path)):
         try:
             with Image.open(file) as image:
                 image.load()

@@ -1,7 +1,6 @@
 """Lightning's command line as every run on dSprites has it."""
 
 import warnings
-from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Trainer
@@ -35,7 +34,9 @@ class DSpritesCLI(LightningCLI):
         parser.add_lightning_class_args(ModelCheckpoint, "checkpoint")
         parser.set_defaults(LAST_CHECKPOINT)
         parser.add_lightning_class_args(Scores, "scores")
-        parser.link_arguments("trainer.default_root_dir", "checkpoint.dirpath", compute_fn=checkpoint_folder)
+        parser.link_arguments(
+            "trainer.default_root_dir", "checkpoint.dirpath", compute_fn=lambda root: f"{root or '.'}/checkpoints"
+        )
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
         parser.link_arguments("seed_everything", "model.init_args.seed", compute_fn=int)
 
@@ -51,11 +52,6 @@ class DSpritesCLI(LightningCLI):
     def before_fit(self) -> None:
         """Write checkpoints whole."""
         self.trainer.strategy.checkpoint_io = WholeCheckpoints()
-
-
-def checkpoint_folder(root: str | None) -> str:
-    """Return the folder of a run's checkpoints."""
-    return str(Path(root or ".") / "checkpoints")
 
 
 def make_cli(arguments: list[str], *, run: bool = True) -> DSpritesCLI:

@@ -17,18 +17,6 @@ from .network import Network, chain
 KERNEL, STRIDE, PADDING = 4, 2, 1
 
 
-def sizes_of(size: Sequence[int], depth: int) -> list[tuple[int, int]]:
-    """Return the height and width of an image, in pixels, and of the output of each of ``depth`` convolutions.
-
-    A ``ValueError`` says that the image is too small to be halved that often.
-    """
-    (height, width), least = size, 2**depth
-    if min(size) < least:
-        msg = f"input_size: vae='conv' with {depth} widths takes {least}x{least} pixels or more, not {tuple(size)}."
-        raise ValueError(msg)
-    return [(height >> halvings, width >> halvings) for halvings in range(depth + 1)]
-
-
 class ConvEncoder(Network):
     """Convolutions, a hidden layer, and a layer for means and log variances of the posterior.
 
@@ -54,7 +42,11 @@ class ConvEncoder(Network):
         latent_layer: type[nn.Linear] = nn.Linear,
     ) -> None:
         super().__init__()
-        self.sizes = sizes_of(size, len(widths))
+        (height, width), least = size, 2 ** len(widths)
+        if min(size) < least:
+            msg = f"input_size: vae='conv' with {len(widths)} widths takes {least}x{least} pixels or more, not {size}."
+            raise ValueError(msg)
+        self.sizes = [(height >> halvings, width >> halvings) for halvings in range(len(widths) + 1)]
         pairs = pairwise([channels, *widths])
         self.convolutions = nn.ModuleList(nn.Conv2d(*pair, KERNEL, STRIDE, PADDING) for pair in pairs)
         self.hidden = nn.Linear(widths[-1] * math.prod(self.sizes[-1]), hidden_dim)

@@ -68,14 +68,11 @@ class Gaussian(nn.Module):
         variance = self.variance
         if self.training:
             variance = squared.mean().clamp_min(LEAST_VARIANCE)
-            self._remember(variance.detach())
+            # Not asked for on the processor: a GPU would have to be waited for, which a CUDA graph may not.
+            self.variance.lerp_(variance.detach(), torch.where(self.is_started, MOMENTUM, 1.0).to(variance))
+            self.is_started.fill_(value=True)
         loss = 0.5 * (squared / variance + (2 * math.pi * variance).log())
         return loss.flatten(1).sum(1)
-
-    def _remember(self, variance: torch.Tensor) -> None:
-        # Not asked for on the processor: a GPU would have to be waited for, which a CUDA graph may not.
-        self.variance.lerp_(variance, torch.where(self.is_started, MOMENTUM, 1.0).to(variance))
-        self.is_started.fill_(value=True)
 
     def gradient(self, logits: torch.Tensor, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the gradients of :meth:`forward`'s sum in evaluation mode; see :meth:`Bernoulli.gradient`."""

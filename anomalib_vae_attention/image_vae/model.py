@@ -101,8 +101,7 @@ class ImageVaeModel(nn.Module):
     def prepare_image(self, image: torch.Tensor) -> torch.Tensor:
         """Give images ``(B, 3 or 1, H, W)`` the network's channels: the mean of colours, or a grey three times.
 
-        Raises:
-            ValueError: If the images are of another size than the network's.
+        A ``ValueError`` says that the images are of another size than the network's.
         """
         if not torch.compiler.is_compiling() and tuple(image.shape[-2:]) != self.input_size:
             msg = (
@@ -153,14 +152,12 @@ class ImageVaeModel(nn.Module):
         name = attention or self.attention
         require_choice("attention", name, list(ATTENTIONS))
         chosen = self.find_layers(layers) if layers else self.attention_layers
-        parts = self._encode(image, chosen if ATTENTIONS[name].uses_layers else [], [name])
+        parts = self._encode(image, chosen if ATTENTIONS[name].uses_layers else [], name)
         return join(explain(seen, self.normal, name, self.average) for seen in parts)
 
-    def _encode(
-        self, image: torch.Tensor, layers: Sequence[str], attentions: Sequence[str]
-    ) -> Iterator[EncoderGradients]:
-        most = max(ATTENTIONS[name].gradients_per_latent for name in attentions)
-        return encode_in_parts(self.vae, image, layers, max(1, self.latent_dim * most))
+    def _encode(self, image: torch.Tensor, layers: Sequence[str], attention: str) -> Iterator[EncoderGradients]:
+        gradients = self.latent_dim * ATTENTIONS[attention].gradients_per_latent
+        return encode_in_parts(self.vae, image, layers, max(1, gradients))
 
     @torch.no_grad()
     def latent_maps(self, image: torch.Tensor) -> torch.Tensor:
@@ -168,7 +165,7 @@ class ImageVaeModel(nn.Module):
 
         The maps, not negative, are averaged over layers after resizing.
         """
-        parts = self._encode(image, self.attention_layers, ["latent"])
+        parts = self._encode(image, self.attention_layers, "latent")
         return torch.cat([self.average(latent_maps(seen)) for seen in parts])
 
     @torch.no_grad()

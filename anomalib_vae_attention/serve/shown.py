@@ -32,14 +32,9 @@ PAGES = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, tr
 class Shown(NamedTuple):
     """An image that was judged, and all that is needed to judge it by other thresholds.
 
-    Attributes:
-        name: What the file is called.
-        size: Width and height of the image.
-        photograph: The image, no larger than is shown, of shape ``(H, W, 3)``.
-        verdict: What the model says of it: fields of :class:`Verdicts`, without the axis of the batch.
-        thresholds: The model's own, of the score and of the map.
-        seen: The part of the image that the map shows.
-        counterfactual: What a normal part would have shown; ``None`` where only the checkpoint knows.
+    The photograph is no larger than is shown, of shape ``(H, W, 3)``; the verdict is without the axis of the batch. The
+    thresholds are the model's own, of the score and of the map, which shows the part of the image that is ``seen``.
+    Where only the checkpoint knows what a normal part would have shown, the counterfactual is ``None``.
     """
 
     name: str
@@ -124,9 +119,11 @@ def write_counterfactual(shown: Shown) -> str:
     """Write what a normal part would have shown, or that this model does not tell."""
     height, width, _ = shown.photograph.shape
     left, top, right, bottom = place((width, height), shown.seen)
-    size = (right - left, bottom - top)
-    pair = shown.counterfactual
-    pictures = [] if pair is None else [inline(_enlarge(one, size)) for one in (pair.seen, pair.normal)]
+    pair, pictures = shown.counterfactual, []
+    for image in (pair.seen, pair.normal) if pair else ():
+        pixels = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
+        enlarged = Image.fromarray(pixels).resize((right - left, bottom - top), Image.Resampling.BICUBIC)
+        pictures.append(inline(np.asarray(enlarged)))
     colours = pair is not None and pair.in_false_colours
     return _write("counterfactual", pictures=pictures, in_false_colours=colours)
 
@@ -134,11 +131,6 @@ def write_counterfactual(shown: Shown) -> str:
 def write_error(message: str) -> str:
     """Write why there is no verdict."""
     return _write("error", message=message)
-
-
-def _enlarge(image: torch.Tensor, size: tuple[int, int]) -> NDArray[np.uint8]:
-    pixels = (image.permute(1, 2, 0).numpy() * 255).round().astype(np.uint8)
-    return np.asarray(Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC))
 
 
 def _write(kind: str, **content: object) -> str:

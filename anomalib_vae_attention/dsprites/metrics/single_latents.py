@@ -28,15 +28,11 @@ def mutual_information_gap(sample: Sample) -> dict[str, float]:
     codes, factors = sample
     information = np.zeros((codes.shape[1], factors.shape[1]))
     for latent in active_latents(codes):
-        binned = _bins(codes[:, latent])
+        # The greatest value has a bin of its own.
+        binned = np.digitize(codes[:, latent], np.histogram_bin_edges(codes[:, latent], BINS)[:-1])
         information[latent] = [mutual_info_score(factor, binned) for factor in factors.T]
     entropy = np.array([mutual_info_score(factor, factor) for factor in factors.T])
     return {"mig": float(np.mean(_gap_of_top_two(information) / np.where(entropy > 0, entropy, 1)))}
-
-
-def _bins(values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Cut values into bins of equal width, numbered from 1; the greatest value has a bin of its own."""
-    return np.digitize(values, np.histogram_bin_edges(values, BINS)[:-1])
 
 
 def separated_attribute_predictability(seen: Sample, unseen: Sample) -> dict[str, float]:
