@@ -23,10 +23,9 @@ from .anomalib_support.embedded_fallback import EmbeddedFallback
 from .anomalib_support.exports import Exports
 from .anomalib_support.pictures import Pictures
 from .anomalib_support.pre_processing import SamePreProcessor
-from .anomalib_support.provenance import Provenance
 from .anomalib_support.settings import Settings
 from .anomalib_support.unreadable_images import NameUnreadableFiles
-from .anomalib_support.whole_checkpoints import WholeFiles, checkpoint_file, saved_arguments
+from .anomalib_support.whole_checkpoints import checkpoint_file, saved_arguments
 from .arguments import LATENT_DIM, AttentionName, ReferenceName, VaeName, check_arguments, without_effect
 from .backbone import PACKAGED_BACKBONE, from_checkpoint
 from .fit.closed_form import ClosedFormFit
@@ -40,7 +39,7 @@ from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
 logger = logging.getLogger(__name__)
 
 
-class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Provenance, Exports, WholeFiles, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
+class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Exports, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
     """A variational autoencoder explained by gradient attention, which localises defects.
 
     After Liu et al., "Towards Visually Explaining Variational Autoencoders" (CVPR 2020). A linear VAE over frozen

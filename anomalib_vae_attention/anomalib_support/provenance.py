@@ -6,7 +6,6 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
 from packaging.version import Version
 
 from anomalib_vae_attention.common.machine import versions
@@ -32,37 +31,6 @@ def describe_training_set(dataset: Any) -> dict[str, Any]:  # noqa: ANN401
     files = sorted((Path(path).name, Path(path).stat().st_size) for path in samples["image_path"])
     content = "\n".join(f"{name} {size}" for name, size in files)
     return {"images": len(files), "sha256": hashlib.sha256(content.encode()).hexdigest()}
-
-
-class Provenance(LightningModule):
-    """A model whose checkpoints say what made them. To be inherited from before the model's own base.
-
-    Attributes:
-        provenance: ``versions`` of :data:`MADE_WITH` and ``training_set`` (see :func:`describe_training_set`) of the
-            fit; without the latter before a first fit, and empty for checkpoints older than this.
-    """
-
-    provenance: dict[str, Any]
-
-    def on_train_start(self) -> None:
-        """Remember what the model is trained on."""
-        super().on_train_start()
-        loader: Any = self.trainer.train_dataloader
-        self.provenance = {
-            "versions": versions(MADE_WITH),
-            "training_set": describe_training_set(getattr(loader, "dataset", None)),
-        }
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save with the checkpoint where it comes from."""
-        super().on_save_checkpoint(checkpoint)
-        checkpoint[PROVENANCE_KEY] = getattr(self, "provenance", {"versions": versions(MADE_WITH)})
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore where the checkpoint comes from, and warn of one from the future."""
-        super().on_load_checkpoint(checkpoint)
-        self.provenance = checkpoint.get(PROVENANCE_KEY, {})
-        warn_if_newer("The checkpoint", self.provenance.get("versions", {}).get(PACKAGE))
 
 
 def warn_if_newer(what: str, made_with: str | None) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from anomalib.data import AnomalibDataModule, AnomalibDataset
 from anomalib.data.utils import ValSplitMode
 from anomalib.data.utils.tiler import ImageUpscaleMode, Tiler
@@ -13,10 +14,13 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from lightning.pytorch.trainer.states import TrainerFn
 from torchmetrics import Metric
 
+from anomalib_vae_attention.common.machine import versions
+
 from .distributed import agree_on_folder
 from .folder_checks import check_folder, check_names
 from .latest_link import hold_back, keep_link_free, let_go
 from .pictures import Pictures
+from .provenance import MADE_WITH, PACKAGE, PROVENANCE_KEY, describe_training_set, warn_if_newer
 from .whole_checkpoints import use_whole_checkpoints
 
 AVERAGING = (StochasticWeightAveraging, WeightAveraging)
@@ -40,6 +44,8 @@ def describe_tiler(tiler: Tiler | None) -> dict[str, Any] | None:
 class Settings(LightningModule):
     """An anomalib model that looks after the settings of its run.
 
+    - Checkpoints say what made them: ``provenance``, the ``versions`` of :data:`MADE_WITH` and the ``training_set`` of
+      the fit (see :func:`describe_training_set`). One whose state is not finite is refused.
     - A tiler of the training is restored from the checkpoint; another one is an error.
     - The state of metrics is the evaluator's own business, which may be another one than the training's.
     - A fit that learns nothing is an error, or a warning where a training of several epochs is complete.
@@ -53,6 +59,7 @@ class Settings(LightningModule):
 
     model: Any
     evaluator: Any
+    provenance: dict[str, Any]
 
     @classmethod
     def configure_visualizer(cls) -> Pictures:
@@ -124,9 +131,11 @@ class Settings(LightningModule):
         self._learns = False
 
     def on_train_start(self) -> None:
-        """Note that there is something to learn."""
+        """Note that there is something to learn, and what."""
         super().on_train_start()
         self._learns = True
+        training_set = describe_training_set(getattr(self.trainer.train_dataloader, "dataset", None))
+        self.provenance = {"versions": versions(MADE_WITH), "training_set": training_set}
 
     def on_fit_end(self) -> None:
         """Say so where nothing was learnt.
@@ -149,18 +158,25 @@ class Settings(LightningModule):
         logger.warning("%sMore epochs go on with the training.", msg)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Save the tiler with the checkpoint."""
+        """Save the tiler with the checkpoint, and where it comes from."""
         super().on_save_checkpoint(checkpoint)
+        checkpoint[PROVENANCE_KEY] = getattr(self, "provenance", {"versions": versions(MADE_WITH)})
         checkpoint[TILER_KEY] = describe_tiler(getattr(self.model, "tiler", None))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the tiler, and leave the metrics as they are.
+        """Restore the tiler and where the checkpoint comes from, and leave the metrics as they are.
 
         Raises:
-            ValueError: If there is another tiler than in training.
+            ValueError: If a value of the model's state is not a number, or there is another tiler than in training.
         """
-        super().on_load_checkpoint(checkpoint)
         state = checkpoint["state_dict"]
+        for name, tensor in state.items():
+            if name.startswith("model.") and isinstance(tensor, torch.Tensor) and not tensor.isfinite().all():
+                msg = f"The checkpoint has values in {name} that are not a number or infinite: it cannot be used."
+                raise ValueError(msg)
+        super().on_load_checkpoint(checkpoint)
+        self.provenance = checkpoint.get(PROVENANCE_KEY, {})
+        warn_if_newer("The checkpoint", self.provenance.get("versions", {}).get(PACKAGE))
         for name in [name for name in state if name.startswith("evaluator.")]:
             del state[name]
         # Lightning restores it as a callback, too.

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from anomalib.engine.plugins import AnomalibCheckpointIO
 from anomalib.utils.serialization import anomalib_safe_globals
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Trainer
 
 from anomalib_vae_attention.common.atomic_files import replacing
 from anomalib_vae_attention.common.models import find_model
@@ -113,19 +113,3 @@ def _require_ours(checkpoint: Any, path: str | Path) -> dict[str, Any]:  # noqa:
         raise ValueError(msg)
     ours: dict[str, Any] = checkpoint
     return ours
-
-
-class WholeFiles(LightningModule):
-    """An anomalib model whose state is finite. To be inherited from before :class:`AnomalibModule`."""
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of which no result could be right.
-
-        Raises:
-            ValueError: If a value of the model's state is not a number.
-        """
-        for name, tensor in checkpoint["state_dict"].items():
-            if name.startswith("model.") and isinstance(tensor, torch.Tensor) and not tensor.isfinite().all():
-                msg = f"The checkpoint has values in {name} that are not a number or infinite: it cannot be used."
-                raise ValueError(msg)
-        super().on_load_checkpoint(checkpoint)
