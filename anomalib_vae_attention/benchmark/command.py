@@ -33,7 +33,7 @@ models, each as its name or with a variant:
                               argument of that name, otherwise on its own
 
 With --accelerator gpu models are fitted on a GPU and measured there, from floats in pinned memory to scores and maps in
-it: cuda is PyTorch in float32 without TF32; compile, torch.compile; graph, a CUDA graph; half, the backbone in float16.
+it: cuda is PyTorch in float32 without TF32; compile, torch.compile; graph, a CUDA graph.
 Peers are measured with cuda alone. Each of 2,000 calls is timed, and the last 1,000 count, as for EfficientAD; beside
 them is what scores and maps differ by from the CPU's.
 

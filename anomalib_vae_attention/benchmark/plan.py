@@ -15,14 +15,7 @@ BATCHES = (1, 16)
 GPU_BATCHES = (1, 16, 64)
 """The same on a GPU."""
 CUDA = "cuda"
-GPU_RUNTIMES = (
-    CUDA,
-    "cuda-graph",
-    "cuda-graph-half",
-    "cuda-compile-graph",
-    "cuda-compile-graph-half",
-    "cuda-compile",
-)
+GPU_RUNTIMES = (CUDA, "cuda-graph", "cuda-compile-graph", "cuda-compile")
 """Runtimes on a GPU: :data:`CUDA`, then options of :func:`.runtimes.on_gpu`."""
 UNCACHED = "-uncached"
 """Ending of a variant of vae_attention that reads the images twice instead of keeping their features."""

@@ -86,18 +86,6 @@ def run_openvino(_cell: Cell, folder: Path, shape: tuple[int, ...], threads: int
     return open_openvino(find_export(folder, "openvino", shape[0]), shape, threads, precision)
 
 
-class HalfBackbone(nn.Module):
-    """A backbone that computes in float16 and gives float32."""
-
-    def __init__(self, backbone: nn.Module) -> None:
-        super().__init__()
-        self.backbone = backbone.half()
-
-    def forward(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """Map images ``(B, 3, H, W)`` to layers."""
-        return [layer.float() for layer in self.backbone(image.half())]
-
-
 class GpuRun:
     """A model on the GPU: from floats ``(B, 3, H, W)`` in pinned memory to scores and maps in it, both ways counted.
 
@@ -156,7 +144,7 @@ def _parts(output: Any) -> list[torch.Tensor]:  # noqa: ANN401
 def on_gpu(cell: Cell, folder: Path, shape: tuple[int, ...], _threads: int, *, options: frozenset[str]) -> GpuRun:
     """Run on a GPU; arguments as :data:`RUNTIMES` says, then the options.
 
-    They are those of :class:`GpuRun`, and ``"half"``: the backbone in float16. All else is in float32 without TF32. A
+    They are those of :class:`GpuRun`. All is in float32 without TF32. A
     :class:`NotSupportedError` says that there is no GPU, or a peer is to run otherwise than its authors have it run.
     """
     if not torch.cuda.is_available():
@@ -176,9 +164,6 @@ def on_gpu(cell: Cell, folder: Path, shape: tuple[int, ...], _threads: int, *, o
     if isinstance(model, BareBackbone):
         # Of anomalib's own no graph can be made.
         model.pre_processor = SamePreProcessor(model.pre_processor.transform)
-    if "half" in options:
-        part = model if isinstance(model, BareBackbone) else model.model
-        part.backbone = HalfBackbone(part.backbone)
     return GpuRun(model, shape, options)
 
 
