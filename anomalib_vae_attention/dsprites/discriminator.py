@@ -12,7 +12,7 @@ WIDTH, DEPTH = 1000, 6
 
 
 class DensityRatio(NamedTuple):
-    """The total correlation and the discriminator's loss in nats; between them the former's gradient by ``(B, d)``."""
+    """The total correlation's estimate and the discriminator's loss in nats, and the former's gradient ``(B, d)``."""
 
     total_correlation: torch.Tensor
     gradient: torch.Tensor

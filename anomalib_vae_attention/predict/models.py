@@ -1,6 +1,7 @@
 """A trained or exported model as what takes a batch of images to verdicts, whatever its runtime."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,6 @@ from torchvision.transforms.v2 import Compose, Normalize, Resize, ToDtype
 from anomalib_vae_attention.calibrate.exported import open_export
 from anomalib_vae_attention.common.models import find_model
 from anomalib_vae_attention.lightning_model import VaeAttention
-from anomalib_vae_attention.scoring import full_precision
 
 Box = tuple[float, float, float, float]
 """Left, top, right and bottom of a part of an image, as shares of its width and height."""
@@ -104,13 +104,10 @@ def _load_checkpoint(file: Path, device: str | None) -> Model:
     module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
 
     def score(batch: NDArray[np.float32]) -> Verdicts:
-        with torch.inference_mode(), full_precision(module.device):
+        with torch.inference_mode():
             return as_verdicts(module(torch.from_numpy(batch).to(module.device)))
 
-    def seen(height: int, width: int) -> Box:
-        return _seen_part(module.pre_processor, height, width)
-
-    return Model(file, score, thresholds, seen, module)  # type: ignore[arg-type]
+    return Model(file, score, thresholds, partial(_seen_part, module.pre_processor), module)  # type: ignore[arg-type]
 
 
 def _load_export(file: Path, threads: int | None) -> Model:
