@@ -21,7 +21,10 @@ def energy_attention(
     would have shown. For a linear encoder, and activations that encode to the matched latents, the maps add up to the
     energy (completeness).
 
-    ``A_l``, ``A_hat_l`` and the gradient of the energy by ``A_l`` are of shape ``(B, C_l, h_l, w_l)``, per layer.
+    Args:
+        activations: Each layer's ``A_l``, of shape ``(B, C_l, h_l, w_l)``.
+        normal_activations: Each layer's counterfactual ``A_hat_l``, of the same shape.
+        gradients: Gradient of the energy by each layer, of the same shape.
 
     Returns:
         A map ``M_l`` per layer, of shape ``(B, h_l, w_l)``, in units of energy; it may be negative.
@@ -44,8 +47,13 @@ def activation_energy_attention(
     ``M(p) = sum_k dE/dA_k(p) (A_k(p) - A_hat_k(p)) = 1/C sum_k (A_k(p) - A_hat_k(p))^2 / v_k(p)``: about 1 on normal
     images. Unlike the energy of the latents, this energy has a place in the image; the latents act through ``A_hat``.
 
-    ``A`` and ``A_hat`` are of shape ``(B, C, h, w)``. The mean square ``v`` of the departures of normal images is of
-    shape ``(C, h, w)``, and greater than 0. A map per image is of shape ``(B, h, w)``, and not negative.
+    Args:
+        activations: A layer's ``A``, of shape ``(B, C, h, w)``.
+        normal_activations: The layer's activations for the reconstructions, ``A_hat``, of the same shape.
+        variance: Mean square ``v`` of the departures of normal images, of shape ``(C, h, w)``, greater than 0.
+
+    Returns:
+        A map per image, of shape ``(B, h, w)``, not negative.
     """
     return ((activations - normal_activations).square() / variance).mean(1)
 
@@ -57,8 +65,13 @@ def latent_attention(activations: torch.Tensor, gradients: torch.Tensor, *, both
     latents. To train through the maps, give gradients that are a differentiable function of the weights: autograd's
     with ``create_graph=True``, or a closed-form adjoint.
 
-    ``A`` is of shape ``(B, C, h, w)``, the gradient of each of ``P`` latents by it ``(B, P, C, h, w)``; maps and
-    ``both_signs`` are as for :func:`weighted_attention`.
+    Args:
+        activations: A layer's ``A``, of shape ``(B, C, h, w)``.
+        gradients: Gradient of each of ``P`` latents by ``A``, of shape ``(B, P, C, h, w)``.
+        both_signs: As for :func:`weighted_attention`.
+
+    Returns:
+        A map per latent, of shape ``(B, P, h, w)``, not negative.
     """
     return weighted_attention(activations, gradients.mean((-2, -1)), both_signs=both_signs)
 
@@ -66,9 +79,11 @@ def latent_attention(activations: torch.Tensor, gradients: torch.Tensor, *, both
 def weighted_attention(activations: torch.Tensor, weights: torch.Tensor, *, both_signs: bool = False) -> torch.Tensor:
     """Weigh a layer's channels: Liu et al., eq. 2, ``M^i = ReLU(sum_k alpha_k A_k)``.
 
-    ``A`` is of shape ``(B, C, h, w)``, the ``alpha`` of eq. 1 of each of ``P`` latents ``(B, P, C)``. With
-    ``both_signs``, which is not in the paper, what lowers the latent counts, too: the absolute value in place of the
-    ReLU.
+    Args:
+        activations: A layer's ``A``, of shape ``(B, C, h, w)``.
+        weights: The ``alpha`` of eq. 1 of each of ``P`` latents, of shape ``(B, P, C)``.
+        both_signs: Whether what lowers the latent counts, too: the absolute value in place of the ReLU. Not in the
+            paper.
 
     Returns:
         A map per latent, of shape ``(B, P, h, w)``, not negative.
@@ -83,7 +98,12 @@ def mean_attention(activations: torch.Tensor, gradients: torch.Tensor) -> torch.
     ``s = sum_i mu_i``, ``M = |sum_k alpha_k A_k|`` with ``alpha`` as in eq. 1. Their code also divides the gradient by
     its root mean square over the whole batch. That is left out: an image's map would depend on its neighbours.
 
-    ``A`` and the gradient of ``s`` by it are of shape ``(B, C, h, w)``; a map per image is ``(B, h, w)``, not negative.
+    Args:
+        activations: A layer's ``A``, of shape ``(B, C, h, w)``.
+        gradients: Gradient of ``s`` by ``A``, of shape ``(B, C, h, w)``.
+
+    Returns:
+        A map per image, of shape ``(B, h, w)``, not negative.
     """
     return latent_attention(activations, gradients[:, None], both_signs=True)[:, 0]
 
@@ -99,8 +119,11 @@ def normal_difference_attention(
     ``u_i = m_i - mu_i + sqrt(v_i + sigma_i^2) eps_i``, with ``m`` and ``v`` of normal data, ``mu`` and ``sigma`` of the
     image. Its gradient ``-d mu_i / dA + slope_i d log sigma_i^2 / dA`` does not depend on the normal mean ``m``.
 
-    ``A`` is of shape ``(B, C, h, w)``, the gradients of each ``mu_i`` and ``log sigma_i^2`` by it ``(B, d, C, h, w)``,
-    the derivative of each sample's ``u_i`` by ``log sigma_i^2``, the slope, ``(B, S, d)``.
+    Args:
+        activations: A layer's ``A``, of shape ``(B, C, h, w)``.
+        by_mean: Gradient of each ``mu_i`` by ``A``, of shape ``(B, d, C, h, w)``.
+        by_log_variance: Gradient of each ``log sigma_i^2`` by ``A``, of the same shape.
+        slope: Derivative of each sample's ``u_i`` by ``log sigma_i^2``, of shape ``(B, S, d)``.
 
     Returns:
         A map per latent, the mean over ``S`` samples, of shape ``(B, d, h, w)``, not negative.

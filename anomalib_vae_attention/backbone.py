@@ -15,7 +15,13 @@ from torch import nn
 
 
 class WeightsPackage(NamedTuple):
-    """A package with ImageNet weights of a backbone: its module, the class in it that knows the file, its command."""
+    """A package that holds the ImageNet weights of a timm backbone.
+
+    Attributes:
+        module: Name of its module.
+        file: Name of the class in it that knows the file.
+        install: Command that installs it.
+    """
 
     module: str
     file: str
@@ -50,7 +56,11 @@ def from_checkpoint() -> Generator[None, None, None]:
 
 
 def load_packaged_weights(name: str, model: nn.Module) -> None:
-    """Load the ImageNet weights of one of the :data:`WEIGHTS_PACKAGES` into timm's model, whole or features only.
+    """Load the ImageNet weights of one of the :data:`WEIGHTS_PACKAGES` into timm's model.
+
+    Args:
+        name: Name of the backbone.
+        model: timm's model of that name, whole or made with ``features_only=True``.
 
     Raises:
         ImportError: If the package is not installed.

@@ -47,7 +47,9 @@ class _UseRecorder(TorchFunctionMode):
 def foldable(network: nn.Module, image_shape: Sequence[int]) -> list[tuple[str, str]]:
     """Find the batch norms that can be folded, from one forward pass without data.
 
-    The network is in evaluation mode, and takes images of shape ``(3, H, W)`` to a tensor or a collection of them.
+    Args:
+        network: Network in evaluation mode, from images to a tensor or a collection of them.
+        image_shape: Shape of an image that it takes, ``(3, H, W)``.
 
     Returns:
         Names of each two-dimensional convolution whose output only one batch norm reads, and of that batch norm.

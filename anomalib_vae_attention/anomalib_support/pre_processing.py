@@ -51,10 +51,16 @@ class SyncFreeNormalize(nn.Module):
 
 
 def resize_rows(image: torch.Tensor, height: int) -> torch.Tensor:
-    """Resize images ``(B, C, H, W)`` to ``(B, C, height, W)``; ``H`` may be open in an export.
+    """Resize the height of images: each new row is the weighted sum of the few that lie within its triangle.
 
-    Each new row is the weighted sum of the few that lie within its triangle, as wide as two rows of the coarser of the
-    two images: as in torchvision's anti-aliased resizing.
+    The triangle is as wide as two rows of the coarser of the two images, as in torchvision's anti-aliased resizing.
+
+    Args:
+        image: Images of shape ``(B, C, H, W)``; ``H`` may be open in an export.
+        height: Number of rows after resizing, at least 1.
+
+    Returns:
+        Images of shape ``(B, C, height, W)``.
     """
     given = image.shape[-2]
     # An open size of an export is not an int: asking whether it is equal would fix it.

@@ -19,7 +19,10 @@ logger = logging.getLogger(__name__)
 
 
 def describe_training_set(dataset: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Describe one of anomalib's data sets, whose files are known, or another, so that it can be told from others.
+    """Describe a training set, so that it can be told from others.
+
+    Args:
+        dataset: One of anomalib's data sets, whose files are known, or any other with a length.
 
     Returns:
         ``images``, their number, and ``sha256`` over the names and sizes of their files, sorted; ``None`` where these

@@ -74,8 +74,9 @@ class Settings(LightningModule):
     def setup(self, stage: str) -> None:
         """Look whether the trainer's settings will do, and complete them.
 
-        A ``ValueError`` says that its precision is too low, a callback averages weights, or data are mixed up
-        (:func:`check_folder`).
+        Raises:
+            ValueError: If its precision is too low, a callback averages weights, or data are not what was meant; see
+                :func:`check_folder`.
         """
         super().setup(stage)
         if self.trainer.precision in {"16-true", "bf16-true"}:

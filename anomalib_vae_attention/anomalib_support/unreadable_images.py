@@ -32,10 +32,17 @@ def unreadable_files(loaders: list[DataLoader]) -> dict[Path, str]:
 
 
 def require_as_shown(files: Iterable[str | Path], *, upright: bool = False) -> None:
-    """Refuse images that anomalib's reader makes something else of than people see: a ``ValueError`` names the file.
+    """Refuse images that anomalib's reader makes something else of than people see.
 
-    That is: more than 8 bits per channel, several pages, and pictures that are stored turned, unless the data set reads
-    them ``upright``. Only headers are read, unless there are more than 8 bits.
+    That is: more than 8 bits per channel, several pages, and pictures that are stored turned. Only the headers of the
+    files are read, unless there are more than 8 bits.
+
+    Args:
+        files: The files.
+        upright: Whether the data set turns images as their EXIF data say.
+
+    Raises:
+        ValueError: If there is such a file, naming it.
     """
     for file in files:
         # What became of the file since it was read is of no concern here.

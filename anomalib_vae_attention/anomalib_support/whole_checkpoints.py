@@ -81,10 +81,15 @@ def require_undamaged(path: str | Path) -> None:
 
 
 def saved_arguments(path: str | Path, weights_only: bool = True) -> dict[str, Any]:
-    """Return the arguments that the model of a checkpoint was made with; none of one in a remote place.
+    """Return the arguments that the model of a checkpoint was made with.
 
-    Errors are those of :func:`require_undamaged`, and a ``ValueError`` if it is of something else, or not plain data
-    only.
+    Args:
+        path: The checkpoint; of one in a remote place no argument is returned.
+        weights_only: Whether to read plain data only.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If the file is damaged, or of something else; see :func:`require_undamaged`.
     """
     require_undamaged(path)
     if "://" in str(path):

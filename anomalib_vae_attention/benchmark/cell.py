@@ -97,7 +97,10 @@ def choose_examples(paths: Sequence[str], labels: Sequence[bool]) -> list[int]:
 
 
 def take_examples(batches: Sequence[Any]) -> dict[str, Any]:
-    """Take a few test images with their masks and anomaly maps, from raw predictions and truth of all of them.
+    """Take a few test images with their masks and anomaly maps.
+
+    Args:
+        batches: Predictions and truth of all test images, raw, with a map per image.
 
     Returns:
         ``path`` ``(n,)``, ``image`` ``(n, H, W, 3)`` in [0, 255], ``mask`` and ``map`` ``(n, H, W)``, the image score

@@ -100,7 +100,9 @@ def add_backbone_arguments(parser: argparse.ArgumentParser) -> None:
 def cells_of(arguments: argparse.Namespace) -> list[Cell]:
     """Check the parsed arguments and list the cells in the order of their running.
 
-    A ``ValueError`` names the argument that is out of range or names something that does not exist.
+    Raises:
+        ValueError: If an argument is out of range or names something that does not exist; the message names the
+            argument and what there is.
     """
     require_whole("threads", arguments.threads, least=1)
     if arguments.runtimes is None:

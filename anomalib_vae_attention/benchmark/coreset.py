@@ -34,11 +34,16 @@ def use_fast_coreset() -> None:
 
 
 def fit_gib(cells: int, channels: int, fast: bool) -> float:
-    """Estimate the memory in GiB that PatchCore's fit takes beyond what the process has before it.
+    """Estimate the memory that PatchCore's fit takes beyond what the process has before it.
 
-    That is, for the cells of all images and the channels of all layers in single precision: the features, as collected
-    and stacked; their projection, with one temporary copy, two without ``fast`` (:func:`use_fast_coreset`); and three
-    vectors of distances.
+    Args:
+        cells: Cells of all training images, 1 or more.
+        channels: Channels of a cell, over all layers.
+        fast: Whether :func:`use_fast_coreset` is in use.
+
+    Returns:
+        GiB, in single precision: the features, as collected and stacked; their projection, with one temporary copy, two
+        without ``fast``; and three vectors of distances.
     """
     projected = int(johnson_lindenstrauss_min_dim(cells, eps=EPS))
     return 4 * cells * (2 * channels + (2 if fast else 3) * projected + 3) / 2**30

@@ -14,7 +14,8 @@ from anomalib_vae_attention.common.mvtec_layout import MASKS, TEST, TEST_GOOD, T
 def category_datamodule(category: Path) -> Folder:
     """Read a category, a folder in MVTec AD's layout with images of any format; all test images serve for tests.
 
-    A ``ValueError`` names a folder that is missing.
+    Raises:
+        ValueError: If one of the folders is missing, naming it.
     """
     category = locate_category(category.parent, category.name)
     defects = list_defects(category)

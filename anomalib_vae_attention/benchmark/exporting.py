@@ -21,7 +21,11 @@ ANY_BATCH = "any-batch"
 
 
 def find_export(folder: Path, runtime: str, batch: int) -> Path:
-    """Find a cell's export for ``onnx`` or ``openvino`` and a batch size; a ``FileNotFoundError`` if there is none."""
+    """Find the file in a cell's folder that a model was exported to, for ``onnx`` or ``openvino`` and a batch size.
+
+    Raises:
+        FileNotFoundError: If it was not or could not be exported.
+    """
     ending = {"onnx": "onnx", "openvino": "xml"}[runtime]
     for name in (ANY_BATCH, f"batch-{batch}"):
         file = folder / name / "weights" / runtime / f"model.{ending}"

@@ -20,10 +20,10 @@ DONE, FAILED, SKIPPED = "done", "failed", "skipped"
 def run_job(
     module: str, folder: Path, wanted: tuple[str, Any], environment: dict[str, str], title: str
 ) -> dict[str, Any]:
-    """Run a module of this folder in a process of its own, unless its result is there already.
+    """Run a module in a process of its own, unless its result is there already.
 
     Args:
-        module: Name of the module, run with what is wanted.
+        module: Name of a module of this folder, run with what is wanted.
         folder: Folder of the job, for what is wanted, ``log.txt`` and the :data:`RESULT` that the module writes last.
         wanted: Name and content of a JSON file that says what is to be done.
         environment: Environment variables beside those of this process.
@@ -32,6 +32,9 @@ def run_job(
     Returns:
         The content of :data:`RESULT`. A job that fails leaves :data:`FAILED`, its ``error`` and the path of its
         ``log``, and is run again the next time, as is one that was :data:`SKIPPED`.
+
+    Raises:
+        KeyboardInterrupt: If the user interrupts it; the process has then ended.
     """
     result = read_json(folder / RESULT)
     if result and result["status"] == DONE:

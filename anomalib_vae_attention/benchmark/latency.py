@@ -45,10 +45,13 @@ def measure(
     budget: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, dict[str, Any]]:
-    """Time several functions, which take the number of the call, in turns.
+    """Time several functions in turns.
 
-    Each has at least one turn, and none after the third where it has taken more than ``budget`` seconds in all. The
-    clock ``time.process_time`` leaves out what other processes take.
+    Args:
+        calls: Name and function, which takes the number of the call.
+        rounds: Turns of each function, 1 or more.
+        budget: Seconds that one function may take in all; beyond them it has no further turn after the third.
+        clock: Gives the seconds; ``time.process_time`` leaves out what other processes take.
 
     Returns:
         For each name ``median_ms`` and the quartiles ``q25_ms`` and ``q75_ms`` in milliseconds, and the number of
@@ -129,8 +132,10 @@ def _on_gpu(
 def run(file: Path) -> None:
     """Measure what a JSON file says.
 
-    It holds ``runtime``; ``models``, the folder of the cell of each; ``images``, files; ``input_size``, height and
-    width that each image has or is resized to beforehand; ``batches``, numbers of images at a time; ``threads``.
+    Args:
+        file: The file: ``runtime``; ``models``, the folder of the cell of each; ``images``, files; ``input_size``,
+            height and width that each image has or is resized to beforehand; ``batches``, numbers of images at a time;
+            ``threads``.
     """
     wanted = read_json(file)
     load = RUNTIMES[wanted["runtime"]]

@@ -38,7 +38,11 @@ class BareBackbone(nn.Module):
 
 
 def find_model_class(name: str) -> type[AnomalibModule]:
-    """Find the class of a model of anomalib by its name in snake case; a ``ValueError`` lists what there is."""
+    """Find the class of a model of anomalib by its name in snake case, such as ``stfpm``.
+
+    Raises:
+        ValueError: If there is none; the message lists what there is.
+    """
     found = getattr(anomalib.models, convert_snake_to_pascal_case(name), None)
     if inspect.isclass(found) and issubclass(found, AnomalibModule):
         return found
@@ -58,8 +62,10 @@ def require_model(text: str) -> None:
 def build_model(cell: Cell) -> AnomalibModule | BareBackbone:
     """Make the model of a cell, or the bare backbone; not fitted, without metrics and pictures.
 
-    A model without an argument ``backbone`` keeps its own, and its own pre-processing. A ``ValueError`` says that it
-    cannot be made with this backbone, these layers or this variant.
+    A model without an argument ``backbone`` keeps its own, and its own pre-processing.
+
+    Raises:
+        ValueError: If the model cannot be made with this backbone, these layers or this variant.
     """
     is_bare = cell.model == BACKBONE
     backbone = Backbone(cell.backbone, cell.layers, pre_trained=is_bare)

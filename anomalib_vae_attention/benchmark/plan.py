@@ -51,7 +51,8 @@ anomalib is its number of epochs; its name alone leaves that to the model."""
 def read_model(text: str) -> tuple[str, Any]:
     """Split the name of a model, ``MODEL`` or ``MODEL:VARIANT``, into model and variant, a default where it has none.
 
-    A ``ValueError`` says that there is no such variant, or the name cannot be a model's, and what there is.
+    Raises:
+        ValueError: If there is no such variant, or the name cannot be a model's; the message says what there is.
     """
     model, _, variant = text.partition(":")
     if not model.isidentifier():
@@ -126,11 +127,21 @@ class Cell:
 
 
 def plan_cells(categories: dict[str, Path], models: Sequence[str], seeds: Sequence[int], template: Cell) -> list[Cell]:
-    """List the cells of a comparison, one seed after the other, the bare backbone first, none twice.
+    """List the cells of a comparison, one seed after the other, the bare backbone first.
 
-    Models are named as :func:`read_model` takes them, with its errors, or followed by ``@`` and layers of their own,
-    joined by ``+``. The template has backbone, layers, image size and accelerator of all; its ``keep`` and ``export``
-    are those of the first seed's models, which are compared with the bare backbone if they are kept.
+    Args:
+        categories: Name and folder of each category.
+        models: Names of models, each as :func:`read_model` takes it or followed by ``@`` and layers of its own, joined
+            by ``+``.
+        seeds: Seeds, the first one that whose models may be kept.
+        template: Backbone, layers, image size and accelerator of all; ``keep`` and ``export`` of the first seed's
+            models, which are compared with the bare backbone if they are kept.
+
+    Returns:
+        The cells in the order of their running, none twice.
+
+    Raises:
+        ValueError: As :func:`read_model`.
     """
     cells: dict[str, Cell] = {}
     for seed in dict.fromkeys(seeds):

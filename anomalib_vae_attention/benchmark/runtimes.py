@@ -62,7 +62,10 @@ def open_openvino(file: Path, shape: tuple[int, ...], threads: int, precision: s
     """Open an exported model, an ``.xml`` or ``.onnx`` file, in OpenVINO, to compute in ``"f32"`` or ``"bf16"``.
 
     Without a precision it computes as the file asks, or by OpenVINO's default. The images will have this shape: batch,
-    height and width. A :class:`NotSupportedError` says that the processor has no bfloat16.
+    height and width.
+
+    Raises:
+        NotSupportedError: If the processor has no bfloat16.
     """
     import openvino
 
@@ -144,8 +147,10 @@ def _parts(output: Any) -> list[torch.Tensor]:  # noqa: ANN401
 def on_gpu(cell: Cell, folder: Path, shape: tuple[int, ...], _threads: int, *, options: frozenset[str]) -> GpuRun:
     """Run on a GPU; arguments as :data:`RUNTIMES` says, then the options.
 
-    They are those of :class:`GpuRun`. All is in float32 without TF32. A
-    :class:`NotSupportedError` says that there is no GPU, or a peer is to run otherwise than its authors have it run.
+    They are those of :class:`GpuRun`. All is in float32 without TF32.
+
+    Raises:
+        NotSupportedError: If there is no GPU, or a peer is to run otherwise than its authors have it run.
     """
     if not torch.cuda.is_available():
         msg = "PyTorch finds no CUDA device"

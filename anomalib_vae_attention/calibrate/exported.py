@@ -38,7 +38,14 @@ def _unknown(file: Path) -> ValueError:
 
 
 class OnnxExport:
-    """An export in ONNX: a ``ValueError`` if it is damaged, or is not one whose thresholds can be written."""
+    """An export in ONNX.
+
+    Args:
+        file: The ``.onnx`` file.
+
+    Raises:
+        ValueError: If it is damaged, or is not one whose thresholds can be written.
+    """
 
     def __init__(self, file: Path) -> None:
         import onnx
@@ -86,7 +93,14 @@ class OnnxExport:
 
 
 class OpenVinoExport:
-    """An export in OpenVINO's IR, an ``.xml`` file with its weights beside it; errors as :class:`OnnxExport`."""
+    """An export in OpenVINO's IR.
+
+    Args:
+        file: The ``.xml`` file, with its weights beside it.
+
+    Raises:
+        ValueError: If it is damaged, or is not one whose thresholds can be written.
+    """
 
     def __init__(self, file: Path) -> None:
         import openvino

@@ -59,7 +59,11 @@ def _key(file: Path, root: Path, ending: bool) -> str:
 def pair_masks(images: Iterable[Path], image_root: Path, masks: Iterable[Path], mask_root: Path) -> Pairs:
     """Pair images with masks of the same place and name below their folders: ``hole/1.png`` and ``hole/1_mask.png``.
 
-    Masks are named as the images are, perhaps with an ending such as ``_mask``.
+    Args:
+        images: Images below ``image_root``.
+        image_root: Their folder.
+        masks: Masks below ``mask_root``, named as the images are, perhaps with an ending such as ``_mask``.
+        mask_root: Their folder.
     """
     by_key: dict[str, list[Path]] = {}
     for mask in masks:

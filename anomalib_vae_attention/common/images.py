@@ -79,7 +79,12 @@ def _read_plain_png(file: Path, content: bytes | None) -> NDArray[np.uint8] | No
 def read_upright(file: Path, content: bytes | None = None) -> NDArray[np.uint8]:
     """Read an image as it is meant to be seen: turned as its EXIF data say, grey and transparent ones as colours.
 
-    Its file is not read from the disk where its ``content`` is given. Pixels are of shape ``(H, W, 3)``.
+    Args:
+        file: The file.
+        content: What is in it, where that is not to be read from the disk.
+
+    Returns:
+        Pixels of shape ``(H, W, 3)``.
 
     Raises:
         OSError: If it cannot be read, or would be read wrongly; the message names the file.

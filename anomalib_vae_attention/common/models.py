@@ -17,7 +17,9 @@ SUFFIXES = (".ckpt", ".xml", ".onnx")
 def find_model(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
     """Return a model's file, if it has one of the endings, or the one that a folder of a training or an export holds.
 
-    A ``FileNotFoundError`` names the files that there are below a folder, a ``ValueError`` another ending.
+    Raises:
+        FileNotFoundError: If there is none; the message names the files that there are below a folder.
+        ValueError: If a file has another ending.
     """
     if path.is_file():
         if path.suffix not in suffixes:

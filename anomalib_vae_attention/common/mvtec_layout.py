@@ -27,9 +27,13 @@ def list_defects(category: Path) -> list[str]:
 
 
 def locate_category(data_root: Path, name: str) -> Path:
-    """Find a category in MVTec AD's layout by its path below the folder of all data; return its absolute folder.
+    """Find a category in MVTec AD's layout by its path below the folder of all data.
 
-    A ``ValueError`` says that it is not there or not in this layout, what is missing and what there is.
+    Returns:
+        Its folder, absolute.
+
+    Raises:
+        ValueError: If it is not there or not in this layout; the message says what is missing and what there is.
     """
     if not data_root.is_dir():
         msg = f"data_root: there is no folder {data_root}."

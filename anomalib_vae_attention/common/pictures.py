@@ -54,7 +54,9 @@ def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
 def inline(content: bytes | NDArray[np.uint8], kind: str = "jpeg") -> str:
     """Write an image as a ``data:`` address, for ``<img src=...>``.
 
-    From bytes of an encoded image of a kind such as ``"png"``, or pixels ``(H, W, 3)``, which become a JPEG.
+    Args:
+        content: Bytes of an encoded image, or pixels ``(H, W, 3)``, which become a JPEG.
+        kind: Format of encoded bytes, such as ``"png"``.
     """
     if not isinstance(content, bytes):
         content, kind = encode_jpeg(content), "jpeg"

@@ -23,7 +23,12 @@ _FAINTEST = 0.12
 
 
 class Layer(NamedTuple):
-    """A patch: opacity ``(256, 256)`` and colour, broadcastable to ``(256, 256, 3)``, both in ``[0, 1]``."""
+    """A patch of colour laid over a picture.
+
+    Attributes:
+        coverage: Opacity of each pixel, shape ``(256, 256)``, range ``[0, 1]``.
+        colour: What is laid over, broadcastable to ``(256, 256, 3)``, range ``[0, 1]``.
+    """
 
     coverage: Field
     colour: Field
@@ -98,8 +103,11 @@ def path_distance(points: Sequence[tuple[float, float]]) -> tuple[Field, Field]:
 def blob(rng: np.random.Generator, centre: tuple[float, float], radius: float, rough: float) -> Field:
     """Measure the signed distance to an irregular patch, stretched and turned at random.
 
-    Its middle is at ``(row, column)``, in pixels like its mean radius; ``rough`` is the standard deviation of its
-    outline, as a share of the radius.
+    Args:
+        rng: Source of randomness.
+        centre: Its middle as ``(row, column)``, in pixels.
+        radius: Its mean radius in pixels.
+        rough: Standard deviation of its outline, as a share of the radius.
 
     Returns:
         Distance in pixels, negative inside, shape ``(256, 256)``.
@@ -130,8 +138,12 @@ def lay(picture: Field, layers: Iterable[Layer]) -> tuple[Field, NDArray[np.bool
 def photograph(picture: Field, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Take a picture with an inspection camera: uneven light, exposure, vignetting, sensor noise, 8 bits.
 
-    From shape ``(256, 256, 3)`` and range ``[0, 1]`` to RGB pixels of that shape. The same ``rng`` gives the same light
-    and noise, whatever is in the picture.
+    Args:
+        picture: Shape ``(256, 256, 3)``, range ``[0, 1]``.
+        rng: The same one gives the same light and noise, whatever is in the picture.
+
+    Returns:
+        RGB pixels of shape ``(256, 256, 3)``.
     """
     down, right = ROWS / SIZE - 0.5, COLUMNS / SIZE - 0.5
     slope_down, slope_right = rng.normal(0.0, 0.05, 2)

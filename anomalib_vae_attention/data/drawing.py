@@ -31,7 +31,12 @@ TRAIN_GOOD, TEST_GOOD, TEST_PER_DEFECT = 60, 12, 8
 
 
 class Drawing(NamedTuple):
-    """How one category is drawn: a sound part, with its ``picture``, and the layers of each kind of defect over it."""
+    """How one category is drawn.
+
+    Attributes:
+        draw: Draws a sound part; the part has its picture in the attribute ``picture``.
+        defects: For each kind of defect, the function that draws its layers over a part.
+    """
 
     draw: Callable[[np.random.Generator], Any]
     defects: Mapping[str, Callable[[Any, np.random.Generator], list[Layer]]]
@@ -45,14 +50,25 @@ CATEGORIES: Mapping[str, Drawing] = {
 
 
 class DrawnImage(NamedTuple):
-    """RGB pixels ``(256, 256, 3)``, and a mask ``(256, 256)``: 255 where the defect changed the picture."""
+    """One drawn image with its truth.
+
+    Attributes:
+        image: RGB pixels, shape ``(256, 256, 3)``.
+        mask: 255 where the defect changed the picture and 0 elsewhere, shape ``(256, 256)``.
+    """
 
     image: NDArray[np.uint8]
     mask: NDArray[np.uint8]
 
 
 class Name(NamedTuple):
-    """The place of an image: ``"train"`` or ``"test"``, ``"good"`` or a kind of defect, number in its folder from 0."""
+    """The place of one image in a category.
+
+    Attributes:
+        split: ``"train"`` or ``"test"``.
+        kind: ``"good"`` or a kind of defect.
+        number: Number within its folder, from 0.
+    """
 
     split: str
     kind: str
@@ -70,7 +86,11 @@ class Name(NamedTuple):
 
 
 def choose_drawing(category: str) -> Drawing:
-    """Return how a category of the embedded data set is drawn; a ``ValueError`` lists the categories."""
+    """Return how a category of the embedded data set is drawn.
+
+    Raises:
+        ValueError: If there is no such category; the message lists them.
+    """
     if category not in CATEGORIES:
         msg = f"category={category!r} is not in the embedded data set; available are {', '.join(CATEGORIES)}"
         raise ValueError(msg)

@@ -58,7 +58,12 @@ class EmbeddedAD(MVTecAD):
         super().__init__(root=root, category=category, num_workers=num_workers, **kwargs)
 
     def prepare_data(self) -> None:
-        """Draw the category unless it is there, and say that this is drawn data; errors as :func:`.ensure_category`."""
+        """Draw the category unless it is there already, and say that this is drawn data.
+
+        Raises:
+            ValueError: If the category's folder holds something that this package did not draw.
+            OSError: If the root is a file or cannot be written.
+        """
         drawn_now = ensure_category(self.root, self.category)
         logger.info(
             "%s the embedded data set, category %r, in %s: its images are drawn, not real; "

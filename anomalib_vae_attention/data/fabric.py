@@ -16,7 +16,11 @@ _SHARE_OF_PALE = 0.6
 
 
 class Fabric(NamedTuple):
-    """One sound piece of fabric: its picture, shape ``(256, 256, 3)``, range ``[0, 1]``."""
+    """One sound piece of fabric.
+
+    Attributes:
+        picture: The cloth, shape ``(256, 256, 3)``, range ``[0, 1]``.
+    """
 
     picture: Field
 

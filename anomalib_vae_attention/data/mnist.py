@@ -173,7 +173,12 @@ class OneClassMNIST(Folder):
         )
 
     def prepare_data(self) -> None:
-        """Write the folders of PNG files that are missing; an ``OSError`` if these cannot be, or MNIST is missing."""
+        """Write the folders of PNG files that are missing.
+
+        Raises:
+            FileNotFoundError: If the IDX files are not there, and may not be downloaded.
+            OSError: If ``image_root`` cannot be written.
+        """
         missing = [folder for folder in self.folders if not (self.image_root / folder).is_dir()]
         if not missing:
             return

@@ -21,8 +21,12 @@ _SHARE_OF_RUST = 0.6
 class Washer:
     """One sound washer.
 
-    Its picture on the mat and the mat alone, shape ``(256, 256, 3)``, and the coverage of the metal, ``(256, 256)``, in
-    the range ``[0, 1]``; the middle of the ring as ``(row, column)`` in pixels; the direction of the keyway in radians.
+    Attributes:
+        picture: The washer on its mat, shape ``(256, 256, 3)``, range ``[0, 1]``.
+        mat: The mat alone, same shape and range.
+        metal: Coverage of the metal, shape ``(256, 256)``, range ``[0, 1]``.
+        centre: Middle of the ring as ``(row, column)``, in pixels.
+        turn: Direction of the keyway, in radians.
     """
 
     picture: Field

@@ -35,8 +35,11 @@ class Scores(pl.Callback):
     test writes ``test.json``: all metrics, reconstruction and KL.
 
     Args:
-        every_n_steps: Steps between two rows, at least 1; a ``ValueError`` otherwise.
+        every_n_steps: Steps between two rows, at least 1.
         seed: Seed of the metrics' draws.
+
+    Raises:
+        ValueError: If ``every_n_steps`` is less than 1.
     """
 
     def __init__(self, every_n_steps: int = 5000, seed: int = 0) -> None:
@@ -92,7 +95,9 @@ def add_scores(file: Path, row: Mapping[str, Any]) -> None:
 def load_weights(model: pl.LightningModule, checkpoint: Path) -> None:
     """Give a model the weights of a checkpoint, whose model had the same arguments.
 
-    A ``FileNotFoundError`` says that there is no such file, a ``ValueError`` that it is of another model.
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a checkpoint of such a model.
     """
     if not checkpoint.is_file():
         msg = f"--ckpt_path {checkpoint}: there is no such file; train first, or name a checkpoint"

@@ -16,9 +16,11 @@ Indices = torch.Tensor | Sequence[int]
 
 
 class Batch(NamedTuple):
-    """Images ``(B, 1, 64, 64)``, float32 pixels 0 and 1, and the index of each factor's value ``(B, 5)``, int64.
+    """Images with the factors that made them.
 
-    Of one image they have no axis for the batch.
+    Attributes:
+        image: Pixels 0 and 1, float32, of shape ``(B, 1, 64, 64)``; of one image ``(1, 64, 64)``.
+        factors: Index of each factor's value, int64, of shape ``(B, 5)``; of one image ``(5,)``.
     """
 
     image: torch.Tensor
@@ -96,7 +98,9 @@ def sample_factors(sizes: Sequence[int], count: int, generator: torch.Generator 
 def index_of(factors: torch.Tensor) -> torch.Tensor:
     """Return the index in the data set, from 0 to 737,279, of images with factor indices ``(..., 5)``; shape ``(...)``.
 
-    An ``IndexError`` names the factor that is out of range, a ``ValueError`` says that there are not five factors.
+    Raises:
+        IndexError: If a factor index is out of range, naming the factor.
+        ValueError: If the last dimension is not the five factors.
     """
     if factors.shape[-1] != len(FACTORS):
         msg = f"factors has shape {tuple(factors.shape)}; its last dimension must be the {len(FACTORS)} of {FACTORS}"

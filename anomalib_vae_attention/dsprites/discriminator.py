@@ -12,7 +12,13 @@ WIDTH, DEPTH = 1000, 6
 
 
 class DensityRatio(NamedTuple):
-    """The total correlation's estimate and the discriminator's loss in nats, and the former's gradient ``(B, d)``."""
+    """What one pass through the discriminator gives.
+
+    Attributes:
+        total_correlation: Its estimate, in nats, a scalar.
+        gradient: Gradient of the estimate by the latents, of shape ``(B, d)``.
+        loss: The discriminator's own loss, in nats, a scalar.
+    """
 
     total_correlation: torch.Tensor
     gradient: torch.Tensor
@@ -20,10 +26,12 @@ class DensityRatio(NamedTuple):
 
 
 class Discriminator(nn.Module):
-    """Tells latents of q(z), ``latent_dim`` of them, from latents permuted over the batch.
+    """Tells latents of q(z) from latents permuted over the batch: 6 layers of 1000, LeakyReLU, two logits.
 
-    6 layers of 1000, LeakyReLU, two logits: Kim and Mnih ("Disentangling by Factorising", ICML 2018, section 3,
-    appendix A).
+    Kim and Mnih ("Disentangling by Factorising", ICML 2018, section 3 and appendix A).
+
+    Args:
+        latent_dim: Number of latents ``d``.
     """
 
     def __init__(self, latent_dim: int) -> None:
@@ -39,14 +47,21 @@ class Discriminator(nn.Module):
 
     @torch.no_grad()
     def estimate(self, latents: torch.Tensor, permuted: torch.Tensor) -> DensityRatio:
-        """Estimate the total correlation from latents ``z`` of q(z) and permuted ones, both of shape ``(B, d)``.
+        """Estimate the total correlation and set the gradients of the discriminator's own loss.
 
-        The gradients of the discriminator's own loss are left in its parameters. With the difference ``s`` of the two
-        logits, the total correlation is the mean of ``s(z)`` (Kim and Mnih, eq. 3), and the loss, the cross-entropy of
-        telling apart as many latents as permuted ones, is half the mean of ``softplus(-s(z)) + softplus(s(permuted))``.
-        Both depend on the parameters through ``s`` only, so ``ds/da`` is carried back once through all layers, and a
-        factor for each latent turns it into either gradient. Autograd would do one more backward pass on ``z``, and
-        give the total correlation's gradient by the discriminator's weights, which nobody needs.
+        With the difference ``s`` of the two logits, the total correlation is the mean of ``s(z)`` (Kim and Mnih, eq.
+        3), and the loss, the cross-entropy of telling apart as many latents as permuted ones, is half the mean of
+        ``softplus(-s(z)) + softplus(s(permuted))``. Both depend on the parameters through ``s`` only, so ``ds/da`` is
+        carried back once through all layers, and a factor for each latent turns it into either gradient. Autograd would
+        do one more backward pass on ``z``, and give the total correlation's gradient by the discriminator's weights,
+        which nobody needs.
+
+        Args:
+            latents: Latents ``z`` of q(z), shape ``(B, d)``.
+            permuted: Latents permuted over the batch, shape ``(B, d)``.
+
+        Returns:
+            The estimate with its gradient, and the loss; the parameters' gradients are in their ``grad``.
         """
         half = len(latents)
         *inner, last = cast("list[nn.Linear]", list(self.layers))
@@ -83,8 +98,10 @@ class Discriminator(nn.Module):
 def permute(latents: torch.Tensor, generator: torch.Generator | None = None) -> torch.Tensor:
     """Permute each of the latents ``(B, d)`` over the batch, independently of the others.
 
-    The result is a sample of the product of the marginals (Kim and Mnih, algorithm 1). A batch of fewer than two images
-    is a ``ValueError``: no permutation can tell them apart.
+    The result is a sample of the product of the marginals (Kim and Mnih, algorithm 1).
+
+    Raises:
+        ValueError: If the batch has fewer than two images, which no permutation can tell apart.
     """
     if len(latents) < 2:
         msg = (

@@ -19,8 +19,11 @@ from .networks import Encoder
 class Terms(NamedTuple):
     """The terms of a loss on one batch.
 
-    The loss that the VAE's optimiser descends, a scalar in nats per image; the noise with which latents were sampled
-    and the sampled latents, each ``(B, d)``; terms by name, scalars without a graph.
+    Attributes:
+        loss: What the VAE's optimiser descends, a scalar, in nats per image.
+        noise: The noise with which the latents were sampled, of shape ``(B, d)``.
+        latents: The sampled latents, of shape ``(B, d)``.
+        logged: Terms by name, scalars without a graph.
     """
 
     loss: torch.Tensor
@@ -101,7 +104,8 @@ class BetaVAE(pl.LightningModule):
     def optimise(self, images: torch.Tensor, optimizers: list[Any]) -> dict[str, torch.Tensor]:
         """Do one step of each of the optimisers on images ``(B, 1, 64, 64)``; return the terms of the losses by name.
 
-        A ``FloatingPointError`` says that the loss is not finite; nothing has been updated then.
+        Raises:
+            FloatingPointError: If the loss is not finite; nothing has been updated then.
         """
         terms = self.training_terms(images)
         self._require_finite(terms)
@@ -145,7 +149,11 @@ class BetaVAE(pl.LightningModule):
         checkpoint["dsprites"] = {"steps": self.steps, "generator": self.generator.get_state()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Go on where the checkpoint was made; a ``ValueError`` if it is not of one of these models."""
+        """Go on where the checkpoint was made.
+
+        Raises:
+            ValueError: If the checkpoint is not of one of these models.
+        """
         if "dsprites" not in checkpoint:
             msg = "the checkpoint was not made by a dSprites model of this package: ckpt_path must name one that was"
             raise ValueError(msg)
@@ -199,7 +207,11 @@ class FactorVAE(BetaVAE):
         return [*super().configure_optimizers(), own]
 
     def training_terms(self, images: torch.Tensor) -> Terms:
-        """Add the total correlation, and set the gradients of the discriminator; errors as :func:`permute`."""
+        """Add the total correlation, and set the gradients of the discriminator, from at least two images.
+
+        Raises:
+            ValueError: If there are fewer; see :func:`permute`.
+        """
         terms = self.terms(images)
         latents = terms.latents.detach()
         ratio = self.discriminator.estimate(latents, permute(latents, self.generator))

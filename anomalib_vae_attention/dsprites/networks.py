@@ -29,7 +29,13 @@ class LatentLayer(nn.Linear):
 
 
 class Encoded(NamedTuple):
-    """What the encoder makes of images: posterior means and log variances ``(B, d)``, and all activations by layer."""
+    """What the encoder makes of images.
+
+    Attributes:
+        mean: Posterior means, of shape ``(B, d)``.
+        log_variance: Logarithms of the posterior variances, of shape ``(B, d)``.
+        trace: All activations by the names of the encoder's layers; see :class:`.ConvEncoder`.
+    """
 
     mean: torch.Tensor
     log_variance: torch.Tensor

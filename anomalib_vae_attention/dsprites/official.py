@@ -31,7 +31,12 @@ def blob_id(file: Path) -> str:
 
 
 def check(file: Path) -> None:
-    """Raise an error unless a file is the published one: ``FileNotFoundError``, or ``ValueError`` if it is altered."""
+    """Make sure that a file is the published one.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is truncated, altered or another file.
+    """
     if not file.is_file():
         msg = f"npz={str(file)!r}: there is no such file; leave npz out to have dSprites drawn"
         raise FileNotFoundError(msg)
@@ -47,7 +52,10 @@ def check(file: Path) -> None:
 def read_images(file: Path) -> Iterator[bytes]:
     """Read the images of the published file as bits, 4096 at a time, and never its pickled metadata.
 
-    They come in the order of the index. Errors are those of :func:`check`.
+    Errors are those of :func:`check`, which comes first.
+
+    Yields:
+        Images as bits, in the order of the index.
     """
     check(file)
     with zipfile.ZipFile(file) as archive, archive.open("imgs.npy") as stream:

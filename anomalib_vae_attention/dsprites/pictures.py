@@ -54,7 +54,11 @@ def traversal_attention(model: BetaVAE, traversals: torch.Tensor, layer: str) ->
 def draw_pictures(model: BetaVAE, data: DSprites, folder: Path, layer: str) -> list[Path]:
     """Write latent traversals and per-latent attention maps, starting from an image of each shape, as PNG files.
 
-    A ``ValueError`` says that there is no such layer, ``conv1`` to ``conv4``.
+    The folder is made if it is missing; the layer of the maps is ``conv1`` to ``conv4``.
+
+    Raises:
+        ValueError: If there is no such layer.
+        OSError: If a file cannot be written.
     """
     require_choice("--layer", layer, LAYERS)
     folder.mkdir(parents=True, exist_ok=True)

@@ -29,9 +29,11 @@ def draw_all() -> Iterator[bytes]:
 def ensure_images(file: Path, make: Iterable[bytes]) -> None:
     """Write the images unless they are there already; ``make``, which gives them as bits, is not asked then.
 
-    Of several processes that come at once, one writes and the others wait. A truncated file is replaced. An ``OSError``
-    names the file that cannot be written, a ``ValueError`` says that ``make`` does not give all images; nothing is left
-    behind.
+    Of several processes that come at once, one writes and the others wait. A truncated file is replaced.
+
+    Raises:
+        ValueError: If ``make`` does not give all images.
+        OSError: If the file cannot be written, naming it; the subclass and number tell why. Nothing is left behind.
     """
     size = IMAGES * IMAGE_BYTES
     with explaining(f"{file}: the {size >> 20} MiB of dSprites cannot be kept there", "name another root"):

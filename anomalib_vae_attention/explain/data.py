@@ -23,10 +23,12 @@ class LabelledImage(NamedTuple):
 def read_datamodule(config: Path, overrides: Sequence[str] = ()) -> AnomalibDataModule:
     """Make the datamodule of a config of ``anomalib train``, without augmentations, and set it up for testing.
 
-    Overrides are ``KEY=VALUE`` each, such as ``data.init_args.category=cable``.
+    Args:
+        config: YAML file with a section ``data``.
+        overrides: ``KEY=VALUE`` each, such as ``data.init_args.category=cable``.
 
     Raises:
-        ValueError: If the file has no section ``data``, or an override is none.
+        ValueError: If the file has no such section, or an override is none.
     """
     wrong = [override for override in overrides if "=" not in override]
     if wrong:

@@ -17,7 +17,12 @@ from anomalib_vae_attention.torch_model import Explanation, VaeAttentionModel
 
 
 def load_model(checkpoint: Path) -> VaeAttention:
-    """Load a checkpoint, or that of a folder, on the CPU, in evaluation mode; errors as :func:`.find_model`."""
+    """Load a trained model from a checkpoint, or the folder of one, on the CPU, in evaluation mode.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If it is something else.
+    """
     file = find_model(checkpoint, (".ckpt",))
     return cast("VaeAttention", VaeAttention.load_from_checkpoint(file, map_location="cpu").eval())
 
@@ -25,8 +30,11 @@ def load_model(checkpoint: Path) -> VaeAttention:
 class Latents(NamedTuple):
     """What the latents of an image look at.
 
-    The ``number`` of each, those furthest from normal first, ``P`` of them; the ``distance`` of each from normal in
-    standard deviations, ``(P,)``, not negative; its map ``M^i``, ``(P, H, W)``; the map of all together, ``(H, W)``.
+    Attributes:
+        number: Which latents, those furthest from normal first, ``P`` of them.
+        distance: How far each is from normal, in standard deviations, of shape ``(P,)``, not negative.
+        maps: Map of each, ``M^i``, of shape ``(P, H, W)``.
+        aggregate: Map of all latents together, of shape ``(H, W)``.
     """
 
     number: list[int]
@@ -36,10 +44,15 @@ class Latents(NamedTuple):
 
 
 class Counterfactual(NamedTuple):
-    """What the model sees, beside what it would see if the part were a normal one: ``(3, h, w)`` each, from 0 to 1.
+    """What the model sees, beside what it would see if the part were a normal one.
 
     An image VAE shows the image and its reconstruction. The VAE of features shows its layer at the grid's resolution,
     in the same false colours: the three directions in which the normal one varies most.
+
+    Attributes:
+        seen: Shape ``(3, h, w)``, from 0 to 1.
+        normal: Of the same shape.
+        in_false_colours: Whether the two show features, not the image.
     """
 
     seen: torch.Tensor
@@ -48,10 +61,15 @@ class Counterfactual(NamedTuple):
 
 
 class Picture(NamedTuple):
-    """What there is to show of an image ``(3, H, W)``, from 0 to 1, as the model sees it.
+    """What there is to show of an image.
 
-    The map ``(H, W)``, the score and the verdict are those of ``vae-attention predict``, from 0 to 1 and in the words
-    of :func:`.verdict_of`; there is no verdict where the model has no thresholds.
+    Attributes:
+        image: The image as the model sees it, of shape ``(3, H, W)``, from 0 to 1.
+        counterfactual: What a normal part would have shown.
+        latents: What its latents look at.
+        anomaly_map: Shape ``(H, W)``, from 0 to 1. Map, score and verdict are those of ``vae-attention predict``.
+        score: Image score, from 0 to 1.
+        verdict: Of :func:`.verdict_of`; empty where the model has no thresholds.
     """
 
     image: torch.Tensor

@@ -44,8 +44,14 @@ class Offset(nn.Module):
 def adjoint(layer: nn.Module, gradient: torch.Tensor, inputs: Tensors, output: torch.Tensor) -> Tensors:
     """Carry gradients back through a layer in evaluation mode.
 
-    From gradients by its ``output``, of shape ``(B, P, ...)``, to those by each of the ``inputs`` that it made that of,
-    where these are of shape ``(B, ...)``.
+    Args:
+        layer: The layer.
+        gradient: Gradients by its output, of shape ``(B, P, ...)``.
+        inputs: What it was given, each of shape ``(B, ...)``.
+        output: What it made of that, of shape ``(B, ...)``.
+
+    Returns:
+        Gradients by each of its inputs, of shape ``(B, P, ...)``.
 
     Raises:
         TypeError: If no adjoint of such a layer is known.

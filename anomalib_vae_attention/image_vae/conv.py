@@ -26,10 +26,13 @@ class ConvEncoder(Network):
     Args:
         channels: Channels of the image.
         latent_dim: Number of latents ``d``.
-        size: Height and width of the image in pixels; in ``sizes`` with those after each convolution.
+        size: Height and width of the image in pixels.
         widths: Channels of each convolution.
         hidden_dim: Width of the hidden layer.
         latent_layer: Class of the layer that writes, or in the decoder reads, latents.
+
+    Attributes:
+        sizes: Height and width of the image, and of the output of each convolution.
     """
 
     def __init__(

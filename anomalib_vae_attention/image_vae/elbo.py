@@ -34,9 +34,14 @@ class Bernoulli(nn.Module):
 
     @staticmethod
     def forward(logits: torch.Tensor, image: torch.Tensor) -> torch.Tensor:
-        """Return the negative log-likelihood of each image in nats, summed over pixels, of shape ``(B,)``.
+        """Return the negative log-likelihood of each image, summed over pixels.
 
-        The logits of the probabilities and the images, pixels from 0 to 1, are of shape ``(B, C, H, W)``.
+        Args:
+            logits: Logits of the probabilities, of shape ``(B, C, H, W)``.
+            image: Images of the same shape, pixels from 0 to 1.
+
+        Returns:
+            Nats per image, of shape ``(B,)``.
         """
         loss = F.binary_cross_entropy_with_logits(logits, image, reduction="none")
         return loss.flatten(1).sum(1)

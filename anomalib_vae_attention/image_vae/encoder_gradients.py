@@ -18,6 +18,9 @@ class EncoderGradients:
         vae: The VAE.
         image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
         layers: The encoder's own names of the layers to look at; none where only the posterior is wanted.
+
+    Attributes:
+        posterior: The posterior q(z|x).
     """
 
     def __init__(self, vae: ImageVAE, image: torch.Tensor, layers: Sequence[str]) -> None:
@@ -44,7 +47,8 @@ class EncoderGradients:
     def by_parameters(self, parameters: Sequence[int]) -> list[torch.Tensor]:
         """Return gradients of ``P`` parameters of the posterior by each layer, of shape ``(B, P, C, h, w)``.
 
-        Parameters 0 to ``d - 1`` are the means, ``d`` to ``2 d - 1`` the log variances.
+        Args:
+            parameters: Which of them: 0 to ``d - 1`` are the means, ``d`` to ``2 d - 1`` the log variances.
         """
         chosen = torch.eye(2 * self.latent_dim, device=self.image.device)[list(parameters)]
         # The length of a tensor would fix the number of images in an export; its shape does not.

@@ -101,7 +101,8 @@ class ImageVaeModel(nn.Module):
     def prepare_image(self, image: torch.Tensor) -> torch.Tensor:
         """Give images ``(B, 3 or 1, H, W)`` the network's channels: the mean of colours, or a grey three times.
 
-        A ``ValueError`` says that the images are of another size than the network's.
+        Raises:
+            ValueError: If the images are of another size than the network's.
         """
         if not torch.compiler.is_compiling() and tuple(image.shape[-2:]) != self.input_size:
             msg = (
@@ -116,7 +117,8 @@ class ImageVaeModel(nn.Module):
     def forward(self, image: torch.Tensor) -> dict[str, torch.Tensor] | InferenceBatch:
         """Compute the ELBO's terms in training mode, and scores and anomaly maps in evaluation mode.
 
-        Images are of shape ``(B, 3 or 1, H, W)``, pixels from 0 to 1.
+        Args:
+            image: Images of shape ``(B, 3 or 1, H, W)``, pixels from 0 to 1.
 
         Returns:
             In training mode the terms of each image (see :meth:`ImageVAE.elbo_terms`), latents sampled; else
@@ -142,9 +144,12 @@ class ImageVaeModel(nn.Module):
     def explain(
         self, image: torch.Tensor, attention: str | None = None, layers: Sequence[str] | None = None
     ) -> Explained:
-        """Compute anomaly maps and image scores in their own units, by the model's own attention and layers or others.
+        """Compute anomaly maps and image scores in their own units.
 
-        Images are of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
+        Args:
+            image: Images of shape ``(B, C, H, W)`` with the network's channels, pixels from 0 to 1.
+            attention: One of :data:`ATTENTIONS`; the model's own by default.
+            layers: Names of the encoder's layers; the model's own by default.
 
         Raises:
             ValueError: If there is no such attention or layer.
@@ -177,7 +182,10 @@ class ImageVaeModel(nn.Module):
             layers: Names of the encoder's layers, beside the model's own, to learn the :class:`ResidualVariance` of.
 
         Returns:
-            Number of images; none is a ``ValueError``, as is an unknown layer.
+            Number of images.
+
+        Raises:
+            ValueError: If there is no image, or no such layer.
         """
         posteriors, some = [], []
         names = dict.fromkeys([*self.attention_layers, *self.find_layers(layers)])

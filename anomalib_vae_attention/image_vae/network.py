@@ -16,9 +16,12 @@ Trace = dict[str, torch.Tensor]
 
 
 class Step(NamedTuple):
-    """A layer in a network: its name, which is that of its output, too, and the names of what it is given.
+    """A layer in a network.
 
-    In evaluation mode it is a function of its inputs alone.
+    Attributes:
+        name: Its name, and that of its output.
+        layer: The layer, in evaluation mode a function of its inputs alone.
+        inputs: Names of what it is given.
     """
 
     name: str
@@ -50,7 +53,8 @@ class Network(nn.Module):
     def find(self, name: str) -> str:
         """Return a layer's own name, given that or the module which it ends: ``layer2`` for ``layer2.1.relu2``.
 
-        A ``ValueError`` lists the layers where there is no such one.
+        Raises:
+            ValueError: If there is no such layer; the message lists the layers.
         """
         found = [layer for layer in self.map_layers if layer == name or layer.startswith(f"{name}.")]
         if not found:
@@ -91,12 +95,15 @@ class Network(nn.Module):
         return names[names.index(first) :]
 
     def adjoint(self, gradient: torch.Tensor, trace: Trace, wanted: Sequence[str]) -> Trace:
-        """Carry gradients of ``P`` scores per image by the output back to activations, in evaluation mode.
+        """Carry gradients by the output back to activations, in evaluation mode.
 
-        The gradient is of shape ``(B, P, ...)``, the trace that of :meth:`trace`; :data:`INPUT` may be wanted, too.
+        Args:
+            gradient: Gradients of ``P`` scores per image by the output, of shape ``(B, P, ...)``.
+            trace: Activations, as from :meth:`trace`.
+            wanted: Names of the activations, :data:`INPUT` among them perhaps.
 
         Returns:
-            Gradients by each of the activations wanted, of shape ``(B, P, ...)``, of what goes through it, not past it.
+            Gradients by each of them, of shape ``(B, P, ...)``, of what goes through it, not past it.
         """
         needed = self.from_layer(min(wanted, key=[INPUT, *(step.name for step in self.steps)].index))
         gradients = {self.steps[-1].name: gradient}

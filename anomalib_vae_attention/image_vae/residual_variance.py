@@ -18,7 +18,8 @@ TINY = 1e-12
 class ResidualVariance(nn.Module):
     """The mean square of ``A - A_hat`` over normal images, per layer, channel and place, as streaming sums.
 
-    ``shapes`` are those of the layers, ``(C, h, w)``, by name.
+    Args:
+        shapes: Shape ``(C, h, w)`` of each layer, by name.
     """
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
@@ -47,7 +48,11 @@ class ResidualVariance(nn.Module):
             self.get_buffer(self._buffer(layer)).add_((ours - theirs).square().sum(0))
 
     def finish(self) -> None:
-        """End the collection; a ``ValueError`` if there was no image."""
+        """End the collection.
+
+        Raises:
+            ValueError: If there was no image.
+        """
         require_images(self._count)
         for layer in self.layers:
             variance = self.get_buffer(self._buffer(layer))
@@ -55,7 +60,11 @@ class ResidualVariance(nn.Module):
             variance.add_(SHRINKAGE * variance.mean((1, 2), keepdim=True)).clamp_min_(TINY)
 
     def of(self, layer: str) -> torch.Tensor:
-        """Return the variance of a layer, ``(C, h, w)``, greater than 0; a ``ValueError`` if it was not learnt."""
+        """Return the variance of a layer, of shape ``(C, h, w)``, greater than 0.
+
+        Raises:
+            ValueError: If nothing was learnt of the layer.
+        """
         name = self._buffer(layer)
         if name not in self._buffers or (not torch.compiler.is_compiling() and not self.get_buffer(name).any()):
             msg = (

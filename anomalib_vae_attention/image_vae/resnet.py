@@ -73,6 +73,10 @@ class ResNetEncoder(Network):
     """torchvision's ResNet-18, whose last layer gives means and log variances of the posterior.
 
     Layers have torchvision's names; a block's two ReLU, one module in torchvision, are ``relu1`` and ``relu2``.
+
+    Args:
+        channels: Channels of the image.
+        latent_dim: Number of latents ``d``.
     """
 
     def __init__(self, channels: int, latent_dim: int) -> None:
@@ -115,6 +119,11 @@ class ResNetDecoder(Network):
     The encoder averages over the cells of its last stage, but here the linear layer has outputs of its own for every
     cell: of copies, only the borders of images could tell cells apart. Last comes an :class:`Offset`, so that nothing
     that all images have in common has to be learnt; see :meth:`start_from`.
+
+    Args:
+        channels: Channels of the image.
+        latent_dim: Number of latents ``d``.
+        size: Height and width of the image, multiples of 32.
     """
 
     def __init__(self, channels: int, latent_dim: int, size: Sequence[int]) -> None:
@@ -141,7 +150,8 @@ class ResNetDecoder(Network):
     def start_from(self, image: torch.Tensor) -> None:
         """Make an image what is decoded from any latent; training adds what latents say.
 
-        It is the mean of the normal images, of shape ``(C, H, W)``, pixels from 0 to 1.
+        Args:
+            image: The mean of the normal images, of shape ``(C, H, W)``, pixels from 0 to 1.
         """
         self.offset.value.copy_(image.clamp(LEAST_BRIGHTNESS, 1 - LEAST_BRIGHTNESS).logit())
         for parameter in self.conv.parameters():

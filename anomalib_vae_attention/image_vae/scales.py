@@ -40,7 +40,11 @@ class Scales(nn.Module):
         self._unknown: frozenset[str] = frozenset()
 
     def of(self, attention: str) -> Scale:
-        """Return an attention's scale, views of the buffers; a ``RuntimeError`` if the checkpoint does not have it."""
+        """Return the scale of an attention, whose tensors are views of the buffers.
+
+        Raises:
+            RuntimeError: If the loaded checkpoint does not have it.
+        """
         if attention in self._unknown:
             msg = (
                 f"The checkpoint does not know attention={attention!r}, which was added after it was made: train "

@@ -15,7 +15,14 @@ from .resnet import ResNetDecoder, ResNetEncoder, check_size
 
 
 class NetworkDefaults(NamedTuple):
-    """What an image VAE's arguments are where none is given; ``channels`` are 1 for grey, 3 for colours."""
+    """What an image VAE's arguments are where none is given.
+
+    Attributes:
+        input_size: Height and width in pixels.
+        channels: Channels of the image: 1 grey, 3 colours.
+        likelihood: ``"bernoulli"`` or ``"gaussian"``.
+        attention_layers: Layers of the encoder that attention looks at.
+    """
 
     input_size: tuple[int, int]
     channels: int
@@ -31,7 +38,12 @@ IMAGE_VAES = {
 
 
 class LatentPosterior(NamedTuple):
-    """The posterior q(z|x), a diagonal Gaussian: means and logarithms of variances, of shape ``(B, d)`` each."""
+    """The posterior q(z|x) of images, a diagonal Gaussian.
+
+    Attributes:
+        mean: Means, of shape ``(B, d)``.
+        log_variance: Logarithms of the variances, of shape ``(B, d)``.
+    """
 
     mean: torch.Tensor
     log_variance: torch.Tensor
@@ -40,8 +52,10 @@ class LatentPosterior(NamedTuple):
 class ImageVAE(nn.Module):
     """A VAE of whole images.
 
-    The encoder goes from images ``(B, C, H, W)`` to means and log variances ``(B, 2 d)``, the decoder from latents
-    ``(B, d)`` to logits ``(B, C, H, W)``, whose sigmoid is the reconstruction.
+    Args:
+        encoder: From images ``(B, C, H, W)`` to means and log variances ``(B, 2 d)``.
+        decoder: From latents ``(B, d)`` to logits ``(B, C, H, W)``; their sigmoid is the reconstruction.
+        likelihood: Likelihood of images given the logits.
     """
 
     def __init__(self, encoder: Network, decoder: Network, likelihood: Bernoulli | Gaussian) -> None:
@@ -63,9 +77,11 @@ class ImageVAE(nn.Module):
         return self.decoder(latent).sigmoid()
 
     def elbo_terms(self, image: torch.Tensor, noise: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
-        """Return the terms of the negative ELBO of images ``(B, C, H, W)``, pixels from 0 to 1.
+        """Return the terms of the negative ELBO of each image.
 
-        Latents are sampled with standard normal noise of shape ``(B, d)``, or are their means without.
+        Args:
+            image: Images of shape ``(B, C, H, W)``, pixels from 0 to 1.
+            noise: Standard normal noise of shape ``(B, d)`` to sample the latents with; none takes their means.
 
         Returns:
             ``reconstruction``, the negative log-likelihood, and ``kl``, each in nats per image, of shape ``(B,)``.
@@ -104,7 +120,8 @@ def make_image_vae(
 ) -> ImageVAE:
     """Make an image VAE, untrained: ``name`` is one of :data:`IMAGE_VAES`, the rest is as for ``ImageVaeModel``.
 
-    A ``ValueError`` names the argument that is out of range.
+    Raises:
+        ValueError: If an argument is out of range; the message names it.
     """
     require_whole("latent_dim", latent_dim, least=1)
     require_whole("hidden_dim", hidden_dim, least=1)

@@ -25,8 +25,12 @@ def start_from(vae: ImageVAE, batches: Callable[[], Iterable[torch.Tensor]]) -> 
     probabilistic PCA is to the feature VAE. To an untrained ResNet, parts of one kind differ far less than the
     posterior's noise; it would spend its first epochs on learning to see a difference.
 
-    ``batches`` gives all images, ``(B, C, H, W)``, each time that it is called; none is a ``ValueError``. Batch
-    normalisation gets their statistics.
+    Args:
+        vae: The VAE, untrained; its batch normalisation gets the statistics of these images.
+        batches: Gives all images, in batches of shape ``(B, C, H, W)``, each time that it is called.
+
+    Raises:
+        ValueError: If there is no image.
     """
     encoder, decoder = vae.encoder, vae.decoder
     if not isinstance(encoder, ResNetEncoder) or not isinstance(decoder, ResNetDecoder):

@@ -21,10 +21,14 @@ PER_GROUP, BASELINE, FEWEST = 5, 25, 100
 
 
 class Chart(NamedTuple):
-    """A p chart: flagged images per group of ``size`` images, ``counts`` of shape ``(G,)``.
+    """A p chart: the share of flagged images per group of ``size`` images, as counts.
 
-    The first ``baseline`` groups say what share is normal, the ``centre``; 0 where that is given. ``limits`` are the
-    fewest and most flagged images of a group that are no signal.
+    Attributes:
+        counts: Flagged images per group, of shape ``(G,)``.
+        size: Images per group.
+        baseline: How many groups at the start say what is normal; 0 where that is given.
+        centre: The share that is normal.
+        limits: Fewest and most flagged images of a group that are no signal.
     """
 
     counts: NDArray[np.int64]
@@ -40,9 +44,12 @@ class Chart(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A step in the share of flagged images: the first group after it, and the share since then.
+    """A step in the share of flagged images.
 
-    ``probability`` is that of as clear a step anywhere where there is none, at most.
+    Attributes:
+        group: The first group after it.
+        share: The share since then.
+        probability: Of as clear a step anywhere where there is none, at most.
     """
 
     group: int

@@ -30,9 +30,11 @@ examples:
 
 
 def read_tables(sources: Sequence[Path], time: str | None = None) -> pd.DataFrame:
-    """Read tables of predictions (CSV, Parquet, or folders of runs) in the order of their images.
+    """Read tables of predictions in the order of their images.
 
-    ``time`` is a column to sort by: a number of nanoseconds since 1970, or a date.
+    Args:
+        sources: Tables in CSV or Parquet, or folders of runs.
+        time: A column to sort by: a number of nanoseconds since 1970, or a date; the order as it is for ``None``.
 
     Returns:
         Columns ``label`` and ``when``: the path of each image, or its time.

@@ -25,9 +25,12 @@ MOST_PIXELS = 2**22
 class Input(NamedTuple):
     """An image to predict.
 
-    Its file, absolute; its path below the folder that all inputs lie in, which its pictures are called after; whether
-    it shows a defect and the file of its true mask, where that is known; and what the file holds, where that is not to
-    be read from the disk.
+    Attributes:
+        path: Its file, absolute.
+        name: What its pictures are called: its path below the folder that all inputs lie in.
+        defective: What is known of it: whether it shows a defect, or ``None``.
+        true_mask: The file of its true mask, or ``None``.
+        content: What the file holds, where that is not to be read from the disk.
     """
 
     path: Path

@@ -22,9 +22,13 @@ WHOLE: Box = (0.0, 0.0, 1.0, 1.0)
 
 
 class Verdicts(NamedTuple):
-    """What a model says of a batch of images, from 0 to 1: scores ``(B,)`` and maps ``(B, h, w)``.
+    """What a model says of a batch of images.
 
-    Of each score, and of each pixel of the maps, also whether it is above the threshold.
+    Attributes:
+        score: Image scores, of shape ``(B,)``, from 0 to 1.
+        defective: Whether each score is above the threshold, of shape ``(B,)``.
+        anomaly_map: Of shape ``(B, h, w)``, from 0 to 1.
+        mask: Whether each pixel of the map is above its threshold, of shape ``(B, h, w)``.
     """
 
     score: NDArray[np.float32]

@@ -121,10 +121,14 @@ def overlay(
     title: str,
     seen: Box = WHOLE,
 ) -> NDArray[np.uint8]:
-    """Draw a map, the outline of a mask and a title, where there are any, on a copy of a photograph ``(H, W, 3)``.
+    """Draw a map, the outline of a mask and a title, where there are any, on a copy of a photograph.
 
-    The colours are those that :func:`find_colours` makes of the map ``(h, w)``; the mask has its shape, and the two
-    show the part of the photograph that is ``seen``.
+    Args:
+        photograph: Pixels of shape ``(H, W, 3)``.
+        colours: What :func:`find_colours` makes of the map, of shape ``(h, w)``.
+        mask: Of shape ``(h, w)``.
+        title: Written in the left top corner.
+        seen: The part of the photograph that map and mask show.
     """
     # The map is enlarged, not its four colours: a quarter of the work.
     layer, picture = spread(colours, photograph.shape, seen, cv2.INTER_LINEAR), photograph.copy()
@@ -171,8 +175,10 @@ def _letter(letter: str, size: int) -> NDArray[np.uint8]:
 def write(pixels: NDArray[np.uint8], file: Path, palette: NDArray[np.uint8] | None = None) -> None:
     """Write a picture, and the folders above it.
 
-    Pixels are colours ``(H, W, 3)`` for a JPEG, or numbers ``(H, W)`` of a palette's for a PNG, whose colours ``(N,
-    4)`` are red, green, blue and opacity.
+    Args:
+        pixels: Colours ``(H, W, 3)`` for a JPEG, or numbers ``(H, W)`` of a palette's for a PNG.
+        file: The file.
+        palette: Red, green, blue and opacity of the colours ``(N, 4)`` of a PNG.
     """
     if not file.parent.is_dir():
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -37,13 +37,16 @@ def predict(
     Args:
         model: The model.
         inputs: The images, each once.
-        folder: Where everything is written; an interrupted run goes on there. Errors as :func:`.claim`.
+        folder: Where everything is written; an interrupted run goes on there.
         title: Heading of the report.
         note: What else the report says under it.
         batch_size: Most images of a batch.
 
     Returns:
         The rows of these images, in their order; see :data:`.COLUMNS`.
+
+    Raises:
+        ValueError: If the folder belongs to another run; see :class:`Results`.
     """
     with claim(folder, model.file), _no_threads_of_opencv(), ThreadPoolExecutor(min(4, cores())) as pool:
         results = Results(folder)

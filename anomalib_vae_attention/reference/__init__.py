@@ -33,10 +33,17 @@ REFERENCES: dict[str, Callable[[int], NormalReference]] = {
 
 
 def make_reference(name: str, max_exemplars: int) -> NormalReference:
-    """Make one of the :data:`REFERENCES`, before it has collected anything.
+    """Make a normal reference.
 
-    It keeps at most ``max_exemplars`` normal images, at least 1. A ``ValueError`` names the argument that is out of
-    range.
+    Args:
+        name: One of :data:`REFERENCES`.
+        max_exemplars: Most normal images that the exemplars keep, at least 1.
+
+    Returns:
+        The reference, before it has collected anything.
+
+    Raises:
+        ValueError: If there is no such reference, or ``max_exemplars`` is less than 1.
     """
     require_choice("reference", name, list(REFERENCES))
     require_whole("max_exemplars", max_exemplars, least=1)

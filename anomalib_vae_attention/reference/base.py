@@ -55,10 +55,13 @@ class NormalReference(nn.Module):
         raise NotImplementedError
 
     def finish(self) -> LeftOut:
-        """End the collection; a ``ValueError`` if no image was collected.
+        """End the collection.
 
         Returns:
             Energies of some of the normal images, each left out of the reference.
+
+        Raises:
+            ValueError: If no image was collected.
         """
         raise NotImplementedError
 

@@ -85,9 +85,14 @@ class KeptLatents:
     def align(self, centre: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
         """Whiten the latents, relative to their mean at each cell, in steps that are the same for all images.
 
-        A byte then holds the differences that count, and a search that expands the square loses no digits. The mean of
-        the images is of shape ``(d, h, w)``, the factor of each latent that whitens and the step that is returned
-        ``(d,)``.
+        A byte then holds the differences that count, and a search that expands the square loses no digits.
+
+        Args:
+            centre: Mean of the images, of shape ``(d, h, w)``.
+            scale: Factor of each latent that whitens, of shape ``(d,)``.
+
+        Returns:
+            The step of each latent, of shape ``(d,)``.
         """
         whitening, greatest = scale[:, None, None], torch.zeros_like(scale)
         for mean in self:

@@ -23,7 +23,10 @@ LEAST_DEPARTURES = 20
 
 
 def moments(departures: Sequence[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return what :func:`departure_metric` needs of batches of departures, of shape ``(B, c, d)``.
+    """Return what :func:`departure_metric` needs of departures.
+
+    Args:
+        departures: Batches of departures, of shape ``(B, c, d)``.
 
     Returns:
         Their second moment, of shape ``(d, d)``, float64, and their squared lengths, of shape ``(n, c)``.
@@ -40,8 +43,12 @@ def homogeneity(covariance: torch.Tensor, energy: torch.Tensor) -> float:
     Quadratic Forms", Annals of Mathematical Statistics 25, 1954). Where the size of departures varies from place to
     place or from image to image, their squared length varies more.
 
-    From the second moment ``C`` of the departures, ``(d, d)``, and their squared lengths, not all 0, to a share from 0
-    to 1: 1 for a Gaussian, 0 where a few departures are much larger than all others.
+    Args:
+        covariance: Second moment ``C`` of the departures, of shape ``(d, d)``.
+        energy: Their squared lengths, of any shape, not all 0.
+
+    Returns:
+        Share from 0 to 1: 1 for a Gaussian, 0 where a few departures are much larger than all others.
     """
     expected = 2 * covariance.square().sum() / covariance.trace().square()
     found = energy.double().var(correction=0) / energy.double().mean().square()
@@ -49,11 +56,17 @@ def homogeneity(covariance: torch.Tensor, energy: torch.Tensor) -> float:
 
 
 def metric_power(covariance: torch.Tensor, energy: torch.Tensor) -> float:
-    """Return the power, from -1 to 1, of the covariance that departures are measured in; see :func:`departure_metric`.
+    """Return the power of the covariance that departures are measured in; see :func:`departure_metric`.
 
-    It goes with the logarithm of the homogeneity: 1, the Mahalanobis distance, for one Gaussian, 0 at :data:`PLAIN_AT`.
-    It is 0, too, where there are too few departures, or none of any length. Arguments are as for :func:`homogeneity`,
-    of the whitened departures of left-out normal images.
+    It goes with the logarithm of the homogeneity: 1, the Mahalanobis distance, for one Gaussian, 0 at :data:`PLAIN_AT`,
+    and never below -1.
+
+    Args:
+        covariance: Second moment of the whitened departures of left-out normal images, of shape ``(d, d)``.
+        energy: Their squared lengths, of any shape.
+
+    Returns:
+        Power from -1 to 1; 0 where there are too few departures, or none of any length.
     """
     if energy.numel() < LEAST_DEPARTURES * len(covariance) or not energy.any():
         return 0.0
@@ -72,9 +85,13 @@ def metric_power(covariance: torch.Tensor, energy: torch.Tensor) -> float:
 def departure_metric(covariance: torch.Tensor, power: float) -> torch.Tensor:
     """Return the metric of departures: the energy of a departure ``x`` is ``x^T M x`` with ``M = a C^-q``.
 
-    ``C`` is the second moment of the whitened departures of left-out normal images, ``(d, d)``, and ``q`` the
-    :func:`metric_power`. ``M`` is symmetric and positive definite; the factor ``a`` keeps the mean energy of normal
-    images. It is the identity where the power is 0.
+    Args:
+        covariance: Second moment ``C`` of the whitened departures of left-out normal images, of shape ``(d, d)``.
+        power: ``q``, see :func:`metric_power`.
+
+    Returns:
+        ``M``, symmetric and positive definite, of shape ``(d, d)``. The factor ``a`` keeps the mean energy of normal
+        images. The identity where the power is 0.
     """
     if power == 0:
         return torch.eye(len(covariance), dtype=covariance.dtype, device=covariance.device)

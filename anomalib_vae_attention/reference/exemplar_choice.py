@@ -38,10 +38,13 @@ class Bank(NamedTuple):
 
 
 class Common(NamedTuple):
-    """Exemplars that all cells share, whitened, relative to the mean of those that they were chosen among.
+    """Exemplars that all cells share.
 
-    ``latent`` is of shape ``(d, K)``, that mean ``(d,)``; the numbers of the image and of the cell that each is of are
-    ``(K,)``, rows of the grid before columns.
+    Attributes:
+        latent: Whitened exemplars relative to ``centre``, of shape ``(d, K)``.
+        centre: Mean of the whitened latents that they were chosen among, of shape ``(d,)``.
+        image: Number of the image that each is of, of shape ``(K,)``.
+        cell: Number of the cell that each is of, rows of the grid before columns, of shape ``(K,)``.
     """
 
     latent: torch.Tensor
@@ -55,10 +58,13 @@ def choose_own(images: KeptLatents, step: torch.Tensor, tolerance: float = TOLER
 
     Each cell's are put in the order of the greedy k-centre (see :func:`_farthest_first`), and the first ones are kept.
     Their number is the same in every cell. It is the least with which the mean energy of normal images to their
-    nearest, they themselves left out, rises by no more than the tolerance, a share of at least 0. That is a third of
-    them where parts lie alike, and more where each is different.
+    nearest, they themselves left out, rises by no more than the tolerance. That is a third of them where parts lie
+    alike, and more where each is different.
 
-    The images are ``N`` of shape ``(d, h, w)``, aligned (:meth:`KeptLatents.align`), the step of each latent ``(d,)``.
+    Args:
+        images: Exemplars of ``N`` images, each of shape ``(d, h, w)``, aligned (:meth:`KeptLatents.align`).
+        step: Step of each latent, of shape ``(d,)``.
+        tolerance: Share by which that energy may rise, at least 0.
 
     Returns:
         ``K`` exemplars per cell, at least :data:`LEAST_EXEMPLARS`, side by side on the device of ``step``. All of them
@@ -112,11 +118,15 @@ def _order_cells(exemplars: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 def _farthest_first(
     norm: torch.Tensor, count: int, distance_to: Callable[[torch.Tensor], torch.Tensor]
 ) -> torch.Tensor:
-    """Choose ``count`` points of each of several sets by the greedy k-centre.
+    """Choose by the greedy k-centre, for several sets at once.
 
     Gonzalez, "Clustering to minimize the maximum intercluster distance" (1985); the first is the one of greatest norm.
-    From the squared norms ``(c, N)``, and what takes a point of each set ``(c,)`` to the squared distances of all from
-    it, ``(c, N)``.
+
+    Args:
+        norm: Squared norm of the points of each set, of shape ``(c, N)``.
+        count: How many to choose, from 1 to ``N``.
+        distance_to: Takes a point of each set, of shape ``(c,)``, and gives the squared distances of all from it, of
+            shape ``(c, N)``.
 
     Returns:
         Their numbers, each the farthest from those before it, of shape ``(c, count)``.
@@ -135,10 +145,14 @@ def _farthest_first(
 def choose_common(means: KeptLatents, scale: torch.Tensor, count: int, pool: int) -> Common:
     """Choose exemplars of any cell of any image that are unlike each other: each is farthest from those before it.
 
-    The greedy k-centre on a seeded random sample of ``pool`` latents, by the distance between whitened ones. A random
-    choice would mostly take what is frequent, which the cells' own exemplars know.
+    The greedy k-centre on a seeded random sample, by the distance between whitened latents. A random choice would
+    mostly take what is frequent, which the cells' own exemplars know.
 
-    The posterior means of the images are of shape ``(d, h, w)``, not aligned yet, the factor that whitens ``(d,)``.
+    Args:
+        means: Posterior means of the images, each of shape ``(d, h, w)``, not aligned yet.
+        scale: Factor of each latent that whitens, of shape ``(d,)``.
+        count: How many exemplars.
+        pool: How many of all latents to choose among.
 
     Returns:
         ``count`` exemplars or as many as there are, on the device of ``scale``; none of a grid of one cell, where there

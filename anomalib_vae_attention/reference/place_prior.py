@@ -21,10 +21,12 @@ PRIOR_STEP = 1 / 16
 
 
 class PlaceCounts:
-    """Counts at each cell of a grid which of the ``K`` shared exemplars is the nearest to normal images.
+    """Counts at each cell of a grid which of the shared exemplars is the nearest to normal images.
 
-    The grid's height and width are in cells. The exemplars are whitened, of shape ``(d, K)``; the number of the image
-    that each is of is ``(K,)``.
+    Args:
+        grid_size: Height and width of the grid, in cells.
+        exemplars: The ``K`` shared exemplars, whitened, of shape ``(d, K)``.
+        image: Number of the image that each is of, of shape ``(K,)``.
     """
 
     def __init__(self, grid_size: Sequence[int], exemplars: torch.Tensor, image: torch.Tensor) -> None:

@@ -35,7 +35,11 @@ def is_loopback(host: str) -> bool:
 
 
 def require_free(host: str, port: int) -> None:
-    """Raise a ``ValueError`` that says why the page cannot be served at an address."""
+    """Check that the page can be served at an address.
+
+    Raises:
+        ValueError: If it cannot; the message says why.
+    """
     if not 0 < port < 2**16:
         msg = f"--port must be from 1 to {2**16 - 1}, but is {port}."
         raise ValueError(msg)
@@ -66,7 +70,12 @@ def close_gradio(folder: str) -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Serve the page until it is interrupted; a ``ValueError`` or ``OSError`` says what is wrong or missing."""
+    """Serve the page until the process is interrupted.
+
+    Raises:
+        FileNotFoundError: If there is no model.
+        ValueError: If arguments are wrong.
+    """
     parser = command_parser(
         "serve", "Try a model in a browser: drop an image, see verdict, map and mask, and move the threshold.", EPILOG
     )

@@ -32,9 +32,14 @@ PAGES = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, tr
 class Shown(NamedTuple):
     """An image that was judged, and all that is needed to judge it by other thresholds.
 
-    The photograph is no larger than is shown, of shape ``(H, W, 3)``; the verdict is without the axis of the batch. The
-    thresholds are the model's own, of the score and of the map, which shows the part of the image that is ``seen``.
-    Where only the checkpoint knows what a normal part would have shown, the counterfactual is ``None``.
+    Attributes:
+        name: What the file is called.
+        size: Width and height of the image.
+        photograph: The image, no larger than is shown, of shape ``(H, W, 3)``.
+        verdict: What the model says of it: fields of :class:`Verdicts`, without the axis of the batch.
+        thresholds: The model's own, of the score and of the map.
+        seen: The part of the image that the map shows.
+        counterfactual: What a normal part would have shown; ``None`` where only the checkpoint knows.
     """
 
     name: str
@@ -49,7 +54,13 @@ class Shown(NamedTuple):
 def look(model: Model, file: Path, name: str) -> Shown:
     """Read an image and judge it.
 
-    A ``ValueError`` says why that cannot be done. It is for whoever sent the file, and has the name that these know.
+    Args:
+        model: The model.
+        file: The image.
+        name: What it is called to people.
+
+    Raises:
+        ValueError: If it cannot be read or judged. The message is for whoever sent it, and names no folder.
     """
     pixels = _read(file, name)
     try:

@@ -40,9 +40,11 @@ examples:
 
 
 def choose_folder(given: Path | None, source: Path) -> Path:
-    """Return the folder to write to: the one that was named, or a new one, called after the source.
+    """Return the folder to write to: a new one, named after the source.
 
-    An ``OSError`` says that it cannot be made, a ``ValueError`` that it has files in it.
+    Raises:
+        OSError: If the folder that was named cannot be made.
+        ValueError: If it has files in it.
     """
     if given is not None:
         # Now, not when the training is over.

@@ -54,9 +54,12 @@ def lowest_rate(count: int) -> float:
 
 
 def fit(files: Sequence[Path], folder: Path, rate: float | None) -> tuple[Path, list[Path], NormalQuantile]:
-    """Fit the default model to good images, two or more, and write its checkpoint, ``model.ckpt``, to a folder.
+    """Fit the default model, and write its checkpoint.
 
-    The false-positive rate of images is that of :func:`lowest_rate` for ``None``.
+    Args:
+        files: Good images, two or more.
+        folder: Where the checkpoint is written, ``model.ckpt``.
+        rate: False-positive rate of images; for ``None`` that of :func:`lowest_rate`.
 
     Returns:
         The checkpoint, the images that thresholds were taken from, and the thresholds.

@@ -13,9 +13,15 @@ from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
 
 
 class Parts(NamedTuple):
-    """The images of a training: good ones to learn from and to test on only, defective ones, and the masks of these.
+    """The images of a training.
 
-    Also the files that are not used, with the reason, and what is worth knowing of those that are.
+    Attributes:
+        good: Good images to learn from.
+        good_test: Good images to test on only.
+        defective: Defective images, to test on.
+        pairs: The masks of these.
+        left_out: Files that are not used, with the reason.
+        remarks: What is worth knowing of those that are used.
     """
 
     good: list[Path]
@@ -32,8 +38,13 @@ def find_parts(
     """Find the images of a training by the names of folders, or in the folders that are named.
 
     A folder of images is taken for good ones. Otherwise ``good``, ``defective`` and ``masks``, or names that mean the
-    same, are looked for in it, and MVTec AD's layout: ``train/good``, ``test`` and ``ground_truth``. Folders that are
-    named are absolute or in ``folder``.
+    same, are looked for in it, and MVTec AD's layout: ``train/good``, ``test`` and ``ground_truth``.
+
+    Args:
+        folder: The folder.
+        good: Folder of the good images, absolute or in ``folder``.
+        defective: Folder of the defective images, likewise.
+        masks: Folder of the masks, likewise.
 
     Raises:
         FileNotFoundError: If a folder is not there.

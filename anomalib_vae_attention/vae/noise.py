@@ -19,8 +19,14 @@ def carry_noise(posterior: Posterior, noise: torch.Tensor) -> Posterior:
     """Let a posterior carry its noise level as one more latent, the last.
 
     References keep it and match it as they do the others, and so know how much noise is normal for what they matched.
-    They do not compare it: see :data:`NOT_COMPARED`. The noise is that of :meth:`.FeatureVAE.noise`, ``(B, h, w)``; the
-    mean becomes ``(B, d + 1, h, w)`` and the variance ``(d + 1,)``.
+    They do not compare it: see :data:`NOT_COMPARED`.
+
+    Args:
+        posterior: Mean of shape ``(B, d, h, w)`` and variance of shape ``(d,)``.
+        noise: Noise of shape ``(B, h, w)``, see :meth:`.FeatureVAE.noise`.
+
+    Returns:
+        Mean of shape ``(B, d + 1, h, w)`` and variance of shape ``(d + 1,)``.
     """
     level = (noise + NOISE_FLOOR).log()[:, None]
     variance = torch.cat([posterior.variance, torch.full_like(posterior.variance[:1], NOT_COMPARED)])

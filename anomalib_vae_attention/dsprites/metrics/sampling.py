@@ -38,7 +38,12 @@ class FactorData(Protocol):
 
 
 class Sample(NamedTuple):
-    """Codes of shape ``(N, d)``, and the indices of the factors behind them, ``(N, K)``."""
+    """Codes with the factors behind them.
+
+    Attributes:
+        codes: Shape ``(N, d)``.
+        factors: Factor indices, shape ``(N, K)``.
+    """
 
     codes: NDArray[np.float64]
     factors: NDArray[np.int64]
@@ -46,7 +51,11 @@ class Sample(NamedTuple):
 
 @torch.no_grad()
 def encode_factors(data: FactorData, encode: Encode, factors: torch.Tensor) -> NDArray[np.float64]:
-    """Encode the images of factors ``(N, K)``, 256 at a time, to codes ``(N, d)``; a ``ValueError`` if not finite."""
+    """Encode the images of factor indices ``(N, K)``, 256 at a time, to codes of shape ``(N, d)``.
+
+    Raises:
+        ValueError: If a code is not finite.
+    """
     # One array from the start: kept one by one, codes would lie between the large blocks that the encoder has freed,
     # and keep the allocator from using these again.
     codes = np.empty((0, 0))
