@@ -2,7 +2,7 @@
 
 import gzip
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -184,27 +184,23 @@ class OneClassMNIST(Folder):
             return
         logger.info("Writing %s of MNIST as PNG files to %s", ", ".join(missing), self.image_root.resolve())
         for folder in missing:
-            write = partial(self._write, list(self._images_of(folder)))
+            split = "train" if folder.startswith("train") else "test"
+            write = partial(self._write, folder, read_mnist(self.idx_root, split, self.download))
             with explaining(f"image_root={str(self.image_root)!r} cannot be written", "name a folder that can."):
                 ensure_folder(self.image_root / folder, Path.is_dir, write)
 
-    def _images_of(self, folder: str) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        """Make the images of a folder, each with its number in the split for a name."""
+    @staticmethod
+    def _write(folder: str, split: tuple[NDArray[np.uint8], NDArray[np.uint8]], target: Path) -> None:
+        """Make what a folder holds of a split, each image with its number there for a name."""
+        target.mkdir()
         kind, digit = folder.split("/")
-        images, digits = read_mnist(self.idx_root, "train" if kind == "train" else "test", self.download)
+        images, digits = split
         for number in np.flatnonzero(digits == int(digit)):
             image = images[number]
             if kind in {"strokes", "masks"}:
                 drawn, mask = add_stroke(image, np.random.default_rng(int(number)))
                 image = drawn if kind == "strokes" else mask
-            yield f"{number:05d}.png", image
-
-    @staticmethod
-    def _write(files: list[tuple[str, NDArray[np.uint8]]], folder: Path) -> None:
-        """Make a folder with images."""
-        folder.mkdir()
-        for name, image in files:
-            Image.fromarray(image).save(folder / name)
+            Image.fromarray(image).save(target / f"{number:05d}.png")
 
     def _setup(self, _stage: str | None = None) -> None:
         """Create the datasets, and write their files first if ``prepare_data`` has not been called."""

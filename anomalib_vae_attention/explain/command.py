@@ -61,20 +61,20 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     parse_latents(arguments.latents, count_latents(module))
     found = find_images(arguments.data, arguments.overrides, arguments.limit)
     read, pictures = [], []
-    for image in tqdm(found, desc="images", unit="image", **({} if sys.stderr.isatty() else LINES)):
+    for path in tqdm(found, desc="images", unit="image", **({} if sys.stderr.isatty() else LINES)):
         try:
-            pixels = read_tensor(image.path)[None]
+            pixels = read_tensor(path)[None]
         except OSError as error:
             print(f"left out: {error}", file=sys.stderr)
             continue
         pictures.append(explain_image(module, pixels, arguments.latents))
-        read.append(image)
+        read.append(path)
     if not read:
         msg = f"--data {arguments.data}: none of its {len(found)} images can be read."
         raise ValueError(msg)
     shown: list[dict[str, Any]] = []
-    for (path, label), picture, tiles in zip(read, pictures, make_tiles(pictures), strict=True):
-        name = f"{label}/{path.name}"
+    for path, picture, tiles in zip(read, pictures, make_tiles(pictures), strict=True):
+        label, name = path.parent.name, f"{path.parent.name}/{path.name}"
         write_picture(
             arguments.output / label / f"{path.stem}.png", f"{name}: {picture.verdict} {picture.score:.4f}", tiles
         )
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
             "verdict": picture.verdict,
             "groups": groups,
         })
-    write_sheet(arguments.output / SHEET, [f"{label}/{path.name}" for path, label in read], pictures)
+    write_sheet(arguments.output / SHEET, [image["name"] for image in shown], pictures)
     page = arguments.output / "index.html"
     write_page(
         page,

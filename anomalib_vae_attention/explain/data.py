@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from anomalib.data import AnomalibDataModule, get_datamodule
@@ -11,13 +11,6 @@ from omegaconf import OmegaConf
 from anomalib_vae_attention.common.mvtec_layout import IMAGE_SUFFIXES, TEST, list_images
 
 T = TypeVar("T")
-
-
-class LabelledImage(NamedTuple):
-    """An image to look at: its file, and what it shows, by the name of its folder."""
-
-    path: Path
-    label: str
 
 
 def read_datamodule(config: Path, overrides: Sequence[str] = ()) -> AnomalibDataModule:
@@ -47,7 +40,7 @@ def read_datamodule(config: Path, overrides: Sequence[str] = ()) -> AnomalibData
     return datamodule
 
 
-def find_images(source: Path, overrides: Sequence[str] = (), limit: int = 20) -> list[LabelledImage]:
+def find_images(source: Path, overrides: Sequence[str] = (), limit: int = 20) -> list[Path]:
     """Find images to look at, at most ``limit`` of each label, evenly spaced.
 
     The source is a folder of MVTec AD's layout, whose test images are taken, or of images, also in subfolders. Or it is
@@ -74,10 +67,7 @@ def find_images(source: Path, overrides: Sequence[str] = (), limit: int = 20) ->
     by_label: dict[str, list[Path]] = {}
     for file in files:
         by_label.setdefault(file.parent.name, []).append(file)
-    chosen = []
-    for label, some in by_label.items():
-        chosen += [LabelledImage(file, label) for file in evenly_spaced(some, limit)]
-    return chosen
+    return [file for some in by_label.values() for file in evenly_spaced(some, limit)]
 
 
 def evenly_spaced(items: Sequence[T], most: int) -> list[T]:

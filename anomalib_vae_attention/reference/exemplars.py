@@ -99,9 +99,8 @@ class Exemplars(NormalReference):
         for mean in self._kept:
             total += mean.double()
         self.centre = (total / len(self._kept)).float()
-        common = choose_common(self._kept, self.scale, COMMON, POOL)
-        self.common, self.common_centre = common.latent, common.centre
-        self._origin = torch.stack([common.image, common.cell]).to(device)
+        self.common, self.common_centre, *origin = choose_common(self._kept, self.scale, COMMON, POOL)
+        self._origin = torch.stack(origin).to(device)
         self.step = self._kept.align(self.centre, self.scale)
         self.bank, self._image = choose_own(self._kept, self.step, self._tolerance)
         self.half_norm = 0.5 * torch.stack([(cell * self.step[:, None]).square().sum(0) for cell in self.bank])[:, None]

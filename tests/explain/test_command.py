@@ -107,7 +107,7 @@ def test_the_page_in_a_browser(page: Path) -> None:
 
 def test_latents_are_ordered_by_their_distance(checkpoint: str, small_data: EmbeddedAD) -> None:
     module = VaeAttention.load_from_checkpoint(checkpoint).eval()
-    image = read_tensor(find_images(small_data.root / "washer")[0].path)[None]
+    image = read_tensor(find_images(small_data.root / "washer")[0])[None]
     everything = explain_image(module, image, "all")
     assert sorted(everything.latents.number) == list(range(5))
     assert (everything.latents.distance.diff() <= 0).all()
@@ -126,7 +126,7 @@ def test_latents_are_ordered_by_their_distance(checkpoint: str, small_data: Embe
 
 def test_latents_of_the_feature_vae_add_up(fitted: Fitted, embedded: EmbeddedAD) -> None:
     """Maps of all latents of the feature VAE add up to the whole."""
-    image = read_tensor(find_images(embedded.root / "washer")[0].path)[None]
+    image = read_tensor(find_images(embedded.root / "washer")[0])[None]
     picture = explain_image(fitted.model, image, "all")
     assert len(picture.latents.number) == 96
     size = picture.latents.aggregate.norm()
@@ -141,7 +141,7 @@ def test_map_score_and_verdict_are_those_of_predict(
     file = Path(checkpoint) if vae == "conv" else fitted_small.checkpoint
     module, model = load_model(file), predict_models.load_model(file)
     verdicts = set()
-    for path, _ in find_images(small_data.root / "washer"):
+    for path in find_images(small_data.root / "washer"):
         picture, expected = (
             explain_image(module, read_tensor(path)[None], "top1"),
             predict_models.judge(model, [read_upright(path)]),
@@ -164,14 +164,14 @@ def test_each_image_is_computed_once(
         return layers(image)
 
     monkeypatch.setattr(module.model, "layers", count)
-    explain_image(module, read_tensor(find_images(small_data.root / "washer")[0].path)[None], "all")
+    explain_image(module, read_tensor(find_images(small_data.root / "washer")[0])[None], "all")
     assert seen == [1]
 
 
 def test_false_colours_tell_a_departure(fitted_small: Fitted, small_data: EmbeddedAD) -> None:
     """Where the image is its own counterfactual, both pictures are one; where a layer departs, they differ there."""
     module = load_model(fitted_small.checkpoint)
-    image = read_tensor(find_images(small_data.root / "washer")[0].path)[None]
+    image = read_tensor(find_images(small_data.root / "washer")[0])[None]
     explanation = module.model.explain(module.pre_processor(image))
     same = explanation._replace(activations=explanation.counterfactual)
     picture = false_colours(same)
