@@ -51,16 +51,9 @@ def encode_jpeg(pixels: NDArray[np.uint8]) -> bytes:
     return bytes(imagecodecs.jpeg8_encode(np.ascontiguousarray(pixels), 85, subsampling="420"))
 
 
-def inline(content: bytes | NDArray[np.uint8], kind: str = "jpeg") -> str:
-    """Write an image as a ``data:`` address, for ``<img src=...>``.
-
-    Args:
-        content: Bytes of an encoded image, or pixels ``(H, W, 3)``, which become a JPEG.
-        kind: Format of encoded bytes, such as ``"png"``.
-    """
-    if not isinstance(content, bytes):
-        content, kind = encode_jpeg(content), "jpeg"
-    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+def inline(pixels: NDArray[np.uint8]) -> str:
+    """Write an image ``(H, W, 3)`` as the ``data:`` address of a JPEG, for ``<img src=...>``."""
+    return f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(pixels)).decode()}"
 
 
 def write_page(file: Path, template: Path, **content: Any) -> None:  # noqa: ANN401

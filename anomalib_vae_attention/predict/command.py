@@ -31,7 +31,7 @@ examples:
 """
 
 
-def choose_folder(given: Path | None, model: Path, engine: str = "local", default: Path = DEFAULT_OUTPUT) -> Path:
+def choose_folder(given: Path | None, model: Path, engine: str = "local") -> Path:
     """Return the folder to write to: the one that was named, or the first that is free or holds this model's run."""
     if given is not None:
         return given
@@ -41,7 +41,7 @@ def choose_folder(given: Path | None, model: Path, engine: str = "local", defaul
         before = read_json(folder / RUN)
         return before is not None and same_run(before, told)
 
-    return first_free(default, is_ours)
+    return first_free(DEFAULT_OUTPUT, is_ours)
 
 
 def summarise(counts: Counter[tuple[str, str]], errors: Iterable[str]) -> str:
