@@ -80,6 +80,10 @@ def _homogeneous(share: float) -> Variant:
     return Variant(constants={(departure_metric, "homogeneity"): lambda *_: share})
 
 
+def _shares(*weights: float) -> Variant:
+    return Variant(change=lambda model: model.share_weights.copy_(torch.tensor(weights)))
+
+
 VARIANTS = {
     "default": Variant(),
     "plain metric": _homogeneous(departure_metric.PLAIN_AT),
@@ -95,6 +99,11 @@ VARIANTS = {
         change=lambda model: (model.border_weight.fill_(1), model.map_border.fill_(1)),
     ),
     "border halved": Variant(change=lambda model: model.map_border.fill_(torch_model.BORDER_OF_LAYOUT)),
+    "highest 0.1 %": _shares(1, 0, 0, 0),
+    "highest 1 %": _shares(*torch_model.ONE_SHARE),
+    "highest 10 %": _shares(0, 0, 1, 0),
+    "mean": _shares(0, 0, 0, 1),
+    "shares alike": _shares(1, 1, 1, 1),
     "one fit": Variant(constants={(closed_form, "WORTH_A_SECOND_FIT"): 1.0}),
     "widths alike": Variant(constants={(grid, "LEAST_SHARE"): 1.0}),
     "raw alone": Variant(constants={(grid, "POOL_SIZES"): (1,), (grid, "LEAST_SHARE"): 1.0}),
