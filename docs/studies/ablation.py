@@ -7,6 +7,7 @@ is not computed again.
 
 import argparse
 import contextlib
+import copy
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -187,14 +188,17 @@ def judge(model: VaeAttentionModel, images: Images) -> dict[str, float]:
     return {name: float(metric.compute()) for name, metric in zip(MAIN, metrics, strict=True)}
 
 
-def measure(images: Images, variant: Variant) -> dict[str, float]:
-    """Fit one variant and judge it."""
+def measure(images: Images, variant: Variant, fitted: dict[str, VaeAttentionModel]) -> dict[str, float]:
+    """Fit one variant and judge it; variants that change nothing before the fit share it, in ``fitted``."""
     with contextlib.ExitStack() as stack:
         for (owner, name), value in variant.constants.items():
             stack.enter_context(patch.object(owner, name, value))
         if variant.energy_alone:
             stack.enter_context(patch.object(torch_model, "energy_attention", _no_attention))
-        model = fit(images.train, variant.arguments)
+        key = f"{variant.arguments} {variant.constants}"
+        if key not in fitted:
+            fitted[key] = fit(images.train, variant.arguments)
+        model = copy.deepcopy(fitted[key])
         variant.change(model)
         return judge(model, images)
 
@@ -222,11 +226,13 @@ def main() -> None:
     known = pd.read_csv(file, index_col=[0, 1]).to_dict("index") if file.exists() else {}
     torch.set_grad_enabled(False)
     for category in arguments.categories:
-        for name in arguments.variants:
-            if (category.name, name) in known:
-                continue
-            images = layers_of(category.resolve(), arguments.cache)
-            known[category.name, name] = measure(images, VARIANTS[name])
+        missing = [name for name in arguments.variants if (category.name, name) not in known]
+        if not missing:
+            continue
+        images = layers_of(category.resolve(), arguments.cache)
+        fitted: dict[str, VaeAttentionModel] = {}
+        for name in missing:
+            known[category.name, name] = measure(images, VARIANTS[name], fitted)
             logger.info("%s, %s: %s", category.name, name, known[category.name, name])
             pd.DataFrame.from_dict(known, orient="index").rename_axis(["category", "variant"]).to_csv(file)
     rows = pd.DataFrame.from_dict(known, orient="index").rename_axis(["category", "variant"])
