@@ -80,14 +80,8 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
         )
         inlined = [{"caption": tile.caption, "source": inline(tile.pixels)} for tile in tiles]
         first = len(tiles) - len(picture.latents.number)
-        groups = [inlined[:first], inlined[first:]]
-        shown.append({
-            "name": name,
-            "label": label,
-            "score": picture.score,
-            "verdict": picture.verdict,
-            "groups": groups,
-        })
+        told = {"name": name, "label": label, "score": picture.score, "verdict": picture.verdict}
+        shown.append({**told, "groups": [inlined[:first], inlined[first:]]})
     write_sheet(arguments.output / SHEET, [image["name"] for image in shown], pictures)
     page = arguments.output / "index.html"
     write_page(

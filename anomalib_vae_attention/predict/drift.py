@@ -44,22 +44,22 @@ def read_tables(sources: Sequence[Path], time: str | None = None) -> pd.DataFram
         ValueError: If a table lacks a column.
     """
     columns = ["path", "label", *([time] if time else [])]
-    frame = pd.concat([_read(file, columns) for source in sources for file in _tables(source)], ignore_index=True)
+    frame = pd.concat([_read(_find_table(source), columns) for source in sources], ignore_index=True)
     if time:
         return frame.assign(when=pd.to_datetime(frame[time])).sort_values("when", kind="stable", ignore_index=True)
     return frame.rename(columns={"path": "when"})
 
 
-def _tables(source: Path) -> list[Path]:
-    if source.is_file():
-        return [source]
+def _find_table(source: Path) -> Path:
+    for file in (source, source / TABLE):
+        if file.is_file():
+            return file
     # Parts are written in whatever order actors finish: they are one table.
-    folders = [folder for folder in (source, source / "parts") if any(folder.glob("*.parquet"))]
-    found = [source / TABLE] if (source / TABLE).is_file() else folders
-    if not found:
-        msg = f"{source}: there is no table of predictions there."
-        raise FileNotFoundError(msg)
-    return found[:1]
+    for folder in (source, source / "parts"):
+        if any(folder.glob("*.parquet")):
+            return folder
+    msg = f"{source}: there is no table of predictions there."
+    raise FileNotFoundError(msg)
 
 
 def _read(file: Path, columns: list[str]) -> pd.DataFrame:
