@@ -16,7 +16,7 @@ from torch import nn
 from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.backbone import Backbone
 from anomalib_vae_attention.common.argument_checks import require_choice
-from anomalib_vae_attention.common.machine import memory_gib
+from anomalib_vae_attention.common.machine import available_gib
 from anomalib_vae_attention.common.mvtec_layout import TRAIN_GOOD, list_images
 from anomalib_vae_attention.reference import REFERENCES
 
@@ -98,7 +98,7 @@ def build_model(cell: Cell) -> AnomalibModule | BareBackbone:
 def require_memory(cell: Cell) -> None:
     """Raise a ``MemoryError`` if a cell is PatchCore's, and its fit would take more memory than is available."""
     name, variant = ("", "") if cell.model == BACKBONE else read_model(cell.model)
-    available = memory_gib()
+    available = available_gib()
     if name != "patchcore" or available is None:
         return
     images = len(list_images(Path(cell.folder, TRAIN_GOOD)))

@@ -44,19 +44,18 @@ def versions(packages: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def memory_gib(name: str = "MemAvailable") -> float | None:
-    """Return the memory that programs can still have, or ``MemTotal``, in GiB; ``None`` where it is not told."""
-    told = _told("meminfo", name)
+def available_gib() -> float | None:
+    """Return the memory that programs can still have, in GiB; ``None`` where the system does not say (not Linux)."""
+    told = _told("meminfo", "MemAvailable")
     return int(told.split()[0]) / 2**20 if told else None
 
 
 def describe_machine() -> dict[str, Any]:
     """Describe processor, memory, system and the versions of what is installed, as plain data."""
-    memory = memory_gib("MemTotal")
     return {
         "processor": _told("cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": cores(),
-        "memory_gib": memory and round(memory, 1),
+        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
         "system": platform.platform(),
         "python": sys.version.split()[0],
         "versions": versions(PACKAGES),

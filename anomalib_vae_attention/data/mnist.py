@@ -69,14 +69,14 @@ def read_mnist(root: Path, split: str, download: bool = False) -> tuple[NDArray[
         Images of shape ``(N, 28, 28)``, 0 black, and digits of shape ``(N,)``; errors as :func:`read_idx`.
     """
     prefix = {"train": "train", "test": "t10k"}[split]
+    files = {f"{prefix}-images-idx3-ubyte": SHAPE, f"{prefix}-labels-idx1-ubyte": ()}
     try:
-        images = read_idx(root, f"{prefix}-images-idx3-ubyte", SHAPE)
+        images, digits = (read_idx(root, name, shape) for name, shape in files.items())
     except FileNotFoundError:
         if not download:
             raise
         MNIST(root, download=True)
-        images = read_idx(root, f"{prefix}-images-idx3-ubyte", SHAPE)
-    digits = read_idx(root, f"{prefix}-labels-idx1-ubyte")
+        images, digits = (read_idx(root, name, shape) for name, shape in files.items())
     if len(images) != len(digits):
         msg = f"The files in {root} are not MNIST's: {len(images)} images and {len(digits)} digits."
         raise ValueError(msg)

@@ -72,7 +72,7 @@ def test_uncached_variants_keep_no_features(tiny_root: Path) -> None:
 def test_a_coreset_that_does_not_fit_is_skipped(
     tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anomalib_vae_attention.benchmark.models.memory_gib", lambda: 1e-3)
+    monkeypatch.setattr("anomalib_vae_attention.benchmark.models.available_gib", lambda: 1e-3)
     cell = make_cell(tiny_root, "patchcore:0.05")
     write_json(tmp_path / "cell.json", asdict(cell))
     module.run(tmp_path / "cell.json")
