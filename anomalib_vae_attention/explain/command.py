@@ -11,12 +11,13 @@ from tqdm import tqdm
 
 from anomalib_vae_attention.common.argument_checks import command_parser
 from anomalib_vae_attention.common.images import read_tensor
+from anomalib_vae_attention.common.models import find_model
 from anomalib_vae_attention.common.pictures import inline, write_page
 from anomalib_vae_attention.image_vae.model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
 
 from .data import find_images
-from .explainers import count_latents, explain_image, load_model, parse_latents
+from .explainers import count_latents, explain_image, parse_latents
 from .pictures import make_tiles, write_picture, write_sheet
 
 TEMPLATE = Path(__file__).with_name("page.html.j2")
@@ -57,7 +58,8 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     if arguments.limit < 1:
         msg = f"--limit must be at least 1, but is {arguments.limit}."
         raise ValueError(msg)
-    module = load_model(arguments.ckpt_path)
+    file = find_model(arguments.ckpt_path, (".ckpt",))
+    module: VaeAttention = VaeAttention.load_from_checkpoint(file, map_location="cpu").eval()
     parse_latents(arguments.latents, count_latents(module))
     found = find_images(arguments.data, arguments.overrides, arguments.limit)
     read, pictures = [], []

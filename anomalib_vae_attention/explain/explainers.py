@@ -1,7 +1,6 @@
 """What a trained model says of an image, for pictures: the same fields whatever the VAE."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -9,22 +8,10 @@ from anomalib.data import InferenceBatch
 
 from anomalib_vae_attention.attention import energy_attention
 from anomalib_vae_attention.common.folders import verdict_of
-from anomalib_vae_attention.common.models import find_model
 from anomalib_vae_attention.image_vae.model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
 from anomalib_vae_attention.scoring import as_floats, call_defective, full_precision, only_scorable
 from anomalib_vae_attention.torch_model import Explanation, VaeAttentionModel
-
-
-def load_model(checkpoint: Path) -> VaeAttention:
-    """Load a trained model from a checkpoint, or the folder of one, on the CPU, in evaluation mode.
-
-    Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If it is something else.
-    """
-    file = find_model(checkpoint, (".ckpt",))
-    return cast("VaeAttention", VaeAttention.load_from_checkpoint(file, map_location="cpu").eval())
 
 
 class Latents(NamedTuple):

@@ -18,7 +18,7 @@ from anomalib_vae_attention import EmbeddedAD, VaeAttention, cli
 from anomalib_vae_attention.common.images import read_tensor, read_upright
 from anomalib_vae_attention.explain.command import LINES
 from anomalib_vae_attention.explain.data import find_images
-from anomalib_vae_attention.explain.explainers import explain_image, false_colours, load_model, parse_latents
+from anomalib_vae_attention.explain.explainers import explain_image, false_colours, parse_latents
 from anomalib_vae_attention.predict import models as predict_models
 
 # Runs the page's own functions on its own elements, and leaves in the title what is then shown.
@@ -139,7 +139,7 @@ def test_map_score_and_verdict_are_those_of_predict(
 ) -> None:
     """For each test image, and above and below the threshold alike."""
     file = Path(checkpoint) if vae == "conv" else fitted_small.checkpoint
-    module, model = load_model(file), predict_models.load_model(file)
+    module, model = VaeAttention.load_from_checkpoint(file, map_location="cpu").eval(), predict_models.load_model(file)
     verdicts = set()
     for path in find_images(small_data.root / "washer"):
         picture, expected = (
@@ -156,7 +156,7 @@ def test_map_score_and_verdict_are_those_of_predict(
 def test_each_image_is_computed_once(
     fitted_small: Fitted, small_data: EmbeddedAD, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = load_model(fitted_small.checkpoint)
+    module = VaeAttention.load_from_checkpoint(fitted_small.checkpoint, map_location="cpu").eval()
     layers, seen = module.model.layers, []
 
     def count(image: torch.Tensor) -> list[torch.Tensor]:
@@ -170,7 +170,7 @@ def test_each_image_is_computed_once(
 
 def test_false_colours_tell_a_departure(fitted_small: Fitted, small_data: EmbeddedAD) -> None:
     """Where the image is its own counterfactual, both pictures are one; where a layer departs, they differ there."""
-    module = load_model(fitted_small.checkpoint)
+    module = VaeAttention.load_from_checkpoint(fitted_small.checkpoint, map_location="cpu").eval()
     image = read_tensor(find_images(small_data.root / "washer")[0])[None]
     explanation = module.model.explain(module.pre_processor(image))
     same = explanation._replace(activations=explanation.counterfactual)
