@@ -218,7 +218,7 @@ def test_folders_of_images(tmp_path: Path) -> None:
         for index in range(count):
             Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / label / f"{index}.png")
     found = find_images(tmp_path, limit=3)
-    assert [(sample.label, sample.path.name) for sample in found] == [
+    assert [(file.parent.name, file.name) for file in found] == [
         ("a", "0.png"),
         ("a", "4.png"),
         ("a", "8.png"),
