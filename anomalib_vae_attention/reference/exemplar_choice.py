@@ -1,11 +1,18 @@
 """Which exemplars are kept: those of each cell that others do not stand for, and some that all cells share."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 
 from .byte_latents import KeptLatents
 
+MAX_EXEMPLARS = 2000
+"""Most images to choose from, if nothing else is asked for."""
+COMMON = 1024
+"""Exemplars that all cells share."""
+POOL = 60_000
+"""Latents among which the shared exemplars are chosen."""
 TOLERANCE = 0.3
 """Share by which the mean energy of normal images to their nearest exemplar of a cell may rise for a smaller bank."""
 LAYOUT_TOLERANCE = 0.6
@@ -24,9 +31,35 @@ GPU_DISTANCE_BYTES = 2**30
 """The same on a GPU, where few large parts are faster."""
 
 
-def choose_own(
-    images: KeptLatents, step: torch.Tensor, tolerance: float = TOLERANCE
-) -> tuple[torch.Tensor, torch.Tensor]:
+class Bank(NamedTuple):
+    """Exemplars of every cell of a grid of ``h w`` cells, each of one of ``N`` images.
+
+    Attributes:
+        steps: Whitened exemplars relative to the cell's mean, in steps, of shape ``(h w, d, K)``, 8-bit integers.
+        image: Number of the image that each is of, of shape ``(h w, K)``.
+    """
+
+    steps: torch.Tensor
+    image: torch.Tensor
+
+
+class Common(NamedTuple):
+    """Exemplars that all cells share.
+
+    Attributes:
+        latent: Whitened exemplars relative to ``centre``, of shape ``(d, K)``.
+        centre: Mean of the whitened latents that they were chosen among, of shape ``(d,)``.
+        image: Number of the image that each is of, of shape ``(K,)``.
+        cell: Number of the cell that each is of, rows of the grid before columns, of shape ``(K,)``.
+    """
+
+    latent: torch.Tensor
+    centre: torch.Tensor
+    image: torch.Tensor
+    cell: torch.Tensor
+
+
+def choose_own(images: KeptLatents, step: torch.Tensor, tolerance: float = TOLERANCE) -> Bank:
     """Choose the exemplars of each cell: those of all images there, less those that others stand for.
 
     Each cell's are put in the order of the greedy k-centre (see :func:`_farthest_first`), and the first ones are kept.
@@ -40,9 +73,8 @@ def choose_own(
         tolerance: Share by which that energy may rise, at least 0.
 
     Returns:
-        ``K`` exemplars per cell, at least :data:`LEAST_EXEMPLARS`, on the device of ``step``; all of them if there are
-        no more, or the grid has one cell only. They are whitened, relative to the cell's mean, in steps: 8-bit integers
-        of shape ``(h w, d, K)``. The number of the image that each is of has the shape ``(h w, K)``.
+        ``K`` exemplars per cell, at least :data:`LEAST_EXEMPLARS`, side by side on the device of ``step``. All of them
+        if there are no more, or the grid has one cell only.
     """
     latent_dim, height, width = images[0].shape
     count, cells = len(images), height * width
@@ -66,7 +98,7 @@ def choose_own(
     for row, order in enumerate(orders):
         chosen = order[:, None, :kept].long().expand(-1, latent_dim, -1)
         steps[row * width : (row + 1) * width] = row_of(row).gather(2, chosen)
-    return steps, torch.cat([order[:, :kept] for order in orders])
+    return Bank(steps, torch.cat([order[:, :kept] for order in orders]))
 
 
 def _order_cells(exemplars: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -116,9 +148,7 @@ def _farthest_first(
     return torch.stack(chosen, 1)
 
 
-def choose_common(
-    means: KeptLatents, scale: torch.Tensor, count: int, pool: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+def choose_common(means: KeptLatents, scale: torch.Tensor) -> Common:
     """Choose exemplars of any cell of any image that are unlike each other: each is farthest from those before it.
 
     The greedy k-centre on a seeded random sample, by the distance between whitened latents. A random choice would
@@ -127,21 +157,17 @@ def choose_common(
     Args:
         means: Posterior means of the images, each of shape ``(d, h, w)``, not aligned yet.
         scale: Factor of each latent that whitens, of shape ``(d,)``.
-        count: How many exemplars.
-        pool: How many of all latents to choose among.
 
     Returns:
-        ``count`` exemplars or as many as there are, on the device of ``scale``; none of a grid of one cell, where there
-        is no other place. They are whitened, of shape ``(d, K)``, relative to the second: the mean of the latents that
-        they were chosen among, of shape ``(d,)``. Then come the numbers of the image and of the cell that each is of,
-        rows of the grid before columns, of shape ``(K,)``.
+        :data:`COMMON` exemplars or as many as there are, on the device of ``scale``; none of a grid of one cell, where
+        there is no other place.
     """
     latent_dim, cells = means[0].shape[0], means[0][0].numel()
-    sample = torch.randperm(len(means) * cells, generator=torch.Generator().manual_seed(0))[:pool].sort().values
+    sample = torch.randperm(len(means) * cells, generator=torch.Generator().manual_seed(0))[:POOL].sort().values
     image, cell = sample // cells, sample % cells
     if cells == 1:
         empty = torch.zeros(latent_dim, 0, device=scale.device)
-        return empty, torch.zeros_like(scale), image[:0], cell[:0]
+        return Common(empty, torch.zeros_like(scale), image[:0], cell[:0])
     counts = torch.bincount(image, minlength=len(means)).tolist()
     latent = torch.empty(len(sample), latent_dim, device=scale.device)
     for ours, mean, some in zip(latent.split(counts), means, cell.to(scale.device).split(counts), strict=True):
@@ -156,6 +182,6 @@ def choose_common(
         # By its number on the device: reading it back for each would wait for all that was asked before.
         return (torch.addmv(norm, latent, latent[last][0], alpha=-2) + norm[last])[None]
 
-    chosen = _farthest_first(norm[None], min(count, len(latent)), distance_to)[0]
+    chosen = _farthest_first(norm[None], min(COMMON, len(latent)), distance_to)[0]
     taken = chosen.cpu()
-    return latent[chosen].T.contiguous(), centre, image[taken], cell[taken]
+    return Common(latent[chosen].T.contiguous(), centre, image[taken], cell[taken])

@@ -26,7 +26,7 @@ from anomalib_vae_attention.benchmark.data import category_datamodule
 from anomalib_vae_attention.common.measures import MAIN, MEASURES
 from anomalib_vae_attention.fit import closed_form
 from anomalib_vae_attention.fit.feature_statistics import FeatureMoments
-from anomalib_vae_attention.reference import departure_metric, exemplars
+from anomalib_vae_attention.reference import departure_metric, exemplar_choice, exemplars
 from anomalib_vae_attention.torch_model import VaeAttentionModel
 from anomalib_vae_attention.vae import grid
 
@@ -90,8 +90,8 @@ VARIANTS = {
     "plain metric": _homogeneous(departure_metric.PLAIN_AT),
     "Mahalanobis": _homogeneous(1.0),
     "what varies counts more": _homogeneous(departure_metric.PLAIN_AT**2),
-    "512 shared": Variant(constants={(exemplars, "COMMON"): 512}),
-    "2048 shared": Variant(constants={(exemplars, "COMMON"): 2048}),
+    "512 shared": Variant(constants={(exemplar_choice, "COMMON"): 512}),
+    "2048 shared": Variant(constants={(exemplar_choice, "COMMON"): 2048}),
     "energy alone": Variant(energy_alone=True),
     "without noise": Variant(change=_without_noise),
     "without noise, energy alone": Variant(change=_without_noise, energy_alone=True),
@@ -100,6 +100,8 @@ VARIANTS = {
         change=lambda model: (model.border_weight.fill_(1), model.map_border.fill_(1)),
     ),
     "border halved": Variant(change=lambda model: model.map_border.fill_(torch_model.BORDER_OF_LAYOUT)),
+    "no levels": Variant(constants={(exemplars, "LEVEL_POWER"): 0.0}),
+    "levels twice": Variant(constants={(exemplars, "LEVEL_POWER"): 2 * exemplars.LEVEL_POWER}),
     "highest 0.1 %": _shares(1, 0, 0, 0),
     "highest 1 %": _shares(*torch_model.ONE_SHARE),
     "highest 10 %": _shares(0, 0, 1, 0),

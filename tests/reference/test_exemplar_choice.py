@@ -6,24 +6,24 @@ from support import keep
 
 from anomalib_vae_attention.reference import exemplar_choice
 from anomalib_vae_attention.reference.byte_latents import BLOCK, KeptLatents
-from anomalib_vae_attention.reference.exemplar_choice import LEAST_EXEMPLARS, TOLERANCE, choose_common, choose_own
+from anomalib_vae_attention.reference.exemplar_choice import LEAST_EXEMPLARS, TOLERANCE, Bank, choose_common, choose_own
 
 
-def make(latents: torch.Tensor) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, torch.Tensor]:
+def make(latents: torch.Tensor) -> tuple[Bank, torch.Tensor, torch.Tensor]:
     """Return the bank of latents ``(N, d, h, w)``, and those that it has and all of each cell, ``(h w, K or N, d)``."""
     images = keep(latents)
     # Around 0, which is not quite their mean.
     step = images.align(torch.zeros(latents.shape[1:]), torch.ones(latents.shape[1]))
     bank = choose_own(images, step)
     everything = torch.stack(list(images)).flatten(2).permute(2, 0, 1)
-    return bank, (bank[0] * step[:, None]).mT.double(), everything.double()
+    return bank, (bank.steps * step[:, None]).mT.double(), everything.double()
 
 
 @pytest.mark.parametrize(("images", "size"), [(LEAST_EXEMPLARS, (4, 4)), (200, (1, 1))])
 def test_few_images_and_grids_of_one_cell_are_kept(images: int, size: tuple[int, int]) -> None:
     bank, kept, everything = make(torch.randn(images, 3, *size))
     assert torch.equal(kept, everything)
-    assert bank[1].tolist() == [list(range(images))] * kept.shape[0]
+    assert bank.image.tolist() == [list(range(images))] * kept.shape[0]
 
 
 @pytest.mark.parametrize("count", [1, BLOCK, 2 * BLOCK + 5])
@@ -64,7 +64,7 @@ def test_the_first_of_the_greedy_k_centre_are_kept(memory: int, monkeypatch: pyt
     assert LEAST_EXEMPLARS < count < 130
     assert count % 16 == 0
     nearest = {size: [] for size in (count - 16, count, 130)}
-    for everything, image, kept_here in zip(cells, bank[1], kept, strict=True):
+    for everything, image, kept_here in zip(cells, bank.image, kept, strict=True):
         distance = torch.cdist(everything, everything, compute_mode="donot_use_mm_for_euclid_dist").square()
         chosen = [int(everything.square().sum(1).argmax())]
         while len(chosen) < 130:
@@ -91,31 +91,33 @@ def test_copies_are_left_out() -> None:
 
 def test_identical_images_have_a_bank() -> None:
     bank, _, _ = make(torch.ones(100, 4, 2, 2))
-    assert bank[0].shape == (4, 4, LEAST_EXEMPLARS)
+    assert bank.steps.shape == (4, 4, LEAST_EXEMPLARS)
 
 
-def test_shared_exemplars_are_unlike_each_other() -> None:
+def test_shared_exemplars_are_unlike_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of few latents that are rare and many that are alike, the rare ones are all chosen, where chance takes few."""
+    monkeypatch.setattr(exemplar_choice, "COMMON", 40)
     latents = 0.01 * torch.randn(40, 4, 10, 10)
     latents[:30, :, 3, 7] = 10 * torch.randn(30, 4)
     kept = keep(latents)
     latents = torch.stack(list(kept))
     rare = latents[:30, :, 3, 7]
-    latent, centre, image, cell = choose_common(kept, torch.ones(4), 40, 100_000)
-    picked = latents.flatten(2)[image, :, cell]
+    common = choose_common(kept, torch.ones(4))
+    picked = latents.flatten(2)[common.image, :, common.cell]
     assert {tuple(latent) for latent in rare.tolist()} <= {tuple(latent) for latent in picked.tolist()}
-    torch.testing.assert_close(picked, latent.T + centre)
-    torch.testing.assert_close(centre, latents.mean((0, 2, 3)))
+    torch.testing.assert_close(picked, common.latent.T + common.centre)
+    torch.testing.assert_close(common.centre, latents.mean((0, 2, 3)))
     assert len(picked.unique(dim=0)) == 40
 
 
-def test_shared_exemplars_are_each_the_farthest_from_those_before() -> None:
+def test_shared_exemplars_are_each_the_farthest_from_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """The greedy k-centre, computed with all distances in double precision."""
+    monkeypatch.setattr(exemplar_choice, "COMMON", 30)
     kept, scale = keep(torch.randn(6, 3, 4, 5)), torch.tensor([1.0, 2.0, 0.5])
     latents = torch.stack(list(kept))
-    latent, centre, *_ = choose_common(kept, scale, 30, 100_000)
+    common = choose_common(kept, scale)
     everything = (latents.permute(0, 2, 3, 1).reshape(-1, 3) * scale).double()
     chosen = [int((everything - everything.mean(0)).square().sum(1).argmax())]
     for _ in range(29):
         chosen.append(int(torch.cdist(everything, everything[chosen]).amin(1).argmax()))
-    torch.testing.assert_close((latent.T + centre).double(), everything[chosen])
+    torch.testing.assert_close((common.latent.T + common.centre).double(), everything[chosen])
