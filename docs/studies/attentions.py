@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from anomalib_vae_attention.common.argument_checks import take_overrides
 from anomalib_vae_attention.common.atomic_files import write_table
+from anomalib_vae_attention.common.models import find_model
 from anomalib_vae_attention.explain.data import read_datamodule
 from anomalib_vae_attention.explain.scores import score
 from anomalib_vae_attention.image_vae.attention_maps import ATTENTIONS, Explained, explain, join
@@ -204,7 +205,8 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     datamodule = read_datamodule(arguments.config, arguments.overrides)
     rows = []
     for checkpoint in arguments.ckpt_path:
-        module = VaeAttention.load_from_checkpoint(checkpoint, map_location="cpu").eval()
+        file = find_model(checkpoint, (".ckpt",))
+        module = VaeAttention.load_from_checkpoint(file, map_location="cpu").eval()
         layers = arguments.layers or image_model(module).attention_layers
         rows += [
             {"checkpoint": str(checkpoint), **row}
