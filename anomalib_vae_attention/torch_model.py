@@ -1,6 +1,7 @@
 """The model of vae_attention as a torch module: image in, ``InferenceBatch`` out, no autograd at inference."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
@@ -227,7 +228,7 @@ class VaeAttentionModel(nn.Module):
         maps = [refine(layer_map) for refine, layer_map in zip(self._fixed.refine, attention, strict=True)]
         if energy is not None:
             maps.append(self._fixed.refine_energy(energy))
-        return torch.stack(maps).sum(0)
+        return reduce(torch.add, maps)
 
     @property
     def _fixed(self) -> MapResamplings:

@@ -1,4 +1,4 @@
-"""Models of OpenVINO after their conversion: metadata, precision, products, halved constants, a backbone of integers."""
+"""Models of OpenVINO after their conversion: metadata, precision, speed, halved constants, a backbone of integers."""
 
 import tempfile
 from collections.abc import Iterable

@@ -1,8 +1,9 @@
 """The Gaussian: a summary of the normal posteriors whose size does not grow with their number."""
 
 import torch
+from torch.nn import functional as F  # noqa: N812
 
-from anomalib_vae_attention.vae import Posterior
+from anomalib_vae_attention.vae import NOT_COMPARED, Posterior
 
 from .base import LeftOut, Match, NormalReference, require_images
 
@@ -58,7 +59,7 @@ class Gaussian(NormalReference):
         # All that a cell's covariance is shrunk towards and the variance of the other posterior.
         rest = self.shrinkage * covariance.mean(0) + 2 * torch.diag(self._variance.double())
         own = (1 - self.shrinkage) * covariance
-        self.precision = torch.cholesky_inverse(torch.linalg.cholesky(own + rest)).float()
+        self.precision = _compared(torch.cholesky_inverse(torch.linalg.cholesky(own + rest)).float())
         self.mean = mean.T.reshape(-1, *self._size).float()
         energy = self._left_out(torch.stack(self._some), mean, own, rest).float()
         self.start()
@@ -72,7 +73,17 @@ class Gaussian(NormalReference):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes that the buffers should have; see :meth:`NormalReference.shapes`."""
         latent_dim, height, width = self.mean.shape
-        return {"mean": (latent_dim, height, width), "precision": (height * width, latent_dim, latent_dim)}
+        compared = self.precision.shape[2]
+        if compared != latent_dim - 1:
+            compared = latent_dim
+        return {"mean": (latent_dim, height, width), "precision": (height * width, compared, compared)}
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """Load precisions that have the noise level, too."""
+        precision = state_dict.get(prefix + "precision")
+        if precision is not None and precision.ndim == 3:
+            state_dict[prefix + "precision"] = _compared(precision)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _left_out(
         self, latents: torch.Tensor, mean: torch.Tensor, own: torch.Tensor, rest: torch.Tensor
@@ -97,9 +108,24 @@ class Gaussian(NormalReference):
         """Measure the Mahalanobis distance of every cell; see :meth:`NormalReference.match`."""
         difference = posterior.mean - self.mean
         batch, latent_dim, height, width = difference.shape
+        compared = self.precision.shape[2]
         # Cells and all else change places as the two sides of one matrix: runtimes are slow at other permutations.
-        rows = difference.reshape(batch * latent_dim, height * width).T.reshape(-1, batch, latent_dim)
-        by_cell = torch.bmm(rows, self.precision.to(rows.dtype)).reshape(1, height, width, batch * latent_dim)
-        gradient = by_cell.permute(0, 3, 1, 2).reshape(difference.shape)
+        rows = difference[:, :compared].reshape(batch * compared, height * width).T.reshape(-1, batch, compared)
+        by_cell = torch.bmm(rows, self.precision.to(rows.dtype)).reshape(1, height, width, batch * compared)
+        gradient = by_cell.permute(0, 3, 1, 2).reshape(batch, compared, height, width)
+        gradient = F.pad(gradient, (0, 0, 0, 0, 0, latent_dim - compared))
         energy = (difference * gradient).sum(1).clamp_min(0)
         return Match(energy, gradient, self.mean.to(rows.dtype).expand_as(difference), energy)
+
+
+def _compared(precision: torch.Tensor) -> torch.Tensor:
+    """Leave out the last latents that no cell compares, as the noise level: less to read for every image.
+
+    Args:
+        precision: Precision of every cell, of shape ``(h w, d, d)``.
+
+    Returns:
+        That of the ``k`` first latents, of shape ``(h w, k, k)``.
+    """
+    count = int((precision.diagonal(dim1=1, dim2=2) > 1 / NOT_COMPARED).any(0).sum())
+    return precision[:, :count, :count].clone()

@@ -2,6 +2,6 @@
 
 from .feature import FeatureVAE, Posterior
 from .grid import FeatureGrid
-from .noise import carry_noise
+from .noise import NOT_COMPARED, carry_noise
 
-__all__ = ["FeatureGrid", "FeatureVAE", "Posterior", "carry_noise"]
+__all__ = ["NOT_COMPARED", "FeatureGrid", "FeatureVAE", "Posterior", "carry_noise"]

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import cast
 
 import torch
@@ -182,7 +183,7 @@ class FeatureGrid(nn.Module):
             cast("Resampling", to_grid).adjoint(gradient / self.std[part, None, None])
             for to_grid, gradient, part in zip(self._resamplings.to_grid, gradients, self._parts, strict=True)
         ]
-        return [torch.stack(parts[layer :: self._layers]).sum(0) for layer in range(self._layers)]
+        return [reduce(torch.add, parts[layer :: self._layers]) for layer in range(self._layers)]
 
     def layers_of(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Undo the standardisation and resize each layer's channels to that layer's own resolution.
