@@ -204,7 +204,8 @@ class VaeAttentionModel(nn.Module):
         """
         posterior, residual = self.posterior(features)
         found = self.reference.match(posterior)
-        match = Match(found.energy, found.gradient[:, :-1], found.latent[:, :-1], found.nearest)
+        latents = slice(self.vae.latent_dim)
+        match = Match(found.energy, found.gradient[:, latents], found.latent[:, latents], found.nearest)
         level, normal_level = posterior.mean[:, -1], found.latent[:, -1].detach()
         energy = match.energy + self.noise_weight * (level - normal_level).exp()
         noise_gradient = self.vae.noise_gradient(residual, self.noise_weight * (-normal_level).exp())

@@ -1,7 +1,6 @@
 """The Gaussian: a summary of the normal posteriors whose size does not grow with their number."""
 
 import torch
-from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention.vae import NOT_COMPARED, Posterior
 
@@ -106,16 +105,15 @@ class Gaussian(NormalReference):
 
     def match(self, posterior: Posterior) -> Match:
         """Measure the Mahalanobis distance of every cell; see :meth:`NormalReference.match`."""
-        difference = posterior.mean - self.mean
-        batch, latent_dim, height, width = difference.shape
         compared = self.precision.shape[2]
+        difference = posterior.mean[:, :compared] - self.mean[:compared]
+        batch, _, height, width = difference.shape
         # Cells and all else change places as the two sides of one matrix: runtimes are slow at other permutations.
-        rows = difference[:, :compared].reshape(batch * compared, height * width).T.reshape(-1, batch, compared)
+        rows = difference.reshape(batch * compared, height * width).T.reshape(-1, batch, compared)
         by_cell = torch.bmm(rows, self.precision.to(rows.dtype)).reshape(1, height, width, batch * compared)
-        gradient = by_cell.permute(0, 3, 1, 2).reshape(batch, compared, height, width)
-        gradient = F.pad(gradient, (0, 0, 0, 0, 0, latent_dim - compared))
+        gradient = by_cell.permute(0, 3, 1, 2).reshape(difference.shape)
         energy = (difference * gradient).sum(1).clamp_min(0)
-        return Match(energy, gradient, self.mean.to(rows.dtype).expand_as(difference), energy)
+        return Match(energy, gradient, self.mean.to(rows.dtype).expand_as(posterior.mean), energy)
 
 
 def _compared(precision: torch.Tensor) -> torch.Tensor:

@@ -91,8 +91,7 @@ class FeatureVAE(nn.Module):
             Residual of shape ``(B, C, h, w)``, orthogonal to every column of the decoder.
         """
         shrunk = 1 - self.log_variance.exp()
-        projection = _at_every_cell(self.decoder.weight, mean / shrunk[:, None, None])
-        return features - projection
+        return features - _at_every_cell(self.decoder.weight / shrunk[:, None, None], mean)
 
     def noise(self, residual: torch.Tensor) -> torch.Tensor:
         """Return the noise of every cell over the noise variance that the VAE expects of all.
