@@ -195,12 +195,12 @@ class VaeAttentionModel(nn.Module):
         residual = self.vae.residual(features, latents.mean)
         return carry_noise(latents, self.vae.noise(residual)), residual
 
-    def _judge(self, features: torch.Tensor) -> tuple[Match, torch.Tensor, list[torch.Tensor]]:
+    def _judge(self, features: torch.Tensor) -> tuple[Match, torch.Tensor, torch.Tensor]:
         """Compare features ``(B, C, h, w)`` with the normal reference, by their latents and by what these leave out.
 
         Returns:
             The match of the latents; the energy ``e`` of latents and noise, of shape ``(B, h, w)``; the gradient of
-            ``1/2 sum e`` by the features, by layer of shape ``(B, C_l, h, w)``.
+            ``1/2 sum e`` by the features, of shape ``(B, C, h, w)``.
         """
         posterior, residual = self.posterior(features)
         found = self.reference.match(posterior)
@@ -209,8 +209,7 @@ class VaeAttentionModel(nn.Module):
         level, normal_level = posterior.mean[:, -1], found.latent[:, -1].detach()
         energy = match.energy + self.noise_weight * (level - normal_level).exp()
         noise_gradient = self.vae.noise_gradient(residual, self.noise_weight * (-normal_level).exp())
-        by_layer = zip(self.vae.adjoint(match.gradient), noise_gradient, strict=True)
-        return match, energy, [by_latents + by_noise for by_latents, by_noise in by_layer]
+        return match, energy, self.vae.adjoint(match.gradient) + noise_gradient
 
     def at_image_size(self, attention: Sequence[torch.Tensor], energy: torch.Tensor | None = None) -> torch.Tensor:
         """Add maps up at the size of the images.
