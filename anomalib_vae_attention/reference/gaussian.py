@@ -109,7 +109,7 @@ class Gaussian(NormalReference):
         difference = posterior.mean[:, :compared] - self.mean[:compared]
         batch, _, height, width = difference.shape
         # Cells and all else change places as the two sides of one matrix: runtimes are slow at other permutations.
-        rows = difference.reshape(batch * compared, height * width).T.reshape(-1, batch, compared)
+        rows = difference.reshape(batch * compared, height * width).T.contiguous().reshape(-1, batch, compared)
         by_cell = torch.bmm(rows, self.precision.to(rows.dtype)).reshape(1, height, width, batch * compared)
         gradient = by_cell.permute(0, 3, 1, 2).reshape(difference.shape)
         energy = (difference * gradient).sum(1).clamp_min(0)

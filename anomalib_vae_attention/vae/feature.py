@@ -103,7 +103,7 @@ class FeatureVAE(nn.Module):
             Mean square of the ``C - d`` numbers that are free in the residual, over ``s^2``, of shape ``(B, h, w)``: 1
             on average over normal images.
         """
-        return torch.linalg.vector_norm(residual, dim=1).square() / self._total_noise
+        return residual.square().sum(1) / self._total_noise
 
     def noise_gradient(self, residual: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """Return the gradient of half the weighted sum of the :meth:`noise` by the features, of shape ``(B, C, h, w)``.

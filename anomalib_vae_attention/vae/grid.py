@@ -181,9 +181,8 @@ class FeatureGrid(nn.Module):
         Returns:
             Gradient on each layer, of shape ``(B, C_l, h_l, w_l)``.
         """
-        raw = gradient / self.std[:, None, None]
         parts = [
-            cast("Resampling", to_grid).adjoint(raw[:, part])
+            cast("Resampling", to_grid).adjoint(gradient[:, part] / self.std[part, None, None])
             for to_grid, part in zip(self._resamplings.to_grid, self._parts, strict=True)
         ]
         return [reduce(torch.add, parts[layer :: self._layers]) for layer in range(self._layers)]
