@@ -8,8 +8,8 @@ import torch
 from anomalib.data import InferenceBatch
 from torch import nn
 
-SCORE_SHARE = 0.01
-"""Share of an anomaly map, the highest, whose mean is the image score."""
+SCORE_SHARES = (0.001, 0.01, 0.1, 1.0)
+"""Shares of an anomaly map, the highest, whose means make the image score: a small defect fills one, wear another."""
 LARGEST = 2.0**14
 """Pixels beyond are not scored, nor are those that are not finite; half precision can tell them apart."""
 FAR = 8.0
@@ -215,19 +215,21 @@ def to_unit_interval(ratio: torch.Tensor) -> torch.Tensor:
     return 0.5 + 0.5 * torch.where(ratio < 0, -compressed, compressed)
 
 
-def highest_mean(anomaly_map: torch.Tensor) -> torch.Tensor:
-    """Score images by what their anomaly maps show: the mean of the highest :data:`SCORE_SHARE` of each.
+def highest_means(anomaly_map: torch.Tensor) -> torch.Tensor:
+    """Return what image scores are made of: the mean of the highest part of each map, for each of :data:`SCORE_SHARES`.
 
     A maximum would judge by one noisy cell, a mean over all would not see a small defect. AnomalyDINO (Damm et al.,
-    arXiv 2405.14529) takes the same share.
+    arXiv 2405.14529) takes the highest 1 % alone.
 
     Args:
         anomaly_map: Maps of shape ``(B, h, w)``.
 
     Returns:
-        Scores of shape ``(B,)``, in the units of the maps.
+        Means of shape ``(B, number of shares)``, in the units of the maps, the highest first.
     """
     # Traced sizes are tensors.
     height, width = (int(side) for side in anomaly_map.shape[-2:])
-    count = max(1, round(SCORE_SHARE * height * width))
-    return anomaly_map.flatten(1).topk(count, sorted=False).values.mean(1)
+    cells = anomaly_map.flatten(1)
+    counts = [max(1, round(share * height * width)) for share in SCORE_SHARES[:-1]]
+    highest = cells.topk(counts[-1]).values
+    return torch.stack([*(highest[:, :count].mean(1) for count in counts), cells.mean(1)], 1)

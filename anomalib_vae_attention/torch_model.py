@@ -13,7 +13,7 @@ from .backbone import PACKAGED_BACKBONE, Backbone
 from .batch_norm_folding import fold_batch_norms, round_weights
 from .reference import MAX_EXEMPLARS, LeftOut, Match, make_reference
 from .resampling import MapResamplings, SizedResamplings, border_distance
-from .scoring import as_floats, fail_safe, highest_mean, only_scorable, require_scorable, to_unit_interval
+from .scoring import as_floats, fail_safe, highest_means, only_scorable, require_scorable, to_unit_interval
 from .vae import FeatureGrid, FeatureVAE, Posterior, carry_noise
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ ONE_LAYOUT = 0.5
 """Share of the variance of normal features that their place must explain for pictures to have one layout."""
 BORDER_OF_LAYOUT = 0.5
 """Weight of the border in pictures of one layout: somebody has put the part in the middle."""
+ONE_SHARE = (0.0, 1.0, 0.0, 0.0)
+"""Weights of the shares (see :func:`highest_means`) in models of before there were several: the highest 1 % alone."""
 LEAST_ENERGY = 1.0
 """Least energy of normal images: that of latents one standard deviation apart. Copies of one image have less."""
 
@@ -40,9 +42,9 @@ class Explanation(NamedTuple):
         counterfactual: The layers as a normal part would have shown them, ``A_hat_l``, of the same shapes.
         attention: Attention map of each layer, of shape ``(B, h_l, w_l)``, in units of energy.
         anomaly_map: Energy and attention together over the energy of normal images, of shape ``(B, H, W)``.
-        score: Image score of shape ``(B,)``, in the same units: the mean of the highest share of the anomaly map before
-            its blur (see :func:`highest_mean`). The border counts less where normal images have more energy there (see
-            :meth:`VaeAttentionModel.calibrate`).
+        score: Image score of shape ``(B,)``, about 1 for normal images: means of the highest shares of the anomaly map
+            before its blur (see :func:`highest_means`), each over that of normal images, averaged. The border counts
+            less where normal images have more energy there (see :meth:`VaeAttentionModel.calibrate`).
     """
 
     match: Match
@@ -74,6 +76,7 @@ class VaeAttentionModel(nn.Module):
     """
 
     energy_scale: torch.Tensor
+    share_weights: torch.Tensor
     noise_weight: torch.Tensor
     border_weight: torch.Tensor
     map_border: torch.Tensor
@@ -98,6 +101,7 @@ class VaeAttentionModel(nn.Module):
         self.vae = FeatureVAE(self.grid.channels, latent_dim).requires_grad_(requires_grad=False)
         self.reference = make_reference(reference, max_exemplars)
         self.register_buffer("energy_scale", torch.ones(()))
+        self.register_buffer("share_weights", torch.tensor(ONE_SHARE))
         self.register_buffer("noise_weight", torch.zeros(()))
         self.register_buffer("border_weight", torch.ones(BORDER_CELLS))
         self.register_buffer("map_border", torch.ones(()))
@@ -177,7 +181,7 @@ class VaeAttentionModel(nn.Module):
         attention = energy_attention(activations, counterfactual, self.grid.adjoint(gradient))
         fixed = self._fixed
         fine_map = self._at_finest_layer(attention, energy) / (2 * self.energy_scale) * fixed.map_weight
-        score = highest_mean(fine_map * fixed.score_weight)
+        score = (highest_means(fine_map * fixed.score_weight) * self.share_weights).sum(1)
         anomaly_map = fixed.upsample(fine_map)
         return Explanation(match, energy, activations, counterfactual, attention, anomaly_map, score)
 
@@ -245,7 +249,7 @@ class VaeAttentionModel(nn.Module):
             raise ValueError(msg)
 
     def calibrate(self, normal: LeftOut, place_share: float = 0.0, mahalanobis: float = 0.0) -> None:
-        """Set the scale of maps, the weight of the noise and that of the border.
+        """Set the scale of maps, the weights of the noise and of the border, and those of the shares in scores.
 
         The noise counts as much as the latents where everything may lie anywhere, and up to twice as much in a
         homogeneous texture, where it is a part of the likelihood. Where pictures have one layout, exemplars of the very
@@ -253,6 +257,7 @@ class VaeAttentionModel(nn.Module):
         Where normal images have more energy in a ring of cells at the border than inside, the ring is weighed down to
         the same mean in scores. It is never weighed up: a calm background would become a noisy one. In pictures of one
         layout, the border counts half in the map, and so in the score.
+        A share of the map counts by how much it is above that of normal images: their highest cells are high, too.
 
         Args:
             normal: Energies of normal images that were left out of the reference.
@@ -264,6 +269,9 @@ class VaeAttentionModel(nn.Module):
         self.noise_weight.copy_((1 - place_share) * (1 + mahalanobis) * latent_energy)
         # The noise is about as much as is normal, on average: its energy is its weight.
         self.energy_scale.copy_(latent_energy + self.noise_weight)
+        usual = highest_means(normal.energy).mean(0)
+        # All of them are zero for copies of one image.
+        self.share_weights.copy_((usual[-1] / usual).nan_to_num(1.0) / len(usual))
         energy, distance = normal.energy.mean(0), border_distance(normal.energy.shape[-2:]).to(normal.energy.device)
         inside = energy[distance >= 2 * BORDER_CELLS]
         for ring in range(BORDER_CELLS):
@@ -272,7 +280,8 @@ class VaeAttentionModel(nn.Module):
         self.is_fitted.fill_(value=True)
         self._resamplings = SizedResamplings()
 
-    def _load_from_state_dict(self, *args) -> None:
-        """Load the border's weights, and forget what was made of earlier ones."""
-        super()._load_from_state_dict(*args)
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """Load models of before the shares, too, and forget what was made of earlier weights of the border."""
+        state_dict.setdefault(f"{prefix}share_weights", torch.tensor(ONE_SHARE))
+        super()._load_from_state_dict(state_dict, prefix, *args)
         self._resamplings = SizedResamplings()

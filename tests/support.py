@@ -188,15 +188,15 @@ def small_run(sprites_root: Path) -> list[str]:
 
 
 def stored(normal: Exemplars) -> torch.Tensor:
-    """Return the exemplars of each cell that a reference holds, of shape ``(N, h, w, d)``."""
+    """Return the exemplars of each cell that a reference holds, without their levels, of shape ``(N, h, w, d)``."""
     latent_dim, height, width = normal.centre.shape
     whitened = (normal.bank.double() * normal.step[:, None]).permute(2, 0, 1)
-    return whitened.view(-1, height, width, latent_dim) / normal.scale + normal.centre.permute(1, 2, 0)
+    return (whitened.view(-1, height, width, latent_dim) / normal.scale + normal.centre.permute(1, 2, 0))[..., :-1]
 
 
 def shared(normal: Exemplars) -> torch.Tensor:
-    """Return the exemplars that all cells share, of shape ``(K, d)``."""
-    return (normal.common.T.double() + normal.common_centre) / normal.scale
+    """Return the exemplars that all cells share, without their levels, of shape ``(K, d)``."""
+    return ((normal.common.T.double() + normal.common_centre) / normal.scale)[:, :-1]
 
 
 def prior_of(normal: Exemplars) -> torch.Tensor:

@@ -30,8 +30,8 @@ def test_fitted_state_is_finite_and_small(fitted: Fitted) -> None:
     for name, tensor in fitted.model.state_dict().items():
         assert not tensor.is_floating_point() or tensor.isfinite().all(), name
     # The noise level is carried as one latent more.
-    assert fitted.model.model.reference.bank.shape == (32 * 32, 96 + 1, 60)
-    assert fitted.model.model.reference.common.shape == (96 + 1, 1024)
+    assert fitted.model.model.reference.bank.shape == (32 * 32, 96 + 2, 60)
+    assert fitted.model.model.reference.common.shape == (96 + 2, 1024)
     assert fitted.model.model.is_fitted
 
 

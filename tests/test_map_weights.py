@@ -1,10 +1,14 @@
-"""What ``calibrate`` of the torch model weighs in maps and scores: the noise and the border."""
+"""What ``calibrate`` of the torch model weighs in maps and scores: noise, border, and shares of the map."""
+
+from copy import deepcopy
 
 import pytest
 import torch
+from support import Fitted
 
 from anomalib_vae_attention.reference import LeftOut
 from anomalib_vae_attention.resampling import at_border
+from anomalib_vae_attention.scoring import highest_means
 from anomalib_vae_attention.torch_model import VaeAttentionModel
 
 
@@ -33,6 +37,27 @@ def test_noise_counts_by_the_share_that_the_place_leaves() -> None:
         model.calibrate(LeftOut(energy, energy), share, mahalanobis)
         assert float(model.noise_weight) == pytest.approx(weight)
         assert float(model.energy_scale) == pytest.approx(6 + weight)
+
+
+def test_shares_of_the_map_count_by_what_normal_images_have() -> None:
+    """A normal image whose map is its energies has a score of 1, whatever its peaks; of energies of zero, too."""
+    model = VaeAttentionModel(pre_trained=False, latent_dim=4)
+    energy = 10 * torch.rand(6, 20, 50).pow(4)
+    model.calibrate(LeftOut(energy, energy), place_share=1.0)
+    scores = (highest_means(energy / energy.mean()) * model.share_weights).sum(1)
+    assert float(scores.mean()) == pytest.approx(1, abs=1e-5)
+    assert (model.share_weights.diff() > 0).all(), "the highest cells of normal images are high, too"
+    model.calibrate(LeftOut(0 * energy, 0 * energy))
+    assert model.share_weights.tolist() == [0.25] * 4
+
+
+def test_models_of_before_the_shares_judge_as_they_did(fitted: Fitted) -> None:
+    """Without weights of the shares in a checkpoint, the score is the mean of the highest hundredth alone."""
+    model = deepcopy(fitted.model.model)
+    state = model.state_dict()
+    del state["share_weights"]
+    model.load_state_dict(state)
+    assert model.share_weights.tolist() == [0, 1, 0, 0]
 
 
 def test_border_counts_half_in_pictures_of_one_layout() -> None:

@@ -12,7 +12,7 @@ from anomalib_vae_attention.scoring import (
     as_floats,
     call_defective,
     fail_safe,
-    highest_mean,
+    highest_means,
     only_scorable,
     require_raw_images,
     to_unit_interval,
@@ -126,9 +126,10 @@ def test_unit_interval_of_some_numbers() -> None:
     assert 0 < extreme[0] < extreme[-1] < 1
 
 
-def test_image_score_is_the_mean_of_the_highest_of_the_map() -> None:
-    """The score is the mean of the highest hundredth, by sorting; a single cell does not make it, nor the calm rest."""
-    anomaly_map = torch.randn(5, 20, 30)
-    expected = anomaly_map.flatten(1).sort(descending=True).values[:, :6].mean(1)
-    torch.testing.assert_close(highest_mean(anomaly_map), expected)
-    assert highest_mean(torch.ones(1, 3, 3)).tolist() == [1.0], "at least one cell"
+def test_image_scores_are_made_of_the_means_of_the_highest_shares_of_the_map() -> None:
+    """They are a tenth of a percent, one, ten and all of the cells, by sorting: at least one cell each."""
+    anomaly_map = torch.randn(5, 40, 50)
+    highest_first = anomaly_map.flatten(1).sort(descending=True).values
+    expected = torch.stack([highest_first[:, :count].mean(1) for count in (2, 20, 200, 2000)], 1)
+    torch.testing.assert_close(highest_means(anomaly_map), expected)
+    assert highest_means(torch.eye(3)[None]).flatten().tolist() == pytest.approx([1.0, 1.0, 1.0, 1 / 3])

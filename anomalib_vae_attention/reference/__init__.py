@@ -10,7 +10,8 @@ from collections.abc import Callable
 from anomalib_vae_attention.common.argument_checks import require_choice, require_whole
 
 from .base import LeftOut, Match, NormalReference, require_images
-from .exemplars import MAX_EXEMPLARS, Exemplars
+from .exemplar_choice import MAX_EXEMPLARS
+from .exemplars import Exemplars
 from .gaussian import Gaussian
 
 __all__ = [

@@ -7,6 +7,12 @@ import torch
 
 from .byte_latents import KeptLatents
 
+MAX_EXEMPLARS = 2000
+"""Most images to choose from, if nothing else is asked for."""
+COMMON = 1024
+"""Exemplars that all cells share."""
+POOL = 60_000
+"""Latents among which the shared exemplars are chosen."""
 TOLERANCE = 0.3
 """Share by which the mean energy of normal images to their nearest exemplar of a cell may rise for a smaller bank."""
 LAYOUT_TOLERANCE = 0.6
@@ -142,7 +148,7 @@ def _farthest_first(
     return torch.stack(chosen, 1)
 
 
-def choose_common(means: KeptLatents, scale: torch.Tensor, count: int, pool: int) -> Common:
+def choose_common(means: KeptLatents, scale: torch.Tensor) -> Common:
     """Choose exemplars of any cell of any image that are unlike each other: each is farthest from those before it.
 
     The greedy k-centre on a seeded random sample, by the distance between whitened latents. A random choice would
@@ -151,15 +157,13 @@ def choose_common(means: KeptLatents, scale: torch.Tensor, count: int, pool: int
     Args:
         means: Posterior means of the images, each of shape ``(d, h, w)``, not aligned yet.
         scale: Factor of each latent that whitens, of shape ``(d,)``.
-        count: How many exemplars.
-        pool: How many of all latents to choose among.
 
     Returns:
-        ``count`` exemplars or as many as there are, on the device of ``scale``; none of a grid of one cell, where there
-        is no other place.
+        :data:`COMMON` exemplars or as many as there are, on the device of ``scale``; none of a grid of one cell, where
+        there is no other place.
     """
     latent_dim, cells = means[0].shape[0], means[0][0].numel()
-    sample = torch.randperm(len(means) * cells, generator=torch.Generator().manual_seed(0))[:pool].sort().values
+    sample = torch.randperm(len(means) * cells, generator=torch.Generator().manual_seed(0))[:POOL].sort().values
     image, cell = sample // cells, sample % cells
     if cells == 1:
         empty = torch.zeros(latent_dim, 0, device=scale.device)
@@ -178,6 +182,6 @@ def choose_common(means: KeptLatents, scale: torch.Tensor, count: int, pool: int
         # By its number on the device: reading it back for each would wait for all that was asked before.
         return (torch.addmv(norm, latent, latent[last][0], alpha=-2) + norm[last])[None]
 
-    chosen = _farthest_first(norm[None], min(count, len(latent)), distance_to)[0]
+    chosen = _farthest_first(norm[None], min(COMMON, len(latent)), distance_to)[0]
     taken = chosen.cpu()
     return Common(latent[chosen].T.contiguous(), centre, image[taken], cell[taken])

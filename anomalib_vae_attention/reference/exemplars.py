@@ -4,18 +4,18 @@ import math
 from collections.abc import Iterator
 
 import torch
+from torch.nn import functional as F  # noqa: N812
 
-from anomalib_vae_attention.vae import Posterior
+from anomalib_vae_attention.vae import NOT_COMPARED, Posterior
 
 from .base import HIDDEN, LeftOut, Match, NormalReference, require_images
-from .byte_latents import KeptLatents
+from .byte_latents import GREATEST, KeptLatents
 from .departure_metric import departure_metric, metric_power, moments
-from .exemplar_choice import LAYOUT_TOLERANCE, TOLERANCE, choose_common, choose_own
+from .energy_levels import LEVEL_POWER, energy_levels, judge_by_level
+from .exemplar_choice import LAYOUT_TOLERANCE, MAX_EXEMPLARS, TOLERANCE, choose_common, choose_own
 from .place_prior import PRIOR_STEP, PlaceCounts
 from .search import Found, attend, joined, parts
 
-MAX_EXEMPLARS = 2000
-"""Most images to choose from, if nothing else is asked for."""
 RELATIVE_TEMPERATURE = 0.5
 """Temperature of the exemplars' weights, as a share of the mean energy between normal images and their nearest."""
 LEAST_TEMPERATURE = 2.0
@@ -24,10 +24,6 @@ CALIBRATION_IMAGES = 256
 """Number of normal images, evenly spaced over those seen, from which the energy of normal data is estimated."""
 CALIBRATION_BATCH = 32
 """Normal images that are left out and matched at a time."""
-COMMON = 1024
-"""Exemplars that all cells share."""
-POOL = 60_000
-"""Latents among which the shared exemplars are chosen."""
 
 
 class Exemplars(NormalReference):
@@ -41,7 +37,7 @@ class Exemplars(NormalReference):
 
     The exemplars are those of the images at that very cell, less those that others stand for, kept with a byte per
     latent: what is normal at one place need not be so at another. Few images show little of what is normal at a cell,
-    less so if parts turn or do not always lie alike. So all cells share :data:`COMMON` more, of any cell of any image,
+    less so if parts turn or do not always lie alike. So all cells share :data:`.COMMON` more, of any cell of any image,
     chosen to be unlike each other.
 
     The weights are those of a mixture, as in the aggregate posterior of a VampPrior (Tomczak and Welling, AISTATS
@@ -49,9 +45,13 @@ class Exemplars(NormalReference):
     ones, each by its prior there: how often it is the nearest to normal images at the cell and its neighbours. A part
     that is normal elsewhere only does not explain what is seen here.
 
+    Each exemplar carries the *level* of its own energy when its image is left out (:func:`energy_levels`), as one more
+    latent. An energy is judged by the level of its match (:func:`judge_by_level`), less so in homogeneous textures,
+    where levels are alike.
+
     Args:
         max_exemplars: Most images to choose from. Of more, a random sample of that size is taken (reservoir sampling,
-            seeded). An exemplar takes ``(d + 4) h w`` bytes: 101 KiB for 96 latents and the noise level on 32x32 cells.
+            seeded). An exemplar takes ``(d + 5) h w`` bytes: 102 KiB for 96 latents and both levels on 32x32 cells.
     """
 
     bank: torch.Tensor
@@ -64,6 +64,8 @@ class Exemplars(NormalReference):
     scale: torch.Tensor
     metric: torch.Tensor
     temperature: torch.Tensor
+    level_power: torch.Tensor
+    mean_energy: torch.Tensor
 
     def __init__(self, max_exemplars: int = MAX_EXEMPLARS) -> None:
         super().__init__()
@@ -72,7 +74,8 @@ class Exemplars(NormalReference):
         self.register_buffer("prior", torch.zeros(0, dtype=torch.uint8))
         for name in ("step", "half_norm", "common", "common_centre", "centre", "scale", "metric"):
             self.register_buffer(name, torch.zeros(0))
-        self.register_buffer("temperature", torch.tensor(LEAST_TEMPERATURE))
+        for name in ("temperature", "level_power", "mean_energy"):
+            self.register_buffer(name, torch.zeros(()))
         self.start()
 
     def start(self, one_layout: bool = False) -> None:
@@ -86,51 +89,77 @@ class Exemplars(NormalReference):
 
     def update(self, posterior: Posterior) -> None:
         """Keep the posteriors of a batch of normal images, each with the probability that keeps the sample fair."""
-        self._variance = posterior.variance
-        for mean in posterior.mean.detach():
+        # The level is one more latent, unknown until all others are, and not compared.
+        self._variance = F.pad(posterior.variance, (0, 1), value=NOT_COMPARED)
+        for mean in F.pad(posterior.mean.detach(), (0, 0, 0, 0, 0, 1)):
             self._kept.sample(mean, self.max_exemplars)
 
     def finish(self) -> LeftOut:
         """Build the banks; see :meth:`NormalReference.finish`."""
         require_images(len(self._kept))
-        device = self._variance.device
         self.scale = (2 * self._variance).rsqrt().detach().clone()
         total = torch.zeros_like(self._kept[0], dtype=torch.float64)
         for mean in self._kept:
             total += mean.double()
         self.centre = (total / len(self._kept)).float()
-        common = choose_common(self._kept, self.scale, COMMON, POOL)
+        common = choose_common(self._kept, self.scale)
         self.common, self.common_centre = common.latent, common.centre
-        self._origin = torch.stack([common.image, common.cell]).to(device)
+        self._origin = torch.stack([common.image, common.cell]).to(self.scale.device)
         self.step = self._kept.align(self.centre, self.scale)
         self.bank, self._image = choose_own(self._kept, self.step, self._tolerance)
         self.half_norm = 0.5 * torch.stack([(cell * self.step[:, None]).square().sum(0) for cell in self.bank])[:, None]
         chosen = torch.linspace(0, len(self._kept) - 1, min(CALIBRATION_IMAGES, len(self._kept))).round().long()
         self.temperature.fill_(LEAST_TEMPERATURE)
+        self.level_power.zero_()
+        self.metric = torch.eye(len(self.scale), device=self.scale.device)
         self.prior = self._count_nearest(chosen)
         nearest = torch.cat([self._search_own(query, some).nearest for query, _, some in self._left_out(chosen)], 1)
         if len(self._kept) == 1:
             # It has no other image to be near to at its own cell.
-            nearest = self._search_left_out(chosen).nearest
+            nearest = self._judge_left_out(chosen)[1]
         self.temperature.copy_((RELATIVE_TEMPERATURE * nearest.mean()).clamp_min(LEAST_TEMPERATURE))
-        left_out = self._search_left_out(chosen)
+        mahalanobis, some = self._learn_metric(chosen)
+        if some[0].numel() > 1 and some.any():
+            energy = some.new_empty(len(self._kept), *self.grid_size)
+            energy[chosen] = some
+            others = torch.ones(len(self._kept), dtype=torch.bool).index_fill(0, chosen, value=False).nonzero()[:, 0]
+            if len(others):
+                energy[others] = self._judge_left_out(others)[0]
+            self._learn_levels(energy, LEVEL_POWER * (1 - mahalanobis))
+        left_out = LeftOut(*self._judge_left_out(chosen), mahalanobis)
         self.start()
         return left_out
 
-    def _search_left_out(self, chosen: torch.Tensor) -> LeftOut:
-        """Match some of the images, each with all others, and find the metric of what they depart by."""
-        departures, nearest = [], []
-        for _, mean, some in self._left_out(chosen):
-            departure, _, to_nearest = self._search(mean, some)
-            departures.append(departure.transpose(0, 1))
-            nearest.append(to_nearest)
+    def _learn_metric(self, chosen: torch.Tensor) -> tuple[float, torch.Tensor]:
+        """Find the metric of what images depart by, each left out; return its power, at least 0, and their energies."""
+        departures = [self._search(mean, some)[0].transpose(0, 1) for _, mean, some in self._left_out(chosen)]
         covariance, square = moments(departures)
         power = metric_power(covariance, square)
         self.metric = departure_metric(covariance, power).float()
         energy = torch.cat([self._energy(departure)[0] for departure in departures])
+        return max(power, 0.0), energy.unflatten(1, self.grid_size)
+
+    def _learn_levels(self, energy: torch.Tensor, power: float) -> None:
+        """Let the exemplars carry the levels of energies ``(N, h, w)`` of all images, each left out."""
+        self.mean_energy.copy_(energy.mean())
+        level = energy_levels(energy).flatten(1) * self.scale[-1]
+        image, cell = self._origin
+        self.common[-1] = level[image, cell]
+        self.step[-1] = level.abs().amax() / GREATEST
+        self.bank[:, -1] = (level.T.gather(1, self._image) / self.step[-1]).round().to(self.bank.dtype)
+        self.level_power.fill_(power)
+
+    def _judge_left_out(self, chosen: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return energies of some of the images, of shape ``(n, h, w)``, and those to the nearest, each left out."""
+        energies, nearest = [], []
+        for _, mean, some in self._left_out(chosen):
+            departure, latent, to_nearest = self._search(mean, some)
+            energy = self._energy(departure)[0].T.reshape(to_nearest.shape)
+            energies.append(judge_by_level(energy, latent[:, -1], self.level_power, self.mean_energy)[0])
+            nearest.append(to_nearest)
         # A single image of a single cell has nothing left to be compared with.
         least = torch.cat(nearest)
-        return LeftOut(energy.unflatten(1, self.grid_size), least.where(least < HIDDEN, 0.0), max(power, 0.0))
+        return torch.cat(energies), least.where(least < HIDDEN, 0.0)
 
     def _left_out(self, chosen: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """Yield queries ``(h w, B, d)``, means ``(B, d, h, w)`` and numbers ``(B,)`` of some images, few at a time."""
@@ -154,10 +183,12 @@ class Exemplars(NormalReference):
         return tuple(self.centre.shape[1:])
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        """Load exemplars of before the metric, too, and where no cells share any, of before the prior."""
+        """Load exemplars of before the metric or the levels, too, and where no cells share any, of before the prior."""
         scale = state_dict.get(prefix + "scale")
         if scale is not None:
             state_dict.setdefault(f"{prefix}metric", torch.eye(scale.numel()))
+            for name in ("level_power", "mean_energy"):
+                state_dict.setdefault(prefix + name, torch.zeros(()))
         common = state_dict.get(prefix + "common")
         if common is not None and not common.numel() and f"{prefix}prior" not in state_dict:
             state_dict[f"{prefix}prior"] = torch.zeros(1, 0, dtype=torch.uint8)
@@ -179,14 +210,21 @@ class Exemplars(NormalReference):
             "scale": (latent_dim,),
             "metric": (latent_dim, latent_dim),
             "temperature": (),
+            "level_power": (),
+            "mean_energy": (),
         }
 
     def match(self, posterior: Posterior) -> Match:
         """Mix the exemplars of every cell; see :meth:`NormalReference.match`."""
-        departure, latent, nearest = self._search(posterior.mean)
-        energy, gradient = self._energy(departure)
-        gradient = gradient.permute(1, 2, 0).reshape(latent.shape) * self.scale[:, None, None]
-        return Match(energy.T.reshape(nearest.shape), gradient, latent, nearest)
+        compared = posterior.mean.shape[1]
+        # Exemplars of before have no level.
+        mean = F.pad(posterior.mean, (0, 0, 0, 0, 0, len(self.centre) - compared))
+        departure, latent, nearest = self._search(mean)
+        plain, gradient = self._energy(departure)
+        plain = plain.T.reshape(nearest.shape)
+        energy, factor = judge_by_level(plain, latent[:, -1], self.level_power, self.mean_energy)
+        gradient = gradient.permute(1, 2, 0).reshape(latent.shape) * self.scale[:, None, None] * factor[:, None]
+        return Match(energy, gradient[:, :compared], latent[:, :compared], nearest)
 
     def _energy(self, departure: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the energy of departures ``(..., d)``, of shape ``(...)``, and half its gradient, ``(..., d)``."""

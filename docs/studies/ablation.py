@@ -7,6 +7,7 @@ is not computed again.
 
 import argparse
 import contextlib
+import copy
 import logging
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from anomalib_vae_attention.benchmark.data import category_datamodule
 from anomalib_vae_attention.common.measures import MAIN, MEASURES
 from anomalib_vae_attention.fit import closed_form
 from anomalib_vae_attention.fit.feature_statistics import FeatureMoments
-from anomalib_vae_attention.reference import departure_metric, exemplars
+from anomalib_vae_attention.reference import departure_metric, exemplar_choice, exemplars
 from anomalib_vae_attention.torch_model import VaeAttentionModel
 from anomalib_vae_attention.vae import grid
 
@@ -80,13 +81,17 @@ def _homogeneous(share: float) -> Variant:
     return Variant(constants={(departure_metric, "homogeneity"): lambda *_: share})
 
 
+def _shares(*weights: float) -> Variant:
+    return Variant(change=lambda model: model.share_weights.copy_(torch.tensor(weights)))
+
+
 VARIANTS = {
     "default": Variant(),
     "plain metric": _homogeneous(departure_metric.PLAIN_AT),
     "Mahalanobis": _homogeneous(1.0),
     "what varies counts more": _homogeneous(departure_metric.PLAIN_AT**2),
-    "512 shared": Variant(constants={(exemplars, "COMMON"): 512}),
-    "2048 shared": Variant(constants={(exemplars, "COMMON"): 2048}),
+    "512 shared": Variant(constants={(exemplar_choice, "COMMON"): 512}),
+    "2048 shared": Variant(constants={(exemplar_choice, "COMMON"): 2048}),
     "energy alone": Variant(energy_alone=True),
     "without noise": Variant(change=_without_noise),
     "without noise, energy alone": Variant(change=_without_noise, energy_alone=True),
@@ -95,6 +100,13 @@ VARIANTS = {
         change=lambda model: (model.border_weight.fill_(1), model.map_border.fill_(1)),
     ),
     "border halved": Variant(change=lambda model: model.map_border.fill_(torch_model.BORDER_OF_LAYOUT)),
+    "no levels": Variant(constants={(exemplars, "LEVEL_POWER"): 0.0}),
+    "levels twice": Variant(constants={(exemplars, "LEVEL_POWER"): 2 * exemplars.LEVEL_POWER}),
+    "highest 0.1 %": _shares(1, 0, 0, 0),
+    "highest 1 %": _shares(*torch_model.ONE_SHARE),
+    "highest 10 %": _shares(0, 0, 1, 0),
+    "mean": _shares(0, 0, 0, 1),
+    "shares alike": _shares(1, 1, 1, 1),
     "one fit": Variant(constants={(closed_form, "WORTH_A_SECOND_FIT"): 1.0}),
     "widths alike": Variant(constants={(grid, "LEAST_SHARE"): 1.0}),
     "raw alone": Variant(constants={(grid, "POOL_SIZES"): (1,), (grid, "LEAST_SHARE"): 1.0}),
@@ -178,14 +190,17 @@ def judge(model: VaeAttentionModel, images: Images) -> dict[str, float]:
     return {name: float(metric.compute()) for name, metric in zip(MAIN, metrics, strict=True)}
 
 
-def measure(images: Images, variant: Variant) -> dict[str, float]:
-    """Fit one variant and judge it."""
+def measure(images: Images, variant: Variant, fitted: dict[str, VaeAttentionModel]) -> dict[str, float]:
+    """Fit one variant and judge it; variants that change nothing before the fit share it, in ``fitted``."""
     with contextlib.ExitStack() as stack:
         for (owner, name), value in variant.constants.items():
             stack.enter_context(patch.object(owner, name, value))
         if variant.energy_alone:
             stack.enter_context(patch.object(torch_model, "energy_attention", _no_attention))
-        model = fit(images.train, variant.arguments)
+        key = f"{variant.arguments} {variant.constants}"
+        if key not in fitted:
+            fitted[key] = fit(images.train, variant.arguments)
+        model = copy.deepcopy(fitted[key])
         variant.change(model)
         return judge(model, images)
 
@@ -213,11 +228,13 @@ def main() -> None:
     known = pd.read_csv(file, index_col=[0, 1]).to_dict("index") if file.exists() else {}
     torch.set_grad_enabled(False)
     for category in arguments.categories:
-        for name in arguments.variants:
-            if (category.name, name) in known:
-                continue
-            images = layers_of(category.resolve(), arguments.cache)
-            known[category.name, name] = measure(images, VARIANTS[name])
+        missing = [name for name in arguments.variants if (category.name, name) not in known]
+        if not missing:
+            continue
+        images = layers_of(category.resolve(), arguments.cache)
+        fitted: dict[str, VaeAttentionModel] = {}
+        for name in missing:
+            known[category.name, name] = measure(images, VARIANTS[name], fitted)
             logger.info("%s, %s: %s", category.name, name, known[category.name, name])
             pd.DataFrame.from_dict(known, orient="index").rename_axis(["category", "variant"]).to_csv(file)
     rows = pd.DataFrame.from_dict(known, orient="index").rename_axis(["category", "variant"])

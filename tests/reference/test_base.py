@@ -28,8 +28,10 @@ def test_gradient_is_that_of_half_the_energy(name: str) -> None:
     (expected,) = torch.autograd.grad(0.5 * match.energy.sum(), mean)
     assert (match.gradient - expected).norm() <= 1e-5 * expected.norm()
     if isinstance(normal, Exemplars):
+        normal.level_power.zero_()
+        match = normal.match(Posterior(mean, variance))
         departure = ((mean - match.latent.detach()) / (2 * variance.view(1, -1, 1, 1)).sqrt()).flatten(2)
-        energy = torch.einsum("bip,ij,bjp->", departure, normal.metric, departure)
+        energy = torch.einsum("bip,ij,bjp->", departure, normal.metric[:6, :6], departure)
     elif isinstance(normal, Gaussian):
         rows = (mean - match.latent).flatten(2)
         energy = torch.einsum("bip,pij,bjp->", rows, normal.precision, rows)

@@ -75,11 +75,13 @@ def test_energies_of_the_exemplars_are_in_their_metric(monkeypatch: pytest.Monke
     spread, variance = SPREAD[:, None, None], torch.full((LATENTS,), 0.5)
     latents, query = spread * torch.randn(24, LATENTS, 4, 5), spread * torch.randn(3, LATENTS, 4, 5)
     normal, plain = Exemplars(), Exemplars()
+    monkeypatch.setattr(exemplars, "LEVEL_POWER", 0.0)
     left_out = collect(normal, latents, variance).energy
     match = normal.match(Posterior(query, variance))
     departure = query - match.latent
-    assert not torch.allclose(normal.metric, torch.eye(LATENTS), atol=0.05)
-    expected = torch.einsum("bihw,ij,bjhw->bhw", departure, normal.metric, departure)
+    metric = normal.metric[:LATENTS, :LATENTS]
+    assert not torch.allclose(metric, torch.eye(LATENTS), atol=0.05)
+    expected = torch.einsum("bihw,ij,bjhw->bhw", departure, metric, departure)
     torch.testing.assert_close(match.energy, expected, rtol=1e-4, atol=1e-4)
     monkeypatch.setattr(exemplars, "departure_metric", lambda covariance, _: torch.eye(len(covariance)))
     left_out_plain = collect(plain, latents, variance).energy
@@ -95,4 +97,4 @@ def test_state_of_before_the_metric_loads() -> None:
     del state["metric"]
     loaded = Exemplars()
     loaded.load_state_dict(state)
-    assert torch.equal(loaded.metric, torch.eye(LATENTS))
+    assert torch.equal(loaded.metric, torch.eye(LATENTS + 1))

@@ -94,14 +94,15 @@ def test_identical_images_have_a_bank() -> None:
     assert bank.steps.shape == (4, 4, LEAST_EXEMPLARS)
 
 
-def test_shared_exemplars_are_unlike_each_other() -> None:
+def test_shared_exemplars_are_unlike_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of few latents that are rare and many that are alike, the rare ones are all chosen, where chance takes few."""
+    monkeypatch.setattr(exemplar_choice, "COMMON", 40)
     latents = 0.01 * torch.randn(40, 4, 10, 10)
     latents[:30, :, 3, 7] = 10 * torch.randn(30, 4)
     kept = keep(latents)
     latents = torch.stack(list(kept))
     rare = latents[:30, :, 3, 7]
-    common = choose_common(kept, torch.ones(4), 40, 100_000)
+    common = choose_common(kept, torch.ones(4))
     picked = latents.flatten(2)[common.image, :, common.cell]
     assert {tuple(latent) for latent in rare.tolist()} <= {tuple(latent) for latent in picked.tolist()}
     torch.testing.assert_close(picked, common.latent.T + common.centre)
@@ -109,11 +110,12 @@ def test_shared_exemplars_are_unlike_each_other() -> None:
     assert len(picked.unique(dim=0)) == 40
 
 
-def test_shared_exemplars_are_each_the_farthest_from_those_before() -> None:
+def test_shared_exemplars_are_each_the_farthest_from_those_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """The greedy k-centre, computed with all distances in double precision."""
+    monkeypatch.setattr(exemplar_choice, "COMMON", 30)
     kept, scale = keep(torch.randn(6, 3, 4, 5)), torch.tensor([1.0, 2.0, 0.5])
     latents = torch.stack(list(kept))
-    common = choose_common(kept, scale, 30, 100_000)
+    common = choose_common(kept, scale)
     everything = (latents.permute(0, 2, 3, 1).reshape(-1, 3) * scale).double()
     chosen = [int((everything - everything.mean(0)).square().sum(1).argmax())]
     for _ in range(29):

@@ -53,8 +53,8 @@ def test_exemplars_are_those_of_the_cell(images: int, size: tuple[int, int]) -> 
     latents = torch.randn(images, 3, *size)
     normal = Exemplars()
     collect(normal, latents, torch.tensor([0.5, 0.125, 2.0]))
-    greatest = 127 * normal.step / normal.scale
-    assert normal.bank.nbytes == latents.numel()
+    greatest = (127 * normal.step / normal.scale)[:-1]
+    assert normal.bank[:, :-1].nbytes == latents.numel()
     assert ((stored(normal) - latents.permute(0, 2, 3, 1)).abs() <= 0.005 * (greatest + latents.abs().amax())).all()
 
 
@@ -66,7 +66,8 @@ def test_match_is_the_weighted_mean_of_the_exemplars(images: int, size: tuple[in
     variance = torch.tensor([0.5, 0.125, 2.0])
     normal = Exemplars()
     collect(normal, latents, variance)
-    normal.metric = torch.eye(3)
+    normal.metric = torch.eye(4)
+    normal.level_power.zero_()
     match = normal.match(Posterior(query, variance))
     expected = match_all(query, stored(normal), shared(normal), variance, float(normal.temperature), prior_of(normal))
     torch.testing.assert_close(match.energy.double(), expected.energy, rtol=1e-4, atol=1e-2)
@@ -128,8 +129,9 @@ def test_a_stored_exemplar_has_no_energy() -> None:
     assert match.energy.mean() < foreign.energy.mean()
 
 
-def test_calibration_leaves_the_image_out() -> None:
+def test_calibration_leaves_the_image_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Calibration energies of exemplars are those of a search among the other images."""
+    monkeypatch.setattr(exemplars_module, "LEVEL_POWER", 0.0)
     latents, variance = 20 * torch.randn(4, 3, 3, 4), torch.tensor([0.5, 0.125, 2.0])
     normal = Exemplars()
     left_out = collect(normal, latents, variance)
@@ -157,8 +159,9 @@ def test_calibration_leaves_the_image_out() -> None:
     assert float(normal.temperature) == pytest.approx(0.5 * float(own.amin(1).mean()), rel=1e-4)
 
 
-def test_calibration_of_one_image() -> None:
+def test_calibration_of_one_image(monkeypatch: pytest.MonkeyPatch) -> None:
     """The only image is compared with itself, each cell with all others but not with itself."""
+    monkeypatch.setattr(exemplars_module, "LEVEL_POWER", 0.0)
     latents, variance = 20 * torch.randn(1, 3, 3, 4), torch.full((3,), 0.5)
     normal = Exemplars()
     energy = collect(normal, latents, variance).energy
@@ -185,16 +188,18 @@ def test_calibration_of_duplicates() -> None:
 
 
 def test_calibration_takes_images_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of more images than it takes, calibration takes the first, the last, and the rest evenly."""
-    count = 3 * exemplars_module.CALIBRATION_IMAGES
+    """Of more images than it takes, calibration takes the first, the last, and the rest evenly; levels take all."""
+    some = exemplars_module.CALIBRATION_IMAGES
+    count = 3 * some
     normal, taken = Exemplars(), []
     found = normal._search
     monkeypatch.setattr(
         normal, "_search", lambda mean, leave_out: taken.extend(leave_out.tolist()) or found(mean, leave_out)
     )
     left_out = collect(normal, torch.randn(count, 2, 2, 2), torch.full((2,), 0.5))
-    assert left_out.energy.shape == (exemplars_module.CALIBRATION_IMAGES, 2, 2)
-    assert taken == torch.linspace(0, count - 1, exemplars_module.CALIBRATION_IMAGES).round().int().tolist()
+    assert left_out.energy.shape == (some, 2, 2)
+    assert taken[:some] == taken[-some:] == torch.linspace(0, count - 1, some).round().int().tolist()
+    assert sorted(taken[:-some]) == list(range(count))
 
 
 def test_memory_of_exemplars_is_bounded() -> None:
@@ -203,8 +208,8 @@ def test_memory_of_exemplars_is_bounded() -> None:
     latents = torch.randint(-30, 30, (200, 8, 2, 3)).float()
     normal = Exemplars(max_exemplars=16)
     left_out = collect(normal, latents, variance, batch=32)
-    assert normal.bank.shape == (6, 8, 16)
-    assert normal.bank.nbytes == 16 * 8 * 2 * 3
+    assert normal.bank.shape == (6, 8 + 1, 16)
+    assert normal.bank.nbytes == 16 * 9 * 2 * 3
     assert len(left_out.energy) == 16
     normal.common, normal.prior = normal.common[:, :0], normal.prior[:, :0]
     kept = normal.match(Posterior(latents, variance)).nearest.amax((1, 2)) < 1
@@ -223,7 +228,7 @@ def test_the_sample_is_fair() -> None:
     normal = Exemplars(max_exemplars=500)
     normal.start()
     normal.update(Posterior(torch.arange(count).float().view(count, 1, 1, 1), torch.ones(1)))
-    kept = torch.stack(list(normal._kept)).flatten()
+    kept = torch.stack(list(normal._kept))[:, 0].flatten()
     assert len(kept.unique()) == 500
     # The mean of 500 of 2000 numbers has a standard deviation of 22.4.
     assert kept.mean() == pytest.approx(count / 2, abs=4 * 22.4)

@@ -17,7 +17,7 @@ def test_number_of_shared_exemplars(images: int, size: tuple[int, int], count: i
     """There are 1,024, or as many as there are latents; where there is one place only, none."""
     normal = Exemplars()
     collect(normal, torch.randn(images, 2, *size), torch.full((2,), 0.5))
-    assert normal.common.shape == (2, count)
+    assert normal.common.shape == (2 + 1, count)
 
 
 def test_parts_that_turn_are_known_by_the_shared_exemplars() -> None:
@@ -51,6 +51,7 @@ def test_what_is_normal_elsewhere_only_does_not_explain_a_misplaced_part() -> No
     collect(normal, images(12), variance)
     misplaced = images(3)
     misplaced[:, :, 1, 1] = things[0][None]
+    normal.level_power.zero_()
     match = normal.match(Posterior(misplaced, variance))
     full = float((things[0] - things[1]).square().sum())
     assert match.nearest[:, 1, 1].max() < 5, "it is normal somewhere"
