@@ -211,7 +211,8 @@ def to_unit_interval(ratio: torch.Tensor) -> torch.Tensor:
         ``(1 + sign(ratio) a / (1 + a)) / 2`` with ``a = log(1 + |ratio|)``, of the same shape.
     """
     compressed = ratio.abs().log1p()
-    return 0.5 * (1 + ratio.sign() * compressed / (1 + compressed))
+    compressed = compressed / (1 + compressed)
+    return 0.5 + 0.5 * torch.where(ratio < 0, -compressed, compressed)
 
 
 def highest_means(anomaly_map: torch.Tensor) -> torch.Tensor:

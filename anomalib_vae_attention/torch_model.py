@@ -1,6 +1,7 @@
 """The model of vae_attention as a torch module: image in, ``InferenceBatch`` out, no autograd at inference."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
@@ -179,7 +180,8 @@ class VaeAttentionModel(nn.Module):
         counterfactual = self.grid.layers_of(self.vae.decode(match.latent, len(activations)))
         attention = energy_attention(activations, counterfactual, self.grid.adjoint(gradient))
         fixed = self._fixed
-        fine_map = self._at_finest_layer(attention, energy) / (2 * self.energy_scale) * fixed.map_weight
+        fine_map = self._at_finest_layer(attention) + fixed.refine_energy(energy)
+        fine_map = fine_map / (2 * self.energy_scale) * fixed.map_weight
         score = (highest_means(fine_map * fixed.score_weight) * self.share_weights).sum(1)
         anomaly_map = fixed.upsample(fine_map)
         return Explanation(match, energy, activations, counterfactual, attention, anomaly_map, score)
@@ -198,40 +200,33 @@ class VaeAttentionModel(nn.Module):
         residual = self.vae.residual(features, latents.mean)
         return carry_noise(latents, self.vae.noise(residual)), residual
 
-    def _judge(self, features: torch.Tensor) -> tuple[Match, torch.Tensor, list[torch.Tensor]]:
+    def _judge(self, features: torch.Tensor) -> tuple[Match, torch.Tensor, torch.Tensor]:
         """Compare features ``(B, C, h, w)`` with the normal reference, by their latents and by what these leave out.
 
         Returns:
             The match of the latents; the energy ``e`` of latents and noise, of shape ``(B, h, w)``; the gradient of
-            ``1/2 sum e`` by the features, by layer of shape ``(B, C_l, h, w)``.
+            ``1/2 sum e`` by the features, of shape ``(B, C, h, w)``.
         """
         posterior, residual = self.posterior(features)
         found = self.reference.match(posterior)
-        match = Match(found.energy, found.gradient[:, :-1], found.latent[:, :-1], found.nearest)
+        latents = slice(self.vae.latent_dim)
+        match = Match(found.energy, found.gradient[:, latents], found.latent[:, latents], found.nearest)
         level, normal_level = posterior.mean[:, -1], found.latent[:, -1].detach()
         energy = match.energy + self.noise_weight * (level - normal_level).exp()
         noise_gradient = self.vae.noise_gradient(residual, self.noise_weight * (-normal_level).exp())
-        by_layer = zip(self.vae.adjoint(match.gradient), noise_gradient, strict=True)
-        return match, energy, [by_latents + by_noise for by_latents, by_noise in by_layer]
+        return match, energy, self.vae.adjoint(match.gradient) + noise_gradient
 
-    def at_image_size(self, attention: Sequence[torch.Tensor], energy: torch.Tensor | None = None) -> torch.Tensor:
-        """Add maps up at the size of the images.
-
-        Args:
-            attention: A map of each layer, of shape ``(B, h_l, w_l)``, in units of energy.
-            energy: A map on the grid, of shape ``(B, h, w)``, or none.
+    def at_image_size(self, attention: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Add maps of the layers, each of shape ``(B, h_l, w_l)``, up at the size of the images.
 
         Returns:
             Their sum, blurred, of shape ``(B, H, W)``, in units of the energy of a cell of the grid.
         """
-        return self._fixed.upsample(self._at_finest_layer(attention, energy))
+        return self._fixed.upsample(self._at_finest_layer(attention))
 
-    def _at_finest_layer(self, attention: Sequence[torch.Tensor], energy: torch.Tensor | None) -> torch.Tensor:
+    def _at_finest_layer(self, attention: Sequence[torch.Tensor]) -> torch.Tensor:
         """Add maps up on the finest layer's cells, so that there is one map to bring to the size of the image."""
-        maps = [refine(layer_map) for refine, layer_map in zip(self._fixed.refine, attention, strict=True)]
-        if energy is not None:
-            maps.append(self._fixed.refine_energy(energy))
-        return torch.stack(maps).sum(0)
+        return reduce(torch.add, (refine(map_) for refine, map_ in zip(self._fixed.refine, attention, strict=True)))
 
     @property
     def _fixed(self) -> MapResamplings:

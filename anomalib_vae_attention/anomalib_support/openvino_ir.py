@@ -1,4 +1,4 @@
-"""Models of OpenVINO after their conversion: metadata, precision, halved constants, a backbone of integers."""
+"""Models of OpenVINO after their conversion: metadata, precision, speed, halved constants, a backbone of integers."""
 
 import tempfile
 from collections.abc import Iterable
@@ -24,7 +24,7 @@ CALIBRATION_IMAGES = 300
 
 
 def finish_openvino(file: Path, description: dict[str, str], *, halved: bool = False) -> None:
-    """Write metadata into a model of OpenVINO, keep it in single precision, and halve its constants if asked.
+    """Write metadata into a model of OpenVINO, keep it in single precision and fast, and halve its constants if asked.
 
     OpenVINO's own halving (``compress_to_fp16``) leaves a model as it is that has constants of a byte, as exemplars
     are. Constants stay in single precision that are small, or have values beyond those of half precision.
@@ -40,6 +40,7 @@ def finish_openvino(file: Path, description: dict[str, str], *, halved: bool = F
     model = openvino.Core().read_model(file)
     for name, text in description.items():
         model.set_rt_info(text, [SECTION, name])
+    put_constants_left(model)
     for node in model.get_ops() if halved else ():
         if node.get_type_name() != "Constant" or node.get_element_type() != openvino.Type.f32:
             continue
@@ -58,6 +59,36 @@ def finish_openvino(file: Path, description: dict[str, str], *, halved: bool = F
         keep_single_precision(written)
         for part in (written.with_suffix(".bin"), written):
             part.replace(file.parent / part.name)
+
+
+def put_constants_left(model: Any) -> None:  # noqa: ANN401
+    """Turn products of batches, ``rows @ constant``, to ``(constant.T @ rows.T).T``: the same sums.
+
+    A matrix per cell is read once per image. OpenVINO reads the left factor of a product, transposed, twice as fast as
+    the constant on the right of a few rows.
+
+    Args:
+        model: A model of OpenVINO; it is changed.
+    """
+    from openvino import opset13 as operators
+
+    for node in model.get_ordered_ops():
+        if node.get_type_name() != "MatMul" or any(node.get_attributes().values()):
+            continue
+        rows, constant = node.input_value(0), node.input_value(1)
+        if len(constant.get_partial_shape()) != 3 or constant.get_partial_shape()[0] == 1 or not _is_constant(constant):
+            continue
+        columns = operators.matmul(constant, rows, transpose_a=True, transpose_b=True)
+        product = operators.transpose(columns, operators.constant([0, 2, 1]))
+        for reader in node.output(0).get_target_inputs():
+            reader.replace_source_output(product.output(0))
+
+
+def _is_constant(value: Any) -> bool:  # noqa: ANN401
+    """Say whether a value of a model of OpenVINO follows from constants alone."""
+    node = value.get_node()
+    inputs = node.input_values()
+    return node.get_type_name() == "Constant" or (bool(inputs) and all(map(_is_constant, inputs)))
 
 
 def keep_single_precision(file: Path) -> None:

@@ -10,6 +10,7 @@ import torch
 from anomalib.models.components import AnomalibModule
 
 from anomalib_vae_attention.anomalib_support.exports import OPSET
+from anomalib_vae_attention.anomalib_support.openvino_ir import put_constants_left
 
 from .models import BareBackbone
 
@@ -77,7 +78,7 @@ def export_onnx(model: Model, folder: Path, size: tuple[int, int], batches: Sequ
 
 
 def export_openvino(onnx: Path) -> Path:
-    """Convert an ONNX file in ``weights/onnx`` as anomalib's export does, in the precision that it has.
+    """Convert an ONNX file in ``weights/onnx`` as our own export does, in the precision that it has.
 
     Returns:
         The ``.xml`` file in ``weights/openvino``, with its weights beside it.
@@ -86,7 +87,9 @@ def export_openvino(onnx: Path) -> Path:
 
     file = onnx.parents[1] / "openvino" / "model.xml"
     file.parent.mkdir(parents=True, exist_ok=True)
-    openvino.save_model(openvino.convert_model(onnx), file, compress_to_fp16=False)
+    model = openvino.convert_model(onnx)
+    put_constants_left(model)
+    openvino.save_model(model, file, compress_to_fp16=False)
     return file
 
 

@@ -16,7 +16,8 @@ class Match(NamedTuple):
 
     Attributes:
         energy: Latent energy ``e``, of shape ``(B, h, w)``; below 0 only where it is judged by its level.
-        gradient: Gradient of ``E = 1/2 sum e`` by the posterior mean, matches held fixed, of shape ``(B, d, h, w)``.
+        gradient: Gradient of ``E = 1/2 sum e`` by the posterior mean, matches held fixed, of shape ``(B, d, h, w)``;
+            the noise level, the last latent, may be left out, as it is not compared.
         latent: The normal latent that each cell was compared with, of shape ``(B, d, h, w)``.
         nearest: Energy against the nearest latent that the reference knows, of shape ``(B, h, w)``, at least 0: what an
             image is judged by, where maps use the energy.

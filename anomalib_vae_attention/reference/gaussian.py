@@ -2,7 +2,7 @@
 
 import torch
 
-from anomalib_vae_attention.vae import Posterior
+from anomalib_vae_attention.vae import NOT_COMPARED, Posterior
 
 from .base import LeftOut, Match, NormalReference, require_images
 
@@ -58,7 +58,7 @@ class Gaussian(NormalReference):
         # All that a cell's covariance is shrunk towards and the variance of the other posterior.
         rest = self.shrinkage * covariance.mean(0) + 2 * torch.diag(self._variance.double())
         own = (1 - self.shrinkage) * covariance
-        self.precision = torch.cholesky_inverse(torch.linalg.cholesky(own + rest)).float()
+        self.precision = _compared(torch.cholesky_inverse(torch.linalg.cholesky(own + rest)).float())
         self.mean = mean.T.reshape(-1, *self._size).float()
         energy = self._left_out(torch.stack(self._some), mean, own, rest).float()
         self.start()
@@ -72,7 +72,17 @@ class Gaussian(NormalReference):
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return the shapes that the buffers should have; see :meth:`NormalReference.shapes`."""
         latent_dim, height, width = self.mean.shape
-        return {"mean": (latent_dim, height, width), "precision": (height * width, latent_dim, latent_dim)}
+        compared = self.precision.shape[2]
+        if compared != latent_dim - 1:
+            compared = latent_dim
+        return {"mean": (latent_dim, height, width), "precision": (height * width, compared, compared)}
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        """Load precisions that have the noise level, too."""
+        precision = state_dict.get(prefix + "precision")
+        if precision is not None and precision.ndim == 3:
+            state_dict[prefix + "precision"] = _compared(precision)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _left_out(
         self, latents: torch.Tensor, mean: torch.Tensor, own: torch.Tensor, rest: torch.Tensor
@@ -95,8 +105,25 @@ class Gaussian(NormalReference):
 
     def match(self, posterior: Posterior) -> Match:
         """Measure the Mahalanobis distance of every cell; see :meth:`NormalReference.match`."""
-        difference = posterior.mean - self.mean
-        rows = difference.flatten(2).permute(2, 0, 1).contiguous()
-        gradient = torch.bmm(rows, self.precision.to(rows.dtype)).permute(1, 2, 0).reshape(difference.shape)
+        compared = self.precision.shape[2]
+        difference = posterior.mean[:, :compared] - self.mean[:compared]
+        batch, _, height, width = difference.shape
+        # Cells and all else change places as the two sides of one matrix: runtimes are slow at other permutations.
+        rows = difference.reshape(batch * compared, height * width).T.contiguous().reshape(-1, batch, compared)
+        by_cell = torch.bmm(rows, self.precision.to(rows.dtype)).reshape(1, height, width, batch * compared)
+        gradient = by_cell.permute(0, 3, 1, 2).reshape(difference.shape)
         energy = (difference * gradient).sum(1).clamp_min(0)
-        return Match(energy, gradient, self.mean.to(rows.dtype).expand_as(difference), energy)
+        return Match(energy, gradient, self.mean.to(rows.dtype).expand_as(posterior.mean), energy)
+
+
+def _compared(precision: torch.Tensor) -> torch.Tensor:
+    """Leave out the last latents that no cell compares, as the noise level: less to read for every image.
+
+    Args:
+        precision: Precision of every cell, of shape ``(h w, d, d)``.
+
+    Returns:
+        That of the ``k`` first latents, of shape ``(h w, k, k)``.
+    """
+    count = int((precision.diagonal(dim1=1, dim2=2) > 1 / NOT_COMPARED).any(0).sum())
+    return precision[:, :count, :count].clone()

@@ -40,7 +40,7 @@ def _at_every_cell(weight: torch.Tensor, cells: torch.Tensor) -> torch.Tensor:
 class FeatureVAE(nn.Module):
     """A linear VAE on standardised features: ``p(F|z) = N(W z + c, s^2)``, ``q(z|F) = N(V F + b, diag(v))``.
 
-    Features go in stacked and come out by layer: runtimes copy what is split, so each layer has a product of its own.
+    Features go in stacked and are decoded by layer, as only some of the layers are.
 
     Args:
         channels: Number of feature channels ``C_l`` of each layer, ``C`` together.
@@ -91,8 +91,7 @@ class FeatureVAE(nn.Module):
             Residual of shape ``(B, C, h, w)``, orthogonal to every column of the decoder.
         """
         shrunk = 1 - self.log_variance.exp()
-        projection = _at_every_cell(self.decoder.weight, mean / shrunk[:, None, None])
-        return features - projection
+        return features - _at_every_cell(self.decoder.weight / shrunk[:, None, None], mean)
 
     def noise(self, residual: torch.Tensor) -> torch.Tensor:
         """Return the noise of every cell over the noise variance that the VAE expects of all.
@@ -106,20 +105,16 @@ class FeatureVAE(nn.Module):
         """
         return residual.square().sum(1) / self._total_noise
 
-    def noise_gradient(self, residual: torch.Tensor, weight: torch.Tensor) -> list[torch.Tensor]:
-        """Return the gradient of half the weighted sum of the :meth:`noise` by the features.
+    def noise_gradient(self, residual: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """Return the gradient of half the weighted sum of the :meth:`noise` by the features, of shape ``(B, C, h, w)``.
 
         A projection is its own adjoint and its own square, so this is the residual but for a factor.
 
         Args:
             residual: See :meth:`residual`, of shape ``(B, C, h, w)``.
             weight: Weight of each cell, of shape ``(B, h, w)``.
-
-        Returns:
-            The gradient by layer, of shape ``(B, C_l, h, w)``.
         """
-        gradient = residual * (weight / self._total_noise)[:, None]
-        return [gradient[:, part] for part in self._parts]
+        return residual * (weight / self._total_noise)[:, None]
 
     @property
     def _total_noise(self) -> torch.Tensor:
@@ -139,10 +134,9 @@ class FeatureVAE(nn.Module):
         weights, bias = self.decoder.weight, cast("torch.Tensor", self.decoder.bias)
         return [_at_every_cell(weights[part], latent) + bias[part, None, None] for part in self._parts[:count]]
 
-    def adjoint(self, gradient: torch.Tensor) -> list[torch.Tensor]:
-        """Carry a gradient on the posterior mean ``(B, d, h, w)`` back to the features, by layer ``(B, C_l, h, w)``."""
-        weights = self.encoder.weight.transpose(0, 1)
-        return [_at_every_cell(weights[part], gradient) for part in self._parts]
+    def adjoint(self, gradient: torch.Tensor) -> torch.Tensor:
+        """Carry a gradient on the posterior mean ``(B, d, h, w)`` back to the features, ``(B, C, h, w)``."""
+        return _at_every_cell(self.encoder.weight.transpose(0, 1), gradient)
 
     @torch.no_grad()
     def initialise(self, covariance: torch.Tensor) -> None:

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from typing import cast
 
 import torch
@@ -113,8 +114,10 @@ class FeatureGrid(nn.Module):
         Returns:
             Raw grid features of shape ``(B, C, h, w)``, ``C`` the number of channels of all parts together.
         """
-        to_grid = self._resamplings.to_grid
-        return torch.cat([resample(layer) for resample, layer in zip(to_grid, itertools.cycle(layers))], dim=1)
+        # Flat, for runtimes whose convolutions have a layout of their own: it is changed once for all widths.
+        flat = itertools.cycle([layer.flatten(0, 1) for layer in layers])
+        parts = zip(self._resamplings.to_grid, flat, self.channels, strict=False)
+        return torch.cat([resample(layer).unflatten(0, (-1, count)) for resample, layer, count in parts], dim=1)
 
     def standardise(self, raw: torch.Tensor) -> torch.Tensor:
         """Standardise raw grid features of shape ``(B, C, h, w)`` by the statistics of normal images."""
@@ -169,20 +172,20 @@ class FeatureGrid(nn.Module):
         """Map layers ``A_l`` of shape ``(B, C_l, h_l, w_l)`` to standardised features ``F`` of ``(B, C, h, w)``."""
         return self.standardise(self.stack(layers))
 
-    def adjoint(self, gradients: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    def adjoint(self, gradient: torch.Tensor) -> list[torch.Tensor]:
         """Carry a gradient on the features back to the layers (vector-Jacobian product of ``forward``).
 
         Args:
-            gradients: Gradient on the standardised features of each part, of shape ``(B, C_l, h, w)``.
+            gradient: Gradient on the standardised features, of shape ``(B, C, h, w)``.
 
         Returns:
             Gradient on each layer, of shape ``(B, C_l, h_l, w_l)``.
         """
         parts = [
-            cast("Resampling", to_grid).adjoint(gradient / self.std[part, None, None])
-            for to_grid, gradient, part in zip(self._resamplings.to_grid, gradients, self._parts, strict=True)
+            cast("Resampling", to_grid).adjoint(gradient[:, part] / self.std[part, None, None])
+            for to_grid, part in zip(self._resamplings.to_grid, self._parts, strict=True)
         ]
-        return [torch.stack(parts[layer :: self._layers]).sum(0) for layer in range(self._layers)]
+        return [reduce(torch.add, parts[layer :: self._layers]) for layer in range(self._layers)]
 
     def layers_of(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """Undo the standardisation and resize each layer's channels to that layer's own resolution.

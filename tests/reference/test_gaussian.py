@@ -9,7 +9,7 @@ from anomalib_vae_attention.reference import (
     Gaussian,
 )
 from anomalib_vae_attention.reference import gaussian as gaussian_module
-from anomalib_vae_attention.vae import Posterior
+from anomalib_vae_attention.vae import NOT_COMPARED, Posterior
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, 0.1, 1.0])
@@ -88,3 +88,19 @@ def test_gaussian_sums_keep_their_digits() -> None:
     collect(near, latents, variance)
     collect(far, latents + 1e3, variance)
     torch.testing.assert_close(near.precision, far.precision, rtol=1e-5, atol=1e-6)
+
+
+def test_the_noise_level_is_left_out() -> None:
+    """What is not compared is not kept, and precisions of earlier checkpoints, which have it, judge alike."""
+    latents, query = torch.randn(30, 5, 3, 2), torch.randn(2, 5, 3, 2)
+    variance = torch.tensor([0.1, 0.2, 0.3, 0.4, NOT_COMPARED])
+    normal, restored = Gaussian(), Gaussian()
+    collect(normal, latents, variance)
+    assert normal.precision.shape == (6, 4, 4)
+    match = normal.match(Posterior(query, variance))
+    earlier = torch.zeros(6, 5, 5).index_put_((torch.arange(6), *torch.full((2, 1), 4)), torch.tensor(5e-9))
+    earlier[:, :4, :4] = normal.precision
+    restored.load_state_dict({"mean": normal.mean, "precision": earlier})
+    for ours, theirs in zip(restored.match(Posterior(query, variance)), match, strict=True):
+        assert torch.equal(ours, theirs)
+    assert match.latent.shape == query.shape
