@@ -242,6 +242,6 @@ def test_the_reference_says_its_size(small_data: EmbeddedAD, tmp_path: Path, cap
     with caplog.at_level(logging.INFO, logger="anomalib_vae_attention"):
         model = small_model(max_exemplars=5)
         make_engine(tmp_path).fit(model=model, datamodule=small_data)
-    assert model.model.reference.bank.shape == (64, 32 + 1, 5)
+    assert model.model.reference.bank.shape == (64, 32 + 2, 5)
     assert any("max_exemplars=5" in record.getMessage() for record in caplog.records)
     assert any("8 images" in record.getMessage() for record in caplog.records)

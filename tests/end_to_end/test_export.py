@@ -210,7 +210,10 @@ def test_inferencers(
     result = OpenVINOInferencer(exported["openvino"], device="CPU", config=SINGLE).predict(sample.image_path)
     assert result.pred_score.item() == pytest.approx(expected.pred_score.item(), abs=1e-3)
     assert np.abs(result.anomaly_map.squeeze() - expected.anomaly_map.squeeze().numpy()).max() < 1e-3
-    assert (result.pred_mask.squeeze() == expected.pred_mask.squeeze().numpy()).all()
+    # This image has a pixel on the threshold, .50000006 and .5: maps differ by their last digit.
+    clear = np.abs(expected.anomaly_map.squeeze().numpy() - 0.5) > 1e-6
+    assert (~clear).sum() <= 1
+    assert (result.pred_mask.squeeze() == expected.pred_mask.squeeze().numpy())[clear].all()
     assert bool(result.pred_label.item()) is bool(expected.pred_label.item()) is True
 
 
