@@ -50,12 +50,19 @@ def available_gib() -> float | None:
     return int(told.split()[0]) / 2**20 if told else None
 
 
+def _memory_gib() -> float | None:
+    # Windows has no sysconf.
+    if not hasattr(os, "sysconf"):
+        return None
+    return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+
+
 def describe_machine() -> dict[str, Any]:
     """Describe processor, memory, system and the versions of what is installed, as plain data."""
     return {
         "processor": _told("cpuinfo", "model name") or platform.processor() or platform.machine(),
         "cores": cores(),
-        "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1),
+        "memory_gib": _memory_gib(),
         "system": platform.platform(),
         "python": sys.version.split()[0],
         "versions": versions(PACKAGES),
