@@ -211,9 +211,9 @@ class VaeAttentionModel(nn.Module):
         found = self.reference.match(posterior)
         latents = slice(self.vae.latent_dim)
         match = Match(found.energy, found.gradient[:, latents], found.latent[:, latents], found.nearest)
-        level, normal_level = posterior.mean[:, -1], found.latent[:, -1].detach()
-        energy = match.energy + self.noise_weight * (level - normal_level).exp()
-        noise_gradient = self.vae.noise_gradient(residual, self.noise_weight * (-normal_level).exp())
+        noise_level, normal_noise = posterior.mean[:, -1], found.latent[:, -1].detach()
+        energy = match.energy + self.noise_weight * (noise_level - normal_noise).exp()
+        noise_gradient = self.vae.noise_gradient(residual, self.noise_weight * (-normal_noise).exp())
         return match, energy, self.vae.adjoint(match.gradient) + noise_gradient
 
     def at_image_size(self, attention: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -9,9 +9,9 @@ from torch.nn import functional as F  # noqa: N812
 
 LEVEL_POWER = 0.25
 """How much of a level is taken off energies, as a power of it. docs/ablation.md says what chose it."""
-WINDOW = 5
+LEVEL_WINDOW = 5
 """Width of the square of cells, odd, over which levels are averaged."""
-LEAST_ENERGY = 1e-3
+LEVEL_FLOOR = 1e-3
 """Energy, in units of the mean, that is added before a logarithm is taken."""
 
 
@@ -24,9 +24,9 @@ def energy_levels(energy: torch.Tensor) -> torch.Tensor:
     Returns:
         Levels of the same shape, 0 on average.
     """
-    logarithm = (energy / energy.mean() + LEAST_ENERGY).log()
-    border = [WINDOW // 2] * 4
-    level = F.avg_pool2d(F.pad(logarithm[:, None], border, mode="replicate"), WINDOW, 1)[:, 0]
+    logarithm = (energy / energy.mean() + LEVEL_FLOOR).log()
+    border = [LEVEL_WINDOW // 2] * 4
+    level = F.avg_pool2d(F.pad(logarithm[:, None], border, mode="replicate"), LEVEL_WINDOW, 1)[:, 0]
     return level - level.mean()
 
 

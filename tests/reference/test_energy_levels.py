@@ -7,14 +7,14 @@ from scipy.ndimage import uniform_filter
 from support import collect
 
 from anomalib_vae_attention.reference import Exemplars
-from anomalib_vae_attention.reference.energy_levels import LEAST_ENERGY, LEVEL_POWER, energy_levels, judge_by_level
+from anomalib_vae_attention.reference.energy_levels import LEVEL_FLOOR, LEVEL_POWER, energy_levels, judge_by_level
 from anomalib_vae_attention.vae import Posterior
 
 
 def test_levels_are_logarithms_averaged_over_cells() -> None:
     """They are SciPy's averages of five by five cells, the border continued, and 0 on average."""
     energy = torch.rand(3, 7, 9)
-    logarithm = np.log(energy.numpy() / float(energy.mean()) + LEAST_ENERGY)
+    logarithm = np.log(energy.numpy() / float(energy.mean()) + LEVEL_FLOOR)
     expected = np.stack([uniform_filter(image, 5, mode="nearest") for image in logarithm])
     np.testing.assert_allclose(energy_levels(energy).numpy(), expected - expected.mean(), atol=1e-5)
 
