@@ -47,12 +47,12 @@ class DSpritesDataModule(pl.LightningDataModule):
         root: Folder to keep the images in; they are drawn on first use.
         npz: The published file, to be used instead of drawing.
         batch_size: Images in a batch, at least 2: FactorVAE permutes latents over the batch.
-        batches_per_epoch: Batches in an epoch. Checkpoints are written between epochs.
-        test_batches: Batches on which reconstruction and KL are tested.
+        batches_per_epoch: Batches in an epoch, at least 1. Checkpoints are written between epochs.
+        test_batches: Batches, at least 1, on which reconstruction and KL are tested.
         seed: Seed of the batches, not negative.
 
     Raises:
-        ValueError: If ``batch_size`` is less than 2, or another number less than 1.
+        ValueError: If a number is less than the least that its argument may be.
     """
 
     def __init__(
@@ -77,11 +77,6 @@ class DSpritesDataModule(pl.LightningDataModule):
     def prepare_data(self) -> None:
         """Draw or convert the images unless they are there; the errors are those of :class:`DSprites`."""
         DSprites(self.root, self.npz)
-
-    def setup(self, stage: str | None = None) -> None:
-        """Open the data set."""
-        del stage
-        self.images()
 
     def images(self) -> DSprites:
         """Return the data set, opened on first use."""
