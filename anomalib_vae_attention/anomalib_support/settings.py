@@ -18,7 +18,7 @@ from anomalib_vae_attention.common.machine import versions
 
 from .distributed import agree_on_folder
 from .folder_checks import check_folder, check_names
-from .latest_link import hold_back, keep_link_free, let_go
+from .latest_link import keep_link_free, set_latest
 from .pictures import Pictures
 from .provenance import MADE_WITH, PACKAGE, PROVENANCE_KEY, describe_training_set, warn_if_newer
 from .whole_checkpoints import use_whole_checkpoints
@@ -92,7 +92,7 @@ class Settings(LightningModule):
             raise ValueError(msg)
         agree_on_folder(self.trainer)
         if self.trainer.state.fn == TrainerFn.FITTING:
-            hold_back(self.trainer)
+            set_latest(self.trainer)
         else:
             keep_link_free(self.trainer)
         use_whole_checkpoints(self.trainer)
@@ -145,7 +145,7 @@ class Settings(LightningModule):
             ValueError: If the engine has fitted before, or the checkpoint is of a fit of one epoch.
         """
         super().on_fit_end()
-        let_go(self.trainer)
+        set_latest(self.trainer)
         if self._learns:
             return
         trainer: Any = self.trainer
