@@ -38,7 +38,6 @@ ANOMALIB_THRESHOLDS = "anomalib's post-processor: the best F1 on the validation 
 SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {"image": ((), (1,)), "pixel": ((1, 1, 1, 1), (1, 1, 1))}
 """Shapes of the terms of :class:`Judgement`: all differ, or exporters would merge those of equal value."""
 TERMS = ("slope", "offset")
-RANGE = ("min", "max", "threshold")
 
 
 def raw_thresholds(post_processor: Any) -> dict[str, float | None]:  # noqa: ANN401
@@ -78,8 +77,14 @@ def describe(model: Any) -> dict[str, str]:  # noqa: ANN401 - a mixin's self
     }
 
 
-def normalisation(least: float, greatest: float, threshold: float) -> tuple[float, float]:
+def score_range(post_processor: Any, level: str) -> tuple[float, ...]:  # noqa: ANN401
+    """Return least and greatest of raw scores (``image``) or maps (``pixel``), and their threshold."""
+    return tuple(float(getattr(post_processor, f"{level}_{name}")) for name in ("min", "max", "threshold"))
+
+
+def normalisation(post_processor: Any, level: str) -> tuple[float, float]:  # noqa: ANN401
     """Return slope and offset of anomalib's normalisation, which maps the threshold to 0.5."""
+    least, greatest, threshold = score_range(post_processor, level)
     slope = 1 / (greatest - least)
     return slope, 0.5 - slope * threshold
 
@@ -95,8 +100,7 @@ class Judgement(nn.Module):
         super().__init__()
         self.limits: dict[str, float] = {}
         for level, shapes in SHAPES.items():
-            least, greatest, threshold = (float(getattr(post_processor, f"{level}_{name}")) for name in RANGE)
-            for name, value, shape in zip(TERMS, normalisation(least, greatest, threshold), shapes, strict=True):
+            for name, value, shape in zip(TERMS, normalisation(post_processor, level), shapes, strict=True):
                 self.register_buffer(f"{level}_{name}", torch.full(shape, value))
             self.limits[level] = float(getattr(post_processor, f"normalized_{level}_threshold"))
 
@@ -106,7 +110,7 @@ class Judgement(nn.Module):
         if not isinstance(post_processor, PostProcessor):
             return False
         for level in SHAPES:
-            least, greatest, threshold = (float(getattr(post_processor, f"{level}_{name}")) for name in RANGE)
+            least, greatest, threshold = score_range(post_processor, level)
             # Comparisons with what is not a number are false.
             if not (greatest > least and abs(threshold) < math.inf):
                 return False

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from anomalib_vae_attention.anomalib_support.exports import TERMS
 from anomalib_vae_attention.anomalib_support.openvino_ir import SECTION, finish_openvino
 from anomalib_vae_attention.anomalib_support.provenance import PACKAGE, warn_if_newer
 from anomalib_vae_attention.common.atomic_files import replacing
@@ -58,7 +59,7 @@ class OnnxExport:
             raise ValueError(msg) from error
         self.description = _require({entry.key: entry.value for entry in self._model.metadata_props}, file)
         self._terms = {entry.name: entry for entry in self._model.graph.initializer}
-        if any(f"judgement.{level}_{term}" not in self._terms for level in OUTPUTS for term in ("slope", "offset")):
+        if any(f"judgement.{level}_{term}" not in self._terms for level in OUTPUTS for term in TERMS):
             raise _unknown(file)
 
     def write(self, normalisations: dict[str, Normalisation]) -> None:
@@ -66,7 +67,7 @@ class OnnxExport:
         from onnx import numpy_helper
 
         for level, normalisation in normalisations.items():
-            for term, value in zip(("slope", "offset"), normalisation, strict=True):
+            for term, value in zip(TERMS, normalisation, strict=True):
                 entry = self._terms[f"judgement.{level}_{term}"]
                 entry.CopyFrom(numpy_helper.from_array(np.full(tuple(entry.dims), value, np.float32), entry.name))
 
