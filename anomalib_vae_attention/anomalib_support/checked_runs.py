@@ -1,4 +1,4 @@
-"""Settings that lie outside a model but belong to it: they travel with checkpoints, or what is lost is an error."""
+"""Runs of a model that are checked before they begin, say what came of them, and leave checkpoints that say so, too."""
 
 import logging
 from collections.abc import Sequence
@@ -41,8 +41,8 @@ def describe_tiler(tiler: Tiler | None) -> dict[str, Any] | None:
     }
 
 
-class Settings(LightningModule):
-    """An anomalib model that looks after the settings of its run.
+class CheckedRuns(LightningModule):
+    """An anomalib model that checks its runs, their data and their checkpoints.
 
     - Checkpoints say what made them: ``provenance``, the ``versions`` of :data:`MADE_WITH` and the ``training_set`` of
       the fit (see :func:`describe_training_set`). One whose state is not finite is refused.
