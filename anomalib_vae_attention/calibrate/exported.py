@@ -1,6 +1,5 @@
 """Exports in ONNX and OpenVINO whose thresholds can be read and written."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from anomalib_vae_attention.anomalib_support.exports import TERMS
-from anomalib_vae_attention.anomalib_support.openvino_ir import SECTION, finish_openvino
+from anomalib_vae_attention.anomalib_support.openvino_ir import SECTION, write_openvino
 from anomalib_vae_attention.anomalib_support.provenance import PACKAGE, warn_if_newer
 from anomalib_vae_attention.common.atomic_files import replacing
 
@@ -157,16 +156,7 @@ class OpenVinoExport:
 
     def save(self, target: Path, description: dict[str, str]) -> None:
         """Write it to a file and its weights; a kill in the middle leaves no graph beside another's weights."""
-        import openvino
-
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".calibrate-", dir=target.parent) as scratch:
-            written = Path(scratch) / target.name
-            openvino.save_model(self._model, written, compress_to_fp16=False)
-            finish_openvino(written, description)
-            target.unlink(missing_ok=True)
-            for part in (written.with_suffix(".bin"), written):
-                part.replace(target.parent / part.name)
+        write_openvino(self._model, target, description)
 
 
 def open_export(file: Path) -> OnnxExport | OpenVinoExport:
