@@ -42,7 +42,6 @@ def collect(thresholds: NormalQuantile, folder: Path, run: Callable[[torch.Tenso
     if not files:
         msg = f"{folder}: there is no image there."
         raise FileNotFoundError(msg)
-    thresholds.start()
     for file in files:
         image = read_tensor(file)[None]
         try:

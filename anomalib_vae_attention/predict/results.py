@@ -138,10 +138,10 @@ class Results:
         self.rows |= added
         _write(self.table, "a", added.values())
 
-    def finish(self) -> list[dict[str, Any]]:
-        """Write the table whole, a row per image, and return its rows."""
+    def finish(self) -> dict[str, dict[str, Any]]:
+        """Write the table whole, a row per image, and return its rows by path."""
         self._rewrite()
-        return list(self.rows.values())
+        return self.rows
 
     def _rewrite(self) -> None:
         with replacing(self.table) as temporary:
