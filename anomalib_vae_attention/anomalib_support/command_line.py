@@ -52,7 +52,7 @@ EXTRAS = {
     "openvino": "openvino",
     "onnx": "openvino",
     "onnxscript": "openvino",
-    "onnxruntime": "benchmark",
+    "onnxruntime": "openvino",
     "ray": "ray",
     "pyarrow": "ray",
     "gradio": "web",

@@ -41,6 +41,13 @@ def require_number(name: str, value: object, *, above: float = -math.inf, least:
         raise ValueError(msg)
 
 
+def require_share(name: str, value: float) -> None:
+    """Raise a ``ValueError`` unless a value is a share of a whole: above 0 and below 1."""
+    if not 0 < value < 1:
+        msg = f"{name} must be between 0 and 1, such as 0.01 for 1 %, but is {value}."
+        raise ValueError(msg)
+
+
 def require_texts(name: str, values: object) -> None:
     """Raise a ``ValueError`` unless values are a text or a sequence of texts."""
     if not isinstance(values, Sequence) or not all(isinstance(value, str) for value in values):

@@ -1,6 +1,10 @@
-"""Which file a model is in, where a folder was named."""
+"""What trainings, exports and predictions leave in a folder: the file of the model, and pictures that are no input."""
 
+import logging
+from collections.abc import Sequence
 from pathlib import Path
+
+logger = logging.getLogger(__name__)
 
 PLACES = (
     "model.ckpt",
@@ -12,6 +16,8 @@ PLACES = (
 )
 """Where trainings and exports leave models, those first that are taken where there are several."""
 SUFFIXES = (".ckpt", ".xml", ".onnx")
+TABLE = "predictions.csv"
+"""Table of a prediction, beside its pictures."""
 
 
 def find_model(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
@@ -23,7 +29,8 @@ def find_model(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
     """
     if path.is_file():
         if path.suffix not in suffixes:
-            msg = f"{path} is none of {', '.join(suffixes)}."
+            advice = ": export it to OpenVINO or ONNX, or name its checkpoint" if path.suffix == ".pt" else ""
+            msg = f"{path} is none of {', '.join(suffixes)}{advice}."
             raise ValueError(msg)
         return path
     places = [path / place for place in PLACES if place.endswith(suffixes)]
@@ -37,3 +44,15 @@ def find_model(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
     advice = f"Name one of {', '.join(there[:5])}." if there else f"Name a file ({', '.join(suffixes)})."
     msg = f"The folder {path} holds no model where a training or an export would leave it. {advice}"
     raise FileNotFoundError(msg)
+
+
+def without_results(images: Sequence[Path], folder: Path) -> list[Path]:
+    """Leave out, and warn of, images below a folder that a training or a prediction has written there."""
+    parents = {image.parent for image in images}
+    below = {place for parent in parents for place in (parent, *parent.parents) if folder in place.parents}
+    results = [place for place in below if any((place / name).is_file() for name in (TABLE, *PLACES))]
+    kept = [image for image in images if not any(place in image.parents for place in results)]
+    if len(kept) < len(images):
+        written = len(images) - len(kept)
+        logger.warning("%s images below %s are left out: a training or a prediction wrote them.", written, folder)
+    return kept

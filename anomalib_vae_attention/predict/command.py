@@ -10,20 +10,21 @@ from pathlib import Path
 from anomalib_vae_attention.common.argument_checks import command_parser, require_whole
 from anomalib_vae_attention.common.atomic_files import read_json
 from anomalib_vae_attention.common.folders import DEFECTIVE, first_free
-from anomalib_vae_attention.common.models import find_model
+from anomalib_vae_attention.common.models import TABLE, find_model
 
 from .inputs import find_inputs
 from .models import load_model
-from .results import ERROR, OVERLAYS, REPORT, RUN, TABLE, Slips, fingerprint, same_run
+from .results import ERROR, OVERLAYS, REPORT, RUN, Slips, fingerprint, same_run
 from .run import BATCH_SIZE, predict
 
 DEFAULT_OUTPUT = Path("predictions")
 EXIT_DEFECT = 3
 EPILOG = f"""
 MODEL is a checkpoint (.ckpt), an export (.onnx, or .xml of OpenVINO), or the folder that a training or an export left
-it in. IMAGES are files, folders with their subfolders, and patterns in quotes. An interrupted run goes on when the
-command is given again; images that have changed since are predicted again. The exit code is 0, 2 where something is
-wrong with the arguments, and with --fail_on_defect {EXIT_DEFECT} where an image is defective or cannot be judged.
+it in. IMAGES are files, folders with their subfolders, patterns in quotes, and lists: a path per line (.txt) or a
+column `path` (.csv). An interrupted run goes on when the command is given again; images that have changed since are
+predicted again. The exit code is 0, 2 where something is wrong with the arguments, and with --fail_on_defect
+{EXIT_DEFECT} where an image is defective or cannot be judged.
 
 examples:
   vae-attention predict model.ckpt new_parts
@@ -91,7 +92,7 @@ def run(given: argparse.Namespace) -> Counter[tuple[str, str]]:
     rows = predict(model, inputs, folder, "Predictions", f"Model {model.file}", given.batch_size)
     counts = Counter((row["truth"], row["label"]) for row in rows)
     print(summarise(counts, (row["error"] for row in rows if row["label"] == ERROR)))
-    print(f"table    {folder / TABLE}\npictures {folder / OVERLAYS}\nreport   {folder / REPORT}")
+    print(f"model    {model.file}\ntable    {folder / TABLE}\npictures {folder / OVERLAYS}\nreport   {folder / REPORT}")
     return counts
 
 
@@ -101,7 +102,7 @@ def main(arguments: list[str] | None = None) -> int:
         "predict", "Judge images: a table, a picture per image, and a report to open in a browser.", EPILOG
     )
     parser.add_argument("model", type=Path, help="checkpoint, export, or folder of one")
-    parser.add_argument("images", nargs="+", help="files, folders, patterns")
+    parser.add_argument("images", nargs="+", help="files, folders, patterns, lists of files")
     parser.add_argument("--output", type=Path, help=f"folder ({DEFAULT_OUTPUT}, or {DEFAULT_OUTPUT}-2 and so on)")
     parser.add_argument(
         "--fail_on_defect", action="store_true", help=f"exit code {EXIT_DEFECT} if anything is defective"

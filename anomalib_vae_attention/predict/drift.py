@@ -11,9 +11,10 @@ import pandas as pd
 from anomalib_vae_attention.common.argument_checks import command_parser
 from anomalib_vae_attention.common.atomic_files import read_json
 from anomalib_vae_attention.common.folders import GOOD
+from anomalib_vae_attention.common.models import TABLE
 
 from .control_chart import BASELINE, LEVEL, draw, find_change, has_signals, make_chart
-from .results import ERROR, RUN, TABLE
+from .results import ERROR, RUN
 
 EXIT_DRIFT = 3
 EPILOG = f"""

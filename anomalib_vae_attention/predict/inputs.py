@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD, kind_of, pair_masks
 from anomalib_vae_attention.common.images import read_upright
+from anomalib_vae_attention.common.models import without_results
 from anomalib_vae_attention.common.mvtec_layout import IMAGE_SUFFIXES, MASKS, TEST, list_images
 
 LISTS, PARQUET = (".txt", ".csv"), ".parquet"
@@ -55,8 +56,9 @@ def find_inputs(sources: Sequence[str | Path]) -> list[Input]:
     folder ``test``, whose masks are those of MVTec AD's layout.
 
     Args:
-        sources: Files, folders (with their subfolders), patterns such as ``"line3/**/*.png"``, and lists of files:
-            a path per line (``.txt``), or a column ``path`` (``.csv``), relative to the list's folder.
+        sources: Files, folders with their subfolders (of these not what :func:`.without_results` leaves out), patterns
+            such as ``"line3/**/*.png"``, and lists of files: a path per line (``.txt``), or a column ``path``
+            (``.csv``), relative to the list's folder.
 
     Raises:
         FileNotFoundError: If one of them is not there, or holds no image.
@@ -66,7 +68,7 @@ def find_inputs(sources: Sequence[str | Path]) -> list[Input]:
     for source in sources:
         path = Path(source).expanduser()
         if path.is_dir():
-            found = list_images(path)
+            found = without_results(list_images(path), path)
         elif path.suffix == PARQUET:
             msg = f"{source}: a Parquet of images is read by --engine ray, and named alone."
             raise ValueError(msg)

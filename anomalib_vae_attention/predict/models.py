@@ -65,7 +65,7 @@ def load_model(path: Path, device: str | None = None, threads: int | None = None
             models of a process.
 
     Raises:
-        ValueError: If it is something else, or has no thresholds.
+        ValueError: If it is something else, has no thresholds, or there is no such device.
     """
     file = find_model(path)
     if file.suffix != ".ckpt":
@@ -105,7 +105,12 @@ def _load_checkpoint(file: Path, device: str | None) -> Model:
             "--false_positive_rate 0.05`."
         )
         raise ValueError(msg)
-    module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    try:
+        module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    # What PyTorch raises depends on what is wrong with the device.
+    except (AssertionError, NotImplementedError, RuntimeError) as error:
+        msg = f"The model cannot be put on the device {device!r}: {str(error).splitlines()[0]}"
+        raise ValueError(msg) from error
 
     def score(batch: NDArray[np.float32]) -> Verdicts:
         with torch.inference_mode():

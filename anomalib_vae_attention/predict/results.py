@@ -13,10 +13,11 @@ import filelock
 
 from anomalib_vae_attention.common.atomic_files import explaining, read_json, replacing, write_json
 from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD
+from anomalib_vae_attention.common.models import TABLE
 
 from .inputs import Input
 
-TABLE, REPORT, RUN = "predictions.csv", "report.html", "run.json"
+REPORT, RUN = "report.html", "run.json"
 OVERLAYS, PARTS = "pictures", "report_files"
 """Folders of what people look at, and of what the report is made of."""
 COLUMNS = (

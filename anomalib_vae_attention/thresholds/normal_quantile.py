@@ -10,6 +10,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from anomalib_vae_attention.anomalib_support.distributed import OwnImages
+from anomalib_vae_attention.common.argument_checks import require_share
 
 from .calibration import Calibration
 from .conformal import images_needed
@@ -65,9 +66,7 @@ class NormalQuantile(PostProcessor):
         self.pixel_false_positive_rate = pixel_false_positive_rate
         self.held_out = held_out
         for name in ("false_positive_rate", "pixel_false_positive_rate"):
-            if not 0 < getattr(self, name) < 1:
-                msg = f"{name} must be between 0 and 1, such as 0.01 for 1 %, but is {getattr(self, name)}."
-                raise ValueError(msg)
+            require_share(name, getattr(self, name))
         if not 0 <= held_out < 1:
             msg = f"held_out must be at least 0 and less than 1, but is {held_out}."
             raise ValueError(msg)

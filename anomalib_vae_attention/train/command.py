@@ -12,12 +12,13 @@ from typing import Any
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
-from anomalib_vae_attention.common.argument_checks import command_parser
+from anomalib_vae_attention.common.argument_checks import command_parser, require_share
 from anomalib_vae_attention.common.atomic_files import explaining
 from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD, first_free, kind_of
+from anomalib_vae_attention.common.models import TABLE
 from anomalib_vae_attention.predict.inputs import Input
 from anomalib_vae_attention.predict.models import load_model
-from anomalib_vae_attention.predict.results import ERROR, OVERLAYS, REPORT, TABLE, Slips
+from anomalib_vae_attention.predict.results import ERROR, OVERLAYS, REPORT, Slips
 from anomalib_vae_attention.predict.run import predict
 
 from .fit import fit, lowest_rate
@@ -91,6 +92,8 @@ def measure(rows: Sequence[dict[str, Any]], rate: float) -> str:
 
 def run(given: argparse.Namespace) -> None:
     """Train, test, and print what there is to know."""
+    if given.false_positive_rate is not None:
+        require_share("--false_positive_rate", given.false_positive_rate)
     parts = find_parts(given.folder, given.good, given.defective, given.masks)
     folder = choose_folder(given.output, given.folder)
     print(describe(parts), flush=True)
@@ -98,7 +101,7 @@ def run(given: argparse.Namespace) -> None:
     rate = max(thresholds.false_positive_rate, 1 / (len(held_out) + 1))
     note = (
         f"Learnt from {len(parts.good) - len(held_out)} good images. The threshold was taken from {len(held_out)} "
-        f"others: of new good parts like these, at most {100 * rate:.1f} % are called defective."
+        f"others: of new good parts like these, at most {100 * rate:.1f} % on average are called defective."
     )
     if not parts.good_test:
         note += f"\nThe good images below are these {len(held_out)}."

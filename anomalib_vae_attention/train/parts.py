@@ -9,6 +9,7 @@ from PIL import Image
 
 from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD, NAMES, Pairs, kind_of, pair_masks
 from anomalib_vae_attention.common.images import UNREADABLE, doubtful_masks, is_turned, why_misread
+from anomalib_vae_attention.common.models import without_results
 from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
 
 
@@ -38,7 +39,8 @@ def find_parts(
     """Find the images of a training by the names of folders, or in the folders that are named.
 
     A folder of images is taken for good ones. Otherwise ``good``, ``defective`` and ``masks``, or names that mean the
-    same, are looked for in it, and MVTec AD's layout: ``train/good``, ``test`` and ``ground_truth``.
+    same, are looked for in it, and MVTec AD's layout: ``train/good``, ``test`` and ``ground_truth``. Folders further
+    down whose names say defective, or masks, are not learnt, nor is what trainings and predictions have written.
 
     Args:
         folder: The folder.
@@ -51,7 +53,7 @@ def find_parts(
         ValueError: If there are fewer than two good images that can be read, or the names are ambiguous.
     """
     if not folder.is_dir():
-        msg = f"There is no folder {folder}."
+        msg = f"{folder} is a file, not a folder." if folder.exists() else f"There is no folder {folder}."
         raise FileNotFoundError(msg)
     train = folder / "train" if (folder / "train").is_dir() else folder
     chosen = {
@@ -64,15 +66,17 @@ def find_parts(
     images = chosen[DEFECTIVE] or (test if good_test else None)
     others = [place for place in (chosen[DEFECTIVE], chosen["masks"], good_test, test if good_test else None) if place]
     good_root = chosen[GOOD] or folder
+    remarks = [
+        f"{other} lies in {good_root}: its images are not learnt" for other in others if _inside(other, good_root)
+    ]
     found = {
-        GOOD: _outside(list_images(good_root), good_root, others),
+        GOOD: _good_ones(
+            _outside(without_results(list_images(good_root), good_root), good_root, others), good_root, remarks
+        ),
         "good_test": list_images(good_test) if good_test else [],
         DEFECTIVE: _outside(list_images(images), images, [chosen["masks"], good_test]) if images else [],
     }
     left_out: dict[Path, str] = {}
-    remarks = [
-        f"{other} lies in {good_root}: its images are not learnt" for other in others if _inside(other, good_root)
-    ]
     usable = {name: _usable(files, left_out, remarks) for name, files in found.items()}
     if len(usable[GOOD]) < 2:
         below = ", ".join(sorted(one.name for one in folder.iterdir() if one.is_dir())) or "none"
@@ -118,6 +122,20 @@ def _outside(files: Iterable[Path], root: Path, others: Sequence[Path | None]) -
     return [file for file in files if not any(file.resolve().is_relative_to(other) for other in below)]
 
 
+def _good_ones(files: Iterable[Path], root: Path, remarks: list[str]) -> list[Path]:
+    """Leave out, and remark, the images of folders at any depth whose names say defective, or masks."""
+    kept, others = [], Counter[Path]()
+    for file in files:
+        above = (folder for folder in reversed(file.parents) if root in folder.parents)
+        other = next((folder for folder in above if kind_of(folder.name) in {DEFECTIVE, "masks"}), None)
+        if other:
+            others[other] += 1
+        else:
+            kept.append(file)
+    remarks += [f"{other}: its {number} images are not learnt, because of its name" for other, number in others.items()]
+    return kept
+
+
 def _usable(files: Iterable[Path], left_out: dict[Path, str], remarks: list[str]) -> list[Path]:
     """Keep the images that can be read, and note the others and what is strange."""
     kept, turned = [], 0
@@ -140,6 +158,11 @@ def _usable(files: Iterable[Path], left_out: dict[Path, str], remarks: list[str]
 def describe(parts: Parts) -> str:
     """Say what was found, in lines to read before the training starts."""
     lines = [f"good images to learn from: {len(parts.good)} ({_sizes(parts.good)})"]
+    places = Counter(file.parent for file in parts.good)
+    if len(places) > 1:
+        lines += [f"  {number} in {place}" for place, number in places.most_common(10)]
+        lines += [f"  and {len(places) - 10} more folders"] * (len(places) > 10)
+        lines.append("All of these are taken for good ones. If they are not, name the folder that is with --good.")
     if parts.good_test:
         lines.append(f"good images to test on: {len(parts.good_test)} ({_sizes(parts.good_test)})")
     if parts.defective:
