@@ -78,8 +78,10 @@ class FeatureGrid(nn.Module):
         super().__init__()
         self._layers = len(channels)
         self.channels = list(channels) * len(POOL_SIZES)
-        self.register_buffer("mean", torch.zeros(sum(self.channels)))
-        self.register_buffer("std", torch.ones(sum(self.channels)))
+        ends = list(itertools.accumulate(self.channels, initial=0))
+        self._parts = [slice(start, end) for start, end in itertools.pairwise(ends)]
+        self.register_buffer("mean", torch.zeros(ends[-1]))
+        self.register_buffer("std", torch.ones(ends[-1]))
         self._resamplings = _Resamplings((0, 0), [])
 
     @property
@@ -139,7 +141,7 @@ class FeatureGrid(nn.Module):
         """
         deviation = covariance.diagonal().clamp_min(0).sqrt()
         deviation = deviation.clamp_min(MIN_DEVIATION)
-        variance, finest = self._variance(mean.device, mahalanobis), slice(sum(self.channels[: self._layers]))
+        variance, finest = self._variance(mean.device, mahalanobis), slice(self._parts[self._layers - 1].stop)
         share = (variance * place_share)[finest].sum() / variance[finest].sum()
         variance[finest] *= share.clamp_min(max(LEAST_SHARE, mahalanobis))
         scale = deviation / variance.sqrt()
@@ -179,9 +181,10 @@ class FeatureGrid(nn.Module):
         Returns:
             Gradient on each layer, of shape ``(B, C_l, h_l, w_l)``.
         """
-        raw = (gradient / self.std[:, None, None]).split(self.channels, 1)
-        pairs = zip(self._resamplings.to_grid, raw, strict=True)
-        parts = [cast("Resampling", to_grid).adjoint(part) for to_grid, part in pairs]
+        parts = [
+            cast("Resampling", to_grid).adjoint(gradient[:, part] / self.std[part, None, None])
+            for to_grid, part in zip(self._resamplings.to_grid, self._parts, strict=True)
+        ]
         return [reduce(torch.add, parts[layer :: self._layers]) for layer in range(self._layers)]
 
     def layers_of(self, features: Sequence[torch.Tensor]) -> list[torch.Tensor]:
@@ -193,8 +196,7 @@ class FeatureGrid(nn.Module):
         Returns:
             Activations ``A_hat_l`` of shape ``(B, C_l, h_l, w_l)``. Detail finer than the grid is not restored.
         """
-        statistics = self.std.split(self.channels), self.mean.split(self.channels)
-        parts = zip(self._resamplings.from_grid, features, *statistics, strict=False)
         return [
-            from_grid(feature * std[:, None, None] + mean[:, None, None]) for from_grid, feature, std, mean in parts
+            from_grid(feature * self.std[part, None, None] + self.mean[part, None, None])
+            for from_grid, feature, part in zip(self._resamplings.from_grid, features, self._parts, strict=False)
         ]
