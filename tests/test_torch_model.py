@@ -13,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812
 from anomalib_vae_attention import VaeAttention
 from anomalib_vae_attention.fit.closed_form import fit_model
 from anomalib_vae_attention.fit.feature_statistics import FeatureMoments
+from anomalib_vae_attention.reference import REFERENCES
 from anomalib_vae_attention.scoring import highest_means
 from anomalib_vae_attention.torch_model import VaeAttentionModel
 
@@ -223,6 +224,20 @@ def test_batch_does_not_matter(small: VaeAttentionModel) -> None:
             alone = small(image[None])
             torch.testing.assert_close(alone.pred_score[0], together.pred_score[index], rtol=1e-5, atol=1e-6)
             torch.testing.assert_close(alone.anomaly_map[0], together.anomaly_map[index], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("reference", list(REFERENCES))
+def test_forward_is_one_graph(reference: str) -> None:
+    """Dynamo refuses a forward pass that reads a value or branches on one, as a capture on a GPU would."""
+    torch.manual_seed(0)
+    images = torch.randn(6, 3, 64, 64)
+    model = fit(VaeAttentionModel(latent_dim=16, reference=reference), images)
+    torch.compiler.reset()
+    with torch.inference_mode():
+        expected = model(images)
+        found = torch.compile(model, fullgraph=True, dynamic=False, backend="eager")(images)
+    torch.testing.assert_close(found.pred_score, expected.pred_score)
+    torch.testing.assert_close(found.anomaly_map, expected.anomaly_map)
 
 
 def test_counterfactual_is_nearer_to_normal_parts(fitted: Fitted, test_images: dict[str, torch.Tensor]) -> None:
