@@ -19,11 +19,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torchvision.transforms.v2 import Compose, Normalize, Resize
 
+from .anomalib_support.checked_runs import CheckedRuns
 from .anomalib_support.embedded_fallback import EmbeddedFallback
 from .anomalib_support.exports import Exports
 from .anomalib_support.pictures import Pictures
 from .anomalib_support.pre_processing import SamePreProcessor
-from .anomalib_support.settings import Settings
 from .anomalib_support.unreadable_images import NameUnreadableFiles
 from .anomalib_support.whole_checkpoints import checkpoint_file, saved_arguments
 from .arguments import LATENT_DIM, AttentionName, ReferenceName, VaeName, check_arguments, without_effect
@@ -39,7 +39,7 @@ from .torch_model import DEFAULT_LAYERS, VaeAttentionModel
 logger = logging.getLogger(__name__)
 
 
-class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Exports, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
+class VaeAttention(RestoredThresholds, CheckedRuns, EmbeddedFallback, Exports, AnomalibModule):  # type: ignore[misc]  # anomalib redefines to_onnx
     """A variational autoencoder explained by gradient attention, which localises defects.
 
     After Liu et al., "Towards Visually Explaining Variational Autoencoders" (CVPR 2020). A linear VAE over frozen
@@ -256,7 +256,7 @@ class VaeAttention(RestoredThresholds, Settings, EmbeddedFallback, Exports, Anom
         return LearningType.ONE_CLASS
 
     def setup(self, stage: str) -> None:
-        """Get ready for a run of the trainer; see :meth:`.Settings.setup`."""
+        """Get ready for a run of the trainer; see :meth:`.CheckedRuns.setup`."""
         super().setup(stage)
         self.fit_procedure.setup(self, stage)
 

@@ -6,7 +6,6 @@ INTERNALS = {
     "anomalib.cli.cli.configure_logger": "plugin: where the command makes its handlers of logs",
     "anomalib.data.datasets.image.tabular.make_tabular_dataset": "plugin: columns of paths",
     "anomalib.data.utils.path.contains_non_printable_characters": "plugin: letters outside ASCII",
-    "anomalib.engine.Engine._setup_workspace": "train: where the engine makes folders of versions and a link",
     "anomalib.models.ALLOWED_MODULES": "plugin: modules that get_model() takes a class from",
     "anomalib.models._get_model_class_by_name": "plugin: looks a model up by its name",
     "anomalib.models.components.AnomalibModule._post_training_quantization_ov": "exports: the backbone only",

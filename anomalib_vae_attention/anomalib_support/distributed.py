@@ -12,8 +12,6 @@ from lightning.pytorch import Trainer
 from torch import distributed, nn
 from torch.utils.data import DistributedSampler
 
-from .latest_link import LATEST, set_link
-
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -100,8 +98,7 @@ def share(module: nn.Module) -> None:
 def agree_on_folder(trainer: Trainer) -> None:
     """Let all processes write into the first one's folder; the others' trainers get it for theirs.
 
-    anomalib makes a folder per run and a link ``latest`` to it, in every process. The link ends up at a folder without
-    a checkpoint. The others' folders are removed, if they are empty, and the link is set to the first one's.
+    anomalib makes a folder per run, in every process. The others' are removed, if they are empty.
     """
     if world_size() == 1:
         return
@@ -113,9 +110,6 @@ def agree_on_folder(trainer: Trainer) -> None:
         with contextlib.suppress(OSError):
             own.rmdir()
     distributed.barrier()
-    latest = folder.parent / LATEST
-    if trainer.is_global_zero and latest.is_symlink() and latest.resolve() != folder.resolve():
-        set_link(folder)
 
 
 class Anchor(nn.Module):

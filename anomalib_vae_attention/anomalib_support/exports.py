@@ -3,8 +3,6 @@
 import json
 import logging
 import math
-import tempfile
-from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
@@ -14,12 +12,11 @@ import torch
 from anomalib.data import InferenceBatch
 from anomalib.data.utils import read_image
 from anomalib.deploy import CompressionType
-from anomalib.models.components import AnomalibModule
 from anomalib.post_processing import PostProcessor
 from lightning.pytorch import LightningModule
 from torch import nn
 
-from anomalib_vae_attention.common.atomic_files import settle
+from anomalib_vae_attention.common.atomic_files import write_files
 from anomalib_vae_attention.common.machine import versions
 from anomalib_vae_attention.scoring import call_defective, full_precision
 
@@ -38,7 +35,6 @@ ANOMALIB_THRESHOLDS = "anomalib's post-processor: the best F1 on the validation 
 SHAPES: dict[str, tuple[tuple[int, ...], ...]] = {"image": ((), (1,)), "pixel": ((1, 1, 1, 1), (1, 1, 1))}
 """Shapes of the terms of :class:`Judgement`: all differ, or exporters would merge those of equal value."""
 TERMS = ("slope", "offset")
-RANGE = ("min", "max", "threshold")
 
 
 def raw_thresholds(post_processor: Any) -> dict[str, float | None]:  # noqa: ANN401
@@ -78,8 +74,14 @@ def describe(model: Any) -> dict[str, str]:  # noqa: ANN401 - a mixin's self
     }
 
 
-def normalisation(least: float, greatest: float, threshold: float) -> tuple[float, float]:
+def score_range(post_processor: Any, level: str) -> tuple[float, ...]:  # noqa: ANN401
+    """Return least and greatest of raw scores (``image``) or maps (``pixel``), and their threshold."""
+    return tuple(float(getattr(post_processor, f"{level}_{name}")) for name in ("min", "max", "threshold"))
+
+
+def normalisation(post_processor: Any, level: str) -> tuple[float, float]:  # noqa: ANN401
     """Return slope and offset of anomalib's normalisation, which maps the threshold to 0.5."""
+    least, greatest, threshold = score_range(post_processor, level)
     slope = 1 / (greatest - least)
     return slope, 0.5 - slope * threshold
 
@@ -95,8 +97,7 @@ class Judgement(nn.Module):
         super().__init__()
         self.limits: dict[str, float] = {}
         for level, shapes in SHAPES.items():
-            least, greatest, threshold = (float(getattr(post_processor, f"{level}_{name}")) for name in RANGE)
-            for name, value, shape in zip(TERMS, normalisation(least, greatest, threshold), shapes, strict=True):
+            for name, value, shape in zip(TERMS, normalisation(post_processor, level), shapes, strict=True):
                 self.register_buffer(f"{level}_{name}", torch.full(shape, value))
             self.limits[level] = float(getattr(post_processor, f"normalized_{level}_threshold"))
 
@@ -106,7 +107,7 @@ class Judgement(nn.Module):
         if not isinstance(post_processor, PostProcessor):
             return False
         for level in SHAPES:
-            least, greatest, threshold = (float(getattr(post_processor, f"{level}_{name}")) for name in RANGE)
+            least, greatest, threshold = score_range(post_processor, level)
             # Comparisons with what is not a number are false.
             if not (greatest > least and abs(threshold) < math.inf):
                 return False
@@ -126,7 +127,7 @@ class Judgement(nn.Module):
 class Exports(LightningModule):
     """An anomalib model whose exports replace earlier ones when they are complete, and tell what they are.
 
-    To be inherited from before :class:`AnomalibModule`, whose methods do the work.
+    To be inherited from before anomalib's ``AnomalibModule``, whose methods do the work.
 
     Attributes:
         description: What :func:`describe` returned at the last export to PyTorch, which pickles it with the model.
@@ -152,7 +153,8 @@ class Exports(LightningModule):
     def to_torch(self, export_root: Path | str, *args, **kwargs) -> Path:
         """Export to PyTorch; see :meth:`anomalib.models.components.base.ExportMixin.to_torch`."""
         self.description = describe(self)
-        return _export(AnomalibModule.to_torch, lambda _: None, self, Path(export_root), *args, **kwargs)
+        export = cast("Any", super()).to_torch
+        return write_files(lambda folder: export(folder, *args, **kwargs), Path(export_root))
 
     def to_onnx(self, export_root: Path | str, *args, **kwargs) -> Path:  # type: ignore[override]
         """Export to ONNX; see :meth:`anomalib.models.components.base.ExportMixin.to_onnx`.
@@ -162,14 +164,17 @@ class Exports(LightningModule):
         """
         size = sum(tensor.nbytes for tensor in self.state_dict().values())
         defaults = {"opset_version": OPSET, "external_data": size > ONE_FILE_LIMIT, "verbose": False}
+        export = cast("Any", super()).to_onnx
 
-        def finish(file: Path) -> None:
+        def write(folder: Path) -> Path:
+            file = export(folder, *args, **{**defaults, **kwargs})
             describe_onnx(file, describe(self))
+            return file
 
         suits = Judgement.suits(self.post_processor)
         self.judgement = Judgement(self.post_processor).to(self.device) if suits else None
         try:
-            return _export(AnomalibModule.to_onnx, finish, self, Path(export_root), *args, **{**defaults, **kwargs})
+            return write_files(write, Path(export_root))
         finally:
             # It is of this export; checkpoints have the post-processor.
             self.judgement = None
@@ -195,14 +200,18 @@ class Exports(LightningModule):
             msg = "compression_type=INT8_PTQ is for the pretrained backbone of vae='feature', and image VAEs have none."
             raise ValueError(msg)
 
-        def finish(file: Path) -> None:
+        export = cast("Any", super()).to_openvino
+
+        def write(folder: Path) -> Path:
+            file = export(folder, *args, **kwargs)
             finish_openvino(file, describe(self), halved=compression == CompressionType.FP16)
             if compression == CompressionType.FP16:
                 logger.info("Constants take two bytes each now. Exemplars, a byte per latent, stay as they are.")
             if compression in {CompressionType.INT8, CompressionType.INT8_PTQ}:
                 logger.warning("Scores of 8-bit weights are others: calibrate (`vae-attention calibrate`) the export.")
+            return file
 
-        return _export(AnomalibModule.to_openvino, finish, self, Path(export_root), *args, **kwargs)
+        return write_files(write, Path(export_root))
 
     @staticmethod
     def _post_training_quantization_ov(model: Any, datamodule: Any = None) -> Any:  # noqa: ANN401
@@ -226,29 +235,3 @@ def describe_onnx(file: Path, description: dict[str, str]) -> None:
     kept = {entry.key: entry.value for entry in model.metadata_props}
     onnx.helper.set_model_props(model, {**kept, **description})
     onnx.save(model, file)
-
-
-def _export(
-    export: Callable[..., Path],
-    finish: Callable[[Path], None],
-    model: nn.Module,
-    root: Path,
-    *args,
-    **kwargs,
-) -> Path:
-    """Export to a folder beside the place and finish it, then move all files, last the one that names the others."""
-    root.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".export-", dir=root) as scratch:
-        main = export(model, Path(scratch), *args, **kwargs)
-        finish(main)
-        files = [file for file in Path(scratch).rglob("*") if file.is_file()]
-        for file in files:
-            settle(file)
-        if len(files) > 1:
-            # Better none than the new weights beside the old graph.
-            (root / main.relative_to(scratch)).unlink(missing_ok=True)
-        for file in sorted(files, key=lambda file: file == main):
-            target = root / file.relative_to(scratch)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            file.replace(target)
-        return root / main.relative_to(scratch)

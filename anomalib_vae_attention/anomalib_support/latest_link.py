@@ -37,39 +37,32 @@ def without_link(create: Callable) -> Callable:
     return call
 
 
-def set_link(folder: Path) -> None:
-    """Let the link beside a run's folder lead to it; a file system without links is a warning."""
-    link = folder.parent / f".{LATEST}-{os.getpid()}"
-    try:
-        link.symlink_to(folder, target_is_directory=True)
-        # Not unlinked first: whoever looks must find one of them.
-        link.replace(folder.parent / LATEST)
-    except (OSError, NotImplementedError) as error:
-        logger.warning("There is no link %s to %s: %s", LATEST, folder, error)
+def set_latest(trainer: Trainer) -> None:
+    """Let the link lead to the last run with a model, or be gone; a file system without links is a warning.
 
-
-def hold_back(trainer: Trainer) -> None:
-    """Let the link lead to the last run with a model while a fit goes on, which anomalib has set to that fit already.
-
-    However the fit ends, the link is right. Without such a run there is no link.
+    anomalib lets it lead to a fit that has only begun. Called before a fit and after it, the link is right however the
+    fit ends.
     """
     folder = Path(trainer.default_root_dir)
-    latest = folder.parent / LATEST
-    if not (trainer.is_global_zero and latest.is_symlink() and latest.resolve() == folder.resolve()):
+    if not (trainer.is_global_zero and _is_run(folder)):
         return
-    before = [run for run in folder.parent.glob("v*") if run != folder and list(run.glob("weights/lightning/*.ckpt"))]
-    if before:
-        set_link(max(before, key=lambda run: int(run.name[1:]) if run.name[1:].isdecimal() else -1))
-    elif not list(folder.glob("weights/lightning/*.ckpt")):
-        latest.unlink()
+    latest, link = folder.parent / LATEST, folder.parent / f".{LATEST}-{os.getpid()}"
+    runs = [run for run in folder.parent.glob("v*") if _is_run(run) and any(run.glob("weights/lightning/*.ckpt"))]
+    if not runs:
+        if latest.is_symlink():
+            latest.unlink()
+        return
+    last = max(runs, key=lambda run: int(run.name[1:]))
+    try:
+        link.symlink_to(last, target_is_directory=True)
+        # Not unlinked first: whoever looks must find one of them.
+        link.replace(latest)
+    except (OSError, NotImplementedError) as error:
+        logger.warning("There is no link %s to %s: %s", LATEST, last, error)
 
 
-def let_go(trainer: Trainer) -> None:
-    """Let the link lead to a fit that has left a model, where anomalib keeps one."""
-    folder = Path(trainer.default_root_dir)
-    is_run = folder.name[:1] == "v" and folder.name[1:].isdecimal()
-    if trainer.is_global_zero and is_run and list(folder.glob("weights/lightning/*.ckpt")):
-        set_link(folder)
+def _is_run(folder: Path) -> bool:
+    return folder.name[:1] == "v" and folder.name[1:].isdecimal()
 
 
 def keep_link_free(trainer: Trainer) -> None:

@@ -1,12 +1,13 @@
 """Models of OpenVINO after their conversion: metadata, precision, speed, halved constants, a backbone of integers."""
 
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET  # noqa: S405 - reads what OpenVINO has just written
 
 import numpy as np
+
+from anomalib_vae_attention.common.atomic_files import write_files
 
 SECTION = "vae_attention"
 """Where a model has the metadata, in its ``rt_info``."""
@@ -24,20 +25,30 @@ CALIBRATION_IMAGES = 300
 
 
 def finish_openvino(file: Path, description: dict[str, str], *, halved: bool = False) -> None:
-    """Write metadata into a model of OpenVINO, keep it in single precision and fast, and halve its constants if asked.
+    """Write the ``.xml`` file of a model of OpenVINO, and its weights, anew; see :func:`write_openvino`."""
+    import openvino
+
+    core = openvino.Core()
+    # Weights that are mapped into memory cannot be written over everywhere.
+    core.set_property({"ENABLE_MMAP": False})
+    write_openvino(core.read_model(file), file, description, halved=halved)
+
+
+def write_openvino(model: Any, file: Path, description: dict[str, str], *, halved: bool = False) -> None:  # noqa: ANN401
+    """Write a model of OpenVINO with metadata, in single precision and fast, and with its constants halved if asked.
 
     OpenVINO's own halving (``compress_to_fp16``) leaves a model as it is that has constants of a byte, as exemplars
     are. Constants stay in single precision that are small, or have values beyond those of half precision.
 
     Args:
-        file: The ``.xml`` file, with its weights beside it.
+        model: The model; it is changed.
+        file: The ``.xml`` file; its weights are written beside it.
         description: The metadata.
         halved: Whether to write constants in half precision; computation is in the precision of the runtime.
     """
     import openvino
     from openvino import opset13 as operators
 
-    model = openvino.Core().read_model(file)
     for name, text in description.items():
         model.set_rt_info(text, [SECTION, name])
     put_constants_left(model)
@@ -51,14 +62,13 @@ def finish_openvino(file: Path, description: dict[str, str], *, halved: bool = F
         half = operators.convert(operators.constant(values.astype(np.float16)), "f32")
         for reader in node.output(0).get_target_inputs():
             reader.replace_source_output(half.output(0))
-    # The weights are mapped into memory, so that they cannot be written over.
-    with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
-        written = Path(scratch) / file.name
-        openvino.save_model(model, written, compress_to_fp16=False)
-        del model
-        keep_single_precision(written)
-        for part in (written.with_suffix(".bin"), written):
-            part.replace(file.parent / part.name)
+
+    def write(folder: Path) -> Path:
+        openvino.save_model(model, folder / file.name, compress_to_fp16=False)
+        keep_single_precision(folder / file.name)
+        return folder / file.name
+
+    write_files(write, file.parent)
 
 
 def put_constants_left(model: Any) -> None:  # noqa: ANN401

@@ -56,18 +56,10 @@ class Pictures(ImageVisualizer):
         self._written: dict[Path, str] = {}
         self._rows: list[dict[str, object]] = []
 
-    def on_test_batch_end(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        outputs: Any,  # noqa: ANN401
-        batch: Any,  # noqa: ANN401
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def on_test_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, *args) -> None:  # noqa: ANN401
         """Write the pictures of a batch."""
         if not isinstance(batch, ImageBatch):
-            super().on_test_batch_end(trainer, pl_module, outputs, batch, batch_idx, dataloader_idx)  # type: ignore[arg-type]
+            super().on_test_batch_end(trainer, pl_module, outputs, batch, *args)
             return
         for item in batch:
             self.field_size = self._size(item.image_path)

@@ -31,15 +31,11 @@ def unreadable_files(loaders: list[DataLoader]) -> dict[Path, str]:
     return reasons
 
 
-def require_as_shown(files: Iterable[str | Path], *, upright: bool = False) -> None:
+def require_as_shown(files: Iterable[str | Path]) -> None:
     """Refuse images that anomalib's reader makes something else of than people see.
 
     That is: more than 8 bits per channel, several pages, and pictures that are stored turned. Only the headers of the
     files are read, unless there are more than 8 bits.
-
-    Args:
-        files: The files.
-        upright: Whether the data set turns images as their EXIF data say.
 
     Raises:
         ValueError: If there is such a file, naming it.
@@ -48,7 +44,7 @@ def require_as_shown(files: Iterable[str | Path], *, upright: bool = False) -> N
         # What became of the file since it was read is of no concern here.
         with contextlib.suppress(OSError), Image.open(file) as image:
             reason = why_misread(image)
-            if reason is None and not upright and is_turned(image):
+            if reason is None and is_turned(image):
                 reason = "its EXIF data say that it is to be turned, which anomalib ignores: save it upright"
             if reason is not None:
                 msg = f"{file} would be read wrongly: {reason}."
@@ -62,18 +58,11 @@ class NameUnreadableFiles(pl.Callback):
     image would be read wrongly (see :func:`require_as_shown`).
     """
 
-    def on_train_batch_start(
-        self,
-        trainer: pl.Trainer,
-        pl_module: pl.LightningModule,
-        batch: Any,  # noqa: ANN401
-        *args,
-        **kwargs,
-    ) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: Any, batch: Any, *args, **kwargs) -> None:  # noqa: ANN401
         """Refuse images that would be read wrongly, here and in the other loops."""
         del pl_module, args, kwargs
-        upright = getattr(getattr(trainer.train_dataloader, "dataset", None), "reads_upright", False)
-        require_as_shown(getattr(batch, "image_path", None) or (), upright=upright)
+        if not getattr(getattr(trainer.train_dataloader, "dataset", None), "reads_as_shown", False):
+            require_as_shown(getattr(batch, "image_path", None) or ())
 
     on_validation_batch_start = on_test_batch_start = on_predict_batch_start = on_train_batch_start
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from anomalib_vae_attention.anomalib_support.exports import RANGE, SHAPES, normalisation, raw_thresholds
+from anomalib_vae_attention.anomalib_support.exports import SHAPES, normalisation, raw_thresholds
 from anomalib_vae_attention.common.argument_checks import command_parser
 from anomalib_vae_attention.common.atomic_files import replacing
 from anomalib_vae_attention.common.images import read_tensor
@@ -42,7 +42,6 @@ def collect(thresholds: NormalQuantile, folder: Path, run: Callable[[torch.Tenso
     if not files:
         msg = f"{folder}: there is no image there."
         raise FileNotFoundError(msg)
-    thresholds.start()
     for file in files:
         image = read_tensor(file)[None]
         try:
@@ -95,8 +94,7 @@ def calibrate_export(file: Path, folder: Path | None, thresholds: NormalQuantile
         export.write(dict.fromkeys(SHAPES, (1.0, 0.0)))
         run = export.open()
         collect(thresholds, folder, lambda image: run(image.numpy().astype(np.float32)))
-    ranges = {level: [float(getattr(thresholds, f"{level}_{name}")) for name in RANGE] for level in SHAPES}
-    export.write({level: normalisation(*values) for level, values in ranges.items()})
+    export.write({level: normalisation(thresholds, level) for level in SHAPES})
     told = {
         "raw_thresholds": json.dumps(raw_thresholds(thresholds)),
         "thresholds_from": thresholds.describe(),

@@ -1,13 +1,13 @@
 """Exports in ONNX and OpenVINO whose thresholds can be read and written."""
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from anomalib_vae_attention.anomalib_support.openvino_ir import SECTION, finish_openvino
+from anomalib_vae_attention.anomalib_support.exports import TERMS
+from anomalib_vae_attention.anomalib_support.openvino_ir import SECTION, write_openvino
 from anomalib_vae_attention.anomalib_support.provenance import PACKAGE, warn_if_newer
 from anomalib_vae_attention.common.atomic_files import replacing
 
@@ -58,7 +58,7 @@ class OnnxExport:
             raise ValueError(msg) from error
         self.description = _require({entry.key: entry.value for entry in self._model.metadata_props}, file)
         self._terms = {entry.name: entry for entry in self._model.graph.initializer}
-        if any(f"judgement.{level}_{term}" not in self._terms for level in OUTPUTS for term in ("slope", "offset")):
+        if any(f"judgement.{level}_{term}" not in self._terms for level in OUTPUTS for term in TERMS):
             raise _unknown(file)
 
     def write(self, normalisations: dict[str, Normalisation]) -> None:
@@ -66,7 +66,7 @@ class OnnxExport:
         from onnx import numpy_helper
 
         for level, normalisation in normalisations.items():
-            for term, value in zip(("slope", "offset"), normalisation, strict=True):
+            for term, value in zip(TERMS, normalisation, strict=True):
                 entry = self._terms[f"judgement.{level}_{term}"]
                 entry.CopyFrom(numpy_helper.from_array(np.full(tuple(entry.dims), value, np.float32), entry.name))
 
@@ -156,16 +156,7 @@ class OpenVinoExport:
 
     def save(self, target: Path, description: dict[str, str]) -> None:
         """Write it to a file and its weights; a kill in the middle leaves no graph beside another's weights."""
-        import openvino
-
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".calibrate-", dir=target.parent) as scratch:
-            written = Path(scratch) / target.name
-            openvino.save_model(self._model, written, compress_to_fp16=False)
-            finish_openvino(written, description)
-            target.unlink(missing_ok=True)
-            for part in (written.with_suffix(".bin"), written):
-                part.replace(target.parent / part.name)
+        write_openvino(self._model, target, description)
 
 
 def open_export(file: Path) -> OnnxExport | OpenVinoExport:

@@ -41,6 +41,28 @@ def settle(file: Path) -> None:
         os.fsync(opened.fileno())
 
 
+def write_files(write: Callable[[Path], Path], folder: Path) -> Path:
+    """Write files that belong together in place of earlier ones, and return the one that names the others.
+
+    ``write`` writes them to a folder beside their places and returns that one. It is moved last: an interruption may
+    leave none, but never the old one beside new others.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".writing-", dir=folder) as temporary:
+        main = write(Path(temporary))
+        files = [file for file in Path(temporary).rglob("*") if file.is_file()]
+        for file in files:
+            settle(file)
+        target = folder / main.relative_to(temporary)
+        if len(files) > 1:
+            target.unlink(missing_ok=True)
+        for file in sorted(files, key=lambda file: file == main):
+            place = folder / file.relative_to(temporary)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            file.replace(place)
+        return target
+
+
 def ensure_folder(folder: Path, is_whole: Callable[[Path], bool], make: Callable[[Path], None]) -> bool:
     """Make a folder unless it is whole already; of several processes one makes it, and the others wait.
 

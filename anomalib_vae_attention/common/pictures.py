@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from .atomic_files import replacing
 
 BORDER = (255, 64, 64)
+PAGES = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+"""Templates of pages: variables are escaped, and a missing one is an error."""
 
 
 def heat_map(values: NDArray[np.float32], limits: tuple[float, float]) -> NDArray[np.uint8]:
@@ -59,11 +61,7 @@ def inline(pixels: NDArray[np.uint8]) -> str:
 
 
 def write_page(file: Path, template: Path, **content: Any) -> None:  # noqa: ANN401
-    """Write an HTML page from the file of a Jinja template, whole or not at all.
-
-    The template's variables are escaped; a missing one is an error.
-    """
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    page = environment.from_string(template.read_text(encoding="utf-8")).render(**content)
+    """Write an HTML page from the file of a Jinja template of :data:`PAGES`, whole or not at all."""
+    page = PAGES.from_string(template.read_text(encoding="utf-8")).render(**content)
     with replacing(file) as temporary:
         temporary.write_text(page, encoding="utf-8")

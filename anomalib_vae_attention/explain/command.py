@@ -9,7 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from anomalib_vae_attention.common.argument_checks import command_parser
+from anomalib_vae_attention.common.argument_checks import command_parser, require_whole
 from anomalib_vae_attention.common.images import read_tensor
 from anomalib_vae_attention.common.models import find_model
 from anomalib_vae_attention.common.pictures import inline, write_page
@@ -55,9 +55,7 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
         FileNotFoundError: If there is no checkpoint or no image.
         ValueError: If there is no such latent, a count is out of range, or no image can be read.
     """
-    if arguments.limit < 1:
-        msg = f"--limit must be at least 1, but is {arguments.limit}."
-        raise ValueError(msg)
+    require_whole("--limit", arguments.limit, 1)
     file = find_model(arguments.ckpt_path, (".ckpt",))
     module: VaeAttention = VaeAttention.load_from_checkpoint(file, map_location="cpu").eval()
     parse_latents(arguments.latents, count_latents(module))

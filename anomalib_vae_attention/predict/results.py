@@ -136,24 +136,21 @@ class Results:
         """Add rows to the table."""
         added = {row["path"]: row for row in rows}
         self.rows |= added
-        with self.table.open("a", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            file.write(_to_text(added.values()))
+        _write(self.table, "a", added.values())
 
-    def finish(self) -> list[dict[str, Any]]:
-        """Write the table whole, a row per image, and return its rows."""
+    def finish(self) -> dict[str, dict[str, Any]]:
+        """Write the table whole, a row per image, and return its rows by path."""
         self._rewrite()
-        return list(self.rows.values())
+        return self.rows
 
     def _rewrite(self) -> None:
         with replacing(self.table) as temporary:
-            text = _to_text([dict(zip(COLUMNS, COLUMNS, strict=True)), *self.rows.values()])
-            temporary.write_text(text, encoding="utf-8", errors="surrogateescape", newline="")
+            _write(temporary, "w", [dict(zip(COLUMNS, COLUMNS, strict=True)), *self.rows.values()])
 
 
-def _to_text(rows: Iterable[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    csv.DictWriter(text, COLUMNS, lineterminator="\n").writerows(rows)
-    return text.getvalue()
+def _write(table: Path, mode: str, rows: Iterable[dict[str, Any]]) -> None:
+    with table.open(mode, encoding="utf-8", errors="surrogateescape", newline="") as file:
+        csv.DictWriter(file, COLUMNS, lineterminator="\n").writerows(rows)
 
 
 def read_rows(table: Path) -> list[dict[str, Any]]:

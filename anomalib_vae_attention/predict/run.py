@@ -46,7 +46,7 @@ def predict(
         The rows of these images, in their order; see :data:`.COLUMNS`.
 
     Raises:
-        ValueError: If the folder belongs to another run; see :class:`Results`.
+        ValueError: If the folder belongs to another run; see :func:`.claim`.
     """
     with claim(folder, model.file), _no_threads_of_opencv(), ThreadPoolExecutor(min(4, cores())) as pool:
         results = Results(folder)
@@ -65,7 +65,7 @@ def predict(
             progress.update(len(rows))
         results.append(_finished(written))
         progress.close()
-        rows_of = {row["path"]: row for row in results.finish()}
+        rows_of = results.finish()
         write_report(folder / REPORT, list(rows_of.values()), model.thresholds[0], title, note)
         return [rows_of[str(one.path)] for one in named]
 

@@ -3,14 +3,13 @@
 from pathlib import Path
 from typing import NamedTuple
 
-import jinja2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from anomalib_vae_attention.common.images import UNREADABLE, read_upright
-from anomalib_vae_attention.common.pictures import inline
+from anomalib_vae_attention.common.pictures import PAGES, inline
 from anomalib_vae_attention.explain.explainers import Counterfactual, judge_and_imagine
 from anomalib_vae_attention.predict.models import Box, Model, Verdicts, as_verdicts, judge
 from anomalib_vae_attention.predict.pictures import (
@@ -26,7 +25,6 @@ from anomalib_vae_attention.predict.pictures import (
 MOST_PIXELS = 50_000_000
 """Pixels of an image, at most: a small file can hold more than fit in memory."""
 TEMPLATE = Path(__file__).with_name("shown.html.j2")
-PAGES = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
 
 
 class Shown(NamedTuple):

@@ -1,4 +1,4 @@
-"""Fitting the default model to good images, with anomalib's engine."""
+"""Fitting the default model to good images, with Lightning's trainer."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,10 +7,12 @@ from typing import Any
 import pandas as pd
 import torch
 from anomalib.data import AnomalibDataset, ImageItem
-from anomalib.engine import Engine
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
+from anomalib_vae_attention.anomalib_support.whole_checkpoints import WholeCheckpointIO
 from anomalib_vae_attention.common.images import read_tensor
 from anomalib_vae_attention.fit.held_out_images import HeldOut
 from anomalib_vae_attention.lightning_model import VaeAttention
@@ -24,7 +26,7 @@ BATCH_SIZE = 16
 class GoodImages(AnomalibDataset):
     """Good images, read as predictions read them: turned as their EXIF data say, whatever their folders are called."""
 
-    reads_upright = True
+    reads_as_shown = True
 
     def __init__(self, files: Sequence[Path], resize: Resize) -> None:
         super().__init__(augmentations=resize)
@@ -39,13 +41,6 @@ class GoodImages(AnomalibDataset):
         path = str(self.samples.iloc[index].image_path)
         image = read_tensor(Path(path))
         return ImageItem(image=self._resize(image), gt_label=torch.tensor(0), image_path=path)
-
-
-class RunEngine(Engine):
-    """anomalib's engine, but that a run writes straight into the folder that it is given: no versions, no links."""
-
-    def _setup_workspace(self, *_args: Any, **_options: Any) -> None:  # noqa: ANN401
-        """Leave the folder as it is."""
 
 
 def lowest_rate(count: int) -> float:
@@ -72,10 +67,14 @@ def fit(files: Sequence[Path], folder: Path, rate: float | None) -> tuple[Path, 
     held_out = sorted(Path(file) for file in HeldOut(loader, thresholds.held_out).files)
     if rate is None:
         thresholds.false_positive_rate = thresholds.pixel_false_positive_rate = lowest_rate(len(held_out))
-    engine = RunEngine(default_root_dir=folder, logger=False, enable_model_summary=False)
-    engine.fit(model, train_dataloaders=loader)
-    checkpoint = folder / "model.ckpt"
-    Path(str(engine.best_model_path)).replace(checkpoint)
-    for emptied in (folder / "weights" / "lightning", folder / "weights"):
-        emptied.rmdir()
-    return checkpoint, held_out, thresholds
+    # Not anomalib's engine, which makes a folder of versions, with a link, in the one that was named.
+    trainer = Trainer(
+        default_root_dir=folder,
+        logger=False,
+        enable_model_summary=False,
+        callbacks=[ModelCheckpoint(folder, "model")],
+        plugins=[WholeCheckpointIO()],
+        **model.trainer_arguments,
+    )
+    trainer.fit(model, loader)
+    return folder / "model.ckpt", held_out, thresholds

@@ -1,4 +1,4 @@
-"""Settings that lie outside a model but belong to it: they travel with checkpoints, or what is lost is an error."""
+"""Runs of a model that are checked before they begin, say what came of them, and leave checkpoints that say so, too."""
 
 import logging
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from anomalib_vae_attention.common.machine import versions
 
 from .distributed import agree_on_folder
 from .folder_checks import check_folder, check_names
-from .latest_link import hold_back, keep_link_free, let_go
+from .latest_link import keep_link_free, set_latest
 from .pictures import Pictures
 from .provenance import MADE_WITH, PACKAGE, PROVENANCE_KEY, describe_training_set, warn_if_newer
 from .whole_checkpoints import use_whole_checkpoints
@@ -41,8 +41,8 @@ def describe_tiler(tiler: Tiler | None) -> dict[str, Any] | None:
     }
 
 
-class Settings(LightningModule):
-    """An anomalib model that looks after the settings of its run.
+class CheckedRuns(LightningModule):
+    """An anomalib model that checks its runs, their data and their checkpoints.
 
     - Checkpoints say what made them: ``provenance``, the ``versions`` of :data:`MADE_WITH` and the ``training_set`` of
       the fit (see :func:`describe_training_set`). One whose state is not finite is refused.
@@ -92,7 +92,7 @@ class Settings(LightningModule):
             raise ValueError(msg)
         agree_on_folder(self.trainer)
         if self.trainer.state.fn == TrainerFn.FITTING:
-            hold_back(self.trainer)
+            set_latest(self.trainer)
         else:
             keep_link_free(self.trainer)
         use_whole_checkpoints(self.trainer)
@@ -145,7 +145,7 @@ class Settings(LightningModule):
             ValueError: If the engine has fitted before, or the checkpoint is of a fit of one epoch.
         """
         super().on_fit_end()
-        let_go(self.trainer)
+        set_latest(self.trainer)
         if self._learns:
             return
         trainer: Any = self.trainer
