@@ -123,11 +123,7 @@ class Backbone(nn.Module):
         super().__init__()
         self.layers = [layers] if isinstance(layers, str) else list(layers)
         available = available_layers(name)
-        if (
-            not self.layers
-            or sorted(set(self.layers), key=str) != sorted(self.layers, key=str)
-            or not (set(self.layers) <= set(available))
-        ):
+        if not self.layers or len(set(self.layers)) < len(self.layers) or not set(self.layers) <= set(available):
             msg = f"layers={self.layers} are not distinct layers of backbone={name!r}, which has {available}."
             raise ValueError(msg)
         self.layers.sort(key=available.index)

@@ -265,11 +265,6 @@ class VaeAttention(RestoredThresholds, CheckedRuns, EmbeddedFallback, Exports, A
         super().on_train_start()
         self.fit_procedure.start(self)
 
-    def on_train_epoch_start(self) -> None:
-        """Get ready for an epoch."""
-        super().on_train_epoch_start()
-        self.fit_procedure.start_epoch(self)
-
     def training_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
         """Learn from a batch of normal images; see :class:`ClosedFormFit` and :class:`GradientFit`."""
         del args, kwargs
@@ -281,18 +276,13 @@ class VaeAttention(RestoredThresholds, CheckedRuns, EmbeddedFallback, Exports, A
         self.fit_procedure.end_step(self)
 
     def validation_step(self, batch: Batch, *args, **kwargs) -> STEP_OUTPUT:
-        """Predict scores and anomaly maps of a batch."""
+        """Predict scores and anomaly maps of a batch, which is all that a test and a prediction do, too."""
         del args, kwargs
         with full_precision(self.device):
             return batch.update(**self.model(finite_images(batch, self.model))._asdict())
 
-    def test_step(self, batch: Batch, batch_idx: int, *args, **kwargs) -> STEP_OUTPUT:
-        """Predict scores and anomaly maps of a batch."""
-        return self.validation_step(batch, batch_idx, *args, **kwargs)
-
-    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> STEP_OUTPUT:
-        """Predict scores and anomaly maps of a batch."""
-        return self.validation_step(batch, batch_idx, dataloader_idx)
+    test_step = validation_step
+    predict_step = validation_step
 
 
 DEFAULTS = {name: parameter.default for name, parameter in inspect.signature(VaeAttention).parameters.items()}

@@ -57,17 +57,6 @@ def at_border(weights: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return with_inside[border_distance(size).clamp(max=len(weights)).to(weights.device)]
 
 
-def box_matrix(size: int, kernel_size: int) -> torch.Tensor:
-    """Return the sum over windows of a line of pixels, cut off at the borders, as a matrix of shape ``(size, size)``.
-
-    Args:
-        size: Number of pixels, at least 1.
-        kernel_size: Width of the window, odd.
-    """
-    position = torch.arange(size)
-    return ((position - position[:, None]).abs() <= kernel_size // 2).float()
-
-
 def blur_matrix(size: int, sigma: float) -> torch.Tensor:
     """Return a Gaussian blur of a line of pixels, mirrored at the borders, as a matrix.
 

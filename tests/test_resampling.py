@@ -10,7 +10,6 @@ from anomalib_vae_attention.resampling import (
     Resampling,
     blur_matrix,
     border_distance,
-    box_matrix,
     pool_matrix,
     resize_matrix,
 )
@@ -101,10 +100,3 @@ def test_border_distance_is_that_to_the_nearest_side() -> None:
     rows, columns = np.indices((5, 7))
     expected = np.minimum.reduce([rows, 4 - rows, columns, 6 - columns])
     assert border_distance((5, 7)).numpy().tolist() == expected.tolist()
-
-
-def test_box_sums_what_is_there() -> None:
-    """A box is NumPy's convolution with ones, cut off at the borders."""
-    line = torch.randn(9)
-    expected = np.convolve(line.numpy(), np.ones(3), mode="same")
-    np.testing.assert_allclose((box_matrix(9, 3) @ line).numpy(), expected, rtol=1e-5, atol=1e-6)

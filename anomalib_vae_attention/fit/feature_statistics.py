@@ -41,7 +41,7 @@ class FeatureMoments:
         if self.count == 0:
             self._shift = features.mean((0, 2, 3))
             self._at_place, self._square = torch.zeros_like(features[0]), torch.zeros_like(features[0])
-            self._outer = torch.zeros_like(features[0, :, 0, :1] @ features[0, :, 0, :1].T)
+            self._outer = features.new_zeros(features.shape[1], features.shape[1])
         features = features - self._shift[:, None, None]
         rows = features.transpose(0, 1).flatten(1)
         self.count += rows.shape[1]

@@ -70,11 +70,6 @@ class GradientFit(FitProcedure):
             model = cast("ImageVaeModel", module.model)
             start_from(model.vae, lambda: map(model.prepare_image, _normal_images(module)))
 
-    def start_epoch(self, module: AnomalibModule) -> None:
-        """Have the last epoch validated, however rarely others are: what is not validated is not saved."""
-        if module.trainer.current_epoch + 1 == module.trainer.max_epochs:
-            module.trainer.check_val_every_n_epoch = 1
-
     def save(self, module: AnomalibModule, checkpoint: dict[str, Any]) -> None:
         """Add the random state to a checkpoint; all processes must call it."""
         checkpoint[RANDOM_STATES] = random_states()
@@ -118,14 +113,19 @@ class GradientFit(FitProcedure):
         return loss
 
     def end_step(self, module: AnomalibModule) -> None:
-        """After the last batch of an epoch that validation or the end follows, learn what is normal."""
+        """After the last batch of an epoch that validation or the end follows, learn what is normal.
+
+        The last epoch is validated, however rarely others are.
+        """
         trainer = module.trainer
         if not trainer.is_last_batch:
             return
         done = trainer.current_epoch + 1
-        every = trainer.check_val_every_n_epoch or 1
+        if done == trainer.max_epochs:
+            # What is not validated is not saved.
+            trainer.check_val_every_n_epoch = 1
         reached = trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
-        if done % every and done != trainer.max_epochs and not reached and not trainer.should_stop:
+        if done % (trainer.check_val_every_n_epoch or 1) and not reached and not trainer.should_stop:
             return
         model = cast("ImageVaeModel", module.model.eval())
         images = model.collect(_normal_images(module))

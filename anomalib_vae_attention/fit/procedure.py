@@ -30,9 +30,6 @@ class FitProcedure:
     def start(self, module: AnomalibModule) -> None:
         """Get ready to fit."""
 
-    def start_epoch(self, module: AnomalibModule) -> None:
-        """Get ready for an epoch."""
-
     def step(self, module: AnomalibModule, batch: Any) -> STEP_OUTPUT:  # noqa: ANN401
         """Learn from a batch of normal images, and return a loss."""
         raise NotImplementedError

@@ -61,12 +61,8 @@ def adjoint(layer: nn.Module, gradient: torch.Tensor, inputs: Tensors, output: t
     raise TypeError(msg)
 
 
-def _flat(gradient: torch.Tensor) -> torch.Tensor:
-    return gradient.flatten(0, 1)
-
-
 def _per_image(flat: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
-    """Undo :func:`_flat`; an export fixes the number of scores, not that of images."""
+    """Undo ``gradient.flatten(0, 1)``; an export fixes the number of scores, not that of images."""
     return flat.unflatten(0, (-1, gradient.shape[1]))
 
 
@@ -92,7 +88,7 @@ def _(layer: nn.Conv2d, gradient: torch.Tensor, inputs: Tensors, output: torch.T
         for axis in range(2)
     ]
     back = F.conv_transpose2d(
-        _flat(gradient), layer.weight, None, stride, padding, missing, layer.groups, dilation=dilation
+        gradient.flatten(0, 1), layer.weight, None, stride, padding, missing, layer.groups, dilation=dilation
     )
     return (_per_image(back, gradient),)
 
@@ -101,7 +97,7 @@ def _(layer: nn.Conv2d, gradient: torch.Tensor, inputs: Tensors, output: torch.T
 def _(layer: nn.ConvTranspose2d, gradient: torch.Tensor, inputs: Tensors, _output: torch.Tensor) -> Tensors:
     """A transposed convolution's adjoint is the convolution."""
     padding = cast("tuple[int, int]", layer.padding)
-    back = F.conv2d(_flat(gradient), layer.weight, None, layer.stride, padding, layer.dilation, layer.groups)
+    back = F.conv2d(gradient.flatten(0, 1), layer.weight, None, layer.stride, padding, layer.dilation, layer.groups)
     height, width = inputs[0].shape[2:]
     # An output padding wider than the stride makes one window too many.
     return (_per_image(back[:, :, :height, :width], gradient),)
@@ -149,7 +145,7 @@ def _(layer: nn.Upsample, gradient: torch.Tensor, inputs: Tensors, output: torch
     if layer.mode != "nearest" or any(output.shape[axis] % inputs[0].shape[axis] for axis in (2, 3)):
         msg = "The adjoint of nn.Upsample is known for the mode 'nearest' and whole factors only."
         raise TypeError(msg)
-    back = F.avg_pool2d(_flat(gradient), factors) * (factors[0] * factors[1])
+    back = F.avg_pool2d(gradient.flatten(0, 1), factors) * (factors[0] * factors[1])
     return (_per_image(back, gradient),)
 
 

@@ -1,10 +1,10 @@
 """The attention maps and image scores of image VAEs, in their own units, without autograd."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch.nn import functional as F  # noqa: N812
 
 from anomalib_vae_attention.attention import (
     activation_energy_attention,
@@ -14,7 +14,6 @@ from anomalib_vae_attention.attention import (
     normal_difference_attention,
 )
 from anomalib_vae_attention.reference import Match, NormalReference
-from anomalib_vae_attention.resampling import Resampling, resize_matrix
 from anomalib_vae_attention.vae import Posterior
 
 from .encoder_gradients import EncoderGradients
@@ -75,31 +74,17 @@ class Attention(NamedTuple):
     uses_matches: bool = False
 
 
-class MapAverage(nn.Module):
-    """The mean of maps of several layers, each resized to the height and width of the images in pixels.
+def average_maps(maps: Sequence[torch.Tensor], size: Sequence[int]) -> torch.Tensor:
+    """Average maps of several layers, resized to the images.
 
-    The matrices for maps of the given shapes are built beforehand: constants in an export.
+    Args:
+        maps: Those of each layer, of shape ``(B, P, h, w)``, no larger than the images: none has to be smoothed first.
+        size: Height and width ``(H, W)`` of the images in pixels.
+
+    Returns:
+        Maps of shape ``(B, P, H, W)``.
     """
-
-    def __init__(self, size: Sequence[int], shapes: Iterable[Sequence[int]]) -> None:
-        super().__init__()
-        self.size = tuple(size)
-        self.resamplings = nn.ModuleDict({str(tuple(shape)): self._resampling(shape) for shape in shapes})
-
-    def _resampling(self, shape: Sequence[int]) -> nn.Module:
-        return Resampling(resize_matrix, shape, self.size)
-
-    def forward(self, maps: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Average maps of shape ``(..., h, w)`` to one of shape ``(..., H, W)``."""
-        return torch.stack([self._resize(layer_map) for layer_map in maps]).mean(0)
-
-    def _resize(self, layer_map: torch.Tensor) -> torch.Tensor:
-        shape = tuple(layer_map.shape[-2:])
-        if shape == self.size:
-            return layer_map
-        name = str(shape)
-        built = self.resamplings[name] if name in self.resamplings else self._resampling(shape).to(layer_map)
-        return cast("torch.Tensor", built(layer_map))
+    return torch.stack([F.interpolate(layer_map, tuple(size), mode="bilinear") for layer_map in maps]).mean(0)
 
 
 def _energy(seen: EncoderGradients, normal: NormalStatistics) -> LayerMaps:
@@ -173,10 +158,10 @@ here that calls it, and a row.
 """
 
 
-def explain(seen: EncoderGradients, normal: NormalStatistics, attention: str, average: MapAverage) -> Explained:
+def explain(seen: EncoderGradients, normal: NormalStatistics, attention: str) -> Explained:
     """Make an attention's maps, averaged over layers, and image scores."""
     maps, scores = ATTENTIONS[attention].explain(seen, normal)
-    mean = average(maps)
+    mean = average_maps([layer_map[:, None] for layer_map in maps], seen.image.shape[-2:])[:, 0]
     return mean, mean.amax((-2, -1)) if scores is None else scores
 
 

@@ -12,7 +12,7 @@ from anomalib_vae_attention.reference import MAX_EXEMPLARS, LeftOut, make_refere
 from anomalib_vae_attention.scoring import as_floats, fail_safe, only_scorable, require_scorable, to_unit_interval
 from anomalib_vae_attention.vae import Posterior
 
-from .attention_maps import ATTENTIONS, Explained, MapAverage, NormalStatistics, explain, join, latent_maps
+from .attention_maps import ATTENTIONS, Explained, NormalStatistics, average_maps, explain, join, latent_maps
 from .encoder_gradients import EncoderGradients, encode_in_parts
 from .residual_variance import ResidualVariance
 from .scales import Scales
@@ -69,10 +69,8 @@ class ImageVaeModel(nn.Module):
         self.reference = make_reference(reference, max_exemplars)
         self.input_size, self.channels, self.latent_dim, self.attention = size, channels, latent_dim, attention
         self.attention_layers = self.find_layers(attention_layers or defaults.attention_layers)
-        shapes = self._map_shapes(self.attention_layers)
-        self.average = MapAverage(size, [shape[1:] for shape in shapes.values()])
         # The attribute is called what checkpoints call it.
-        self.departures = ResidualVariance(shapes)
+        self.departures = ResidualVariance(self._map_shapes(self.attention_layers))
         self.scales = Scales()
         self.register_buffer("normal_mean", torch.zeros(latent_dim))
         self.register_buffer("normal_variance", torch.ones(latent_dim))
@@ -158,7 +156,7 @@ class ImageVaeModel(nn.Module):
         require_choice("attention", name, list(ATTENTIONS))
         chosen = self.find_layers(layers) if layers else self.attention_layers
         parts = self._encode(image, chosen if ATTENTIONS[name].uses_layers else [], name)
-        return join(explain(seen, self.normal, name, self.average) for seen in parts)
+        return join(explain(seen, self.normal, name) for seen in parts)
 
     def _encode(self, image: torch.Tensor, layers: Sequence[str], attention: str) -> Iterator[EncoderGradients]:
         gradients = self.latent_dim * ATTENTIONS[attention].gradients_per_latent
@@ -171,7 +169,7 @@ class ImageVaeModel(nn.Module):
         The maps, not negative, are averaged over layers after resizing.
         """
         parts = self._encode(image, self.attention_layers, "latent")
-        return torch.cat([self.average(latent_maps(seen)) for seen in parts])
+        return torch.cat([average_maps(latent_maps(seen), self.input_size) for seen in parts])
 
     @torch.no_grad()
     def collect(self, batches: Iterable[torch.Tensor], layers: Sequence[str] = ()) -> int:

@@ -24,8 +24,6 @@ class ResidualVariance(nn.Module):
 
     def __init__(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__()
-        self.layers: list[str] = []
-        self._count = 0
         self.start(shapes)
 
     @staticmethod

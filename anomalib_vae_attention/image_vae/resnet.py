@@ -5,7 +5,7 @@ AD at 256x256 with 32 latents.
 """
 
 from collections.abc import Sequence
-from typing import cast
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -133,15 +133,13 @@ class ResNetDecoder(Network):
         self.fc = nn.Linear(latent_dim, widths[0] * cells[0] * cells[1])
         self.conv = nn.ConvTranspose2d(WIDTHS[0], channels, 7, 2, 3, output_padding=1)
         steps = chain([("fc", self.fc), ("relu", nn.ReLU()), ("unflatten", nn.Unflatten(1, (widths[0], *cells)))])
-        stages = nn.ModuleDict()
-        for number, width in enumerate(widths):
-            after = widths[number + 1] if number + 1 < len(widths) else width
-            stage = nn.ModuleList([_DecoderBlock(width, width), _DecoderBlock(width, after)])
-            stages[f"layer{len(widths) - number}"] = stage
-        self.stages = stages
-        for stage_name, blocks in stages.items():
-            for index, block in enumerate(cast("nn.ModuleList", blocks)):
-                steps += cast("_DecoderBlock", block).steps(f"{stage_name}.{index}", steps[-1].name)
+        self.stages = nn.ModuleDict()
+        for number, (width, after) in enumerate(pairwise([*widths, widths[-1]])):
+            stage = f"layer{len(widths) - number}"
+            blocks = [_DecoderBlock(width, width), _DecoderBlock(width, after)]
+            self.stages[stage] = nn.ModuleList(blocks)
+            for index, block in enumerate(blocks):
+                steps += block.steps(f"{stage}.{index}", steps[-1].name)
         self.offset = Offset((channels, *size))
         end = [("upsample", nn.Upsample(scale_factor=2)), ("conv", self.conv), ("offset", self.offset)]
         self.steps = steps + chain(end, steps[-1].name)

@@ -65,8 +65,7 @@ class ImageVAE(nn.Module):
     @staticmethod
     def split(encoded: torch.Tensor) -> LatentPosterior:
         """Take the encoder's output ``(B, 2 d)`` apart."""
-        mean, log_variance = encoded.chunk(2, 1)
-        return LatentPosterior(mean, log_variance)
+        return LatentPosterior(*encoded.chunk(2, 1))
 
     def posterior(self, image: torch.Tensor) -> LatentPosterior:
         """Encode images of shape ``(B, C, H, W)``, pixels from 0 to 1."""

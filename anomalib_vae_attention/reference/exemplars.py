@@ -13,7 +13,7 @@ from .byte_latents import GREATEST, KeptLatents
 from .departure_metric import departure_metric, metric_power, moments
 from .energy_levels import LEVEL_POWER, energy_levels, judge_by_level
 from .exemplar_choice import LAYOUT_TOLERANCE, MAX_EXEMPLARS, TOLERANCE, choose_common, choose_own
-from .place_prior import PRIOR_STEP, PlaceCounts
+from .place_prior import PRIOR_STEP, place_prior
 from .search import Found, attend, joined, parts
 
 RELATIVE_TEMPERATURE = 0.5
@@ -169,13 +169,14 @@ class Exemplars(NormalReference):
             yield self._by_cell(mean - self.centre), mean, some.to(self.bank.device)
 
     def _count_nearest(self, chosen: torch.Tensor) -> torch.Tensor:
-        """Return the shared exemplars' prior (:meth:`PlaceCounts.prior`), from some images, each's own left out."""
-        counts = PlaceCounts(self.grid_size, self.common, self._origin[0])
-        if len(self._kept) > 1:
-            for _, mean, some in self._left_out(chosen):
-                for query, number in zip(self._by_cell(mean).unbind(1), some, strict=True):
-                    counts.add(query - self.common_centre, number)
-        return counts.prior()
+        """Return the shared exemplars' prior (:func:`place_prior`), from some images, each's own left out."""
+        batches = self._left_out(chosen) if len(self._kept) > 1 else ()
+        normal = (
+            (query - self.common_centre, number)
+            for _, mean, some in batches
+            for query, number in zip(self._by_cell(mean).unbind(1), some, strict=True)
+        )
+        return place_prior(self.grid_size, self.common, self._origin[0], normal)
 
     @property
     def grid_size(self) -> tuple[int, ...]:

@@ -4,11 +4,10 @@ After the VampPrior (Tomczak and Welling, AISTATS 2018), whose prior is the aver
 Here the inputs are exemplars, and their weights depend on the cell of the grid.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import torch
-
-from anomalib_vae_attention.resampling import box_matrix
+from torch.nn import functional as F  # noqa: N812
 
 from .base import HIDDEN
 
@@ -20,42 +19,40 @@ PRIOR_STEP = 1 / 16
 """Step in which a byte keeps the negative logarithm of a prior, in nats: up to 15.9."""
 
 
-class PlaceCounts:
-    """Counts at each cell of a grid which of the shared exemplars is the nearest to normal images.
+def place_prior(
+    grid_size: Sequence[int],
+    exemplars: torch.Tensor,
+    image: torch.Tensor,
+    normal: Iterable[tuple[torch.Tensor, torch.Tensor]],
+) -> torch.Tensor:
+    """Count at each cell which of the shared exemplars is the nearest to normal images.
+
+    The prior is its share of the counts at the cell and the cells around it, plus :data:`PRIOR_FLOOR` over ``K``. Where
+    nothing was counted, all are alike.
 
     Args:
         grid_size: Height and width of the grid, in cells.
         exemplars: The ``K`` shared exemplars, whitened, of shape ``(d, K)``.
         image: Number of the image that each is of, of shape ``(K,)``.
+        normal: Latents ``(h w, d)`` of each normal image, and its number ``()``: its own exemplars are left out.
+
+    Returns:
+        The negative logarithm of each exemplar's prior at each cell, in steps of :data:`PRIOR_STEP`: bytes of shape
+        ``(h w, K)``.
     """
-
-    def __init__(self, grid_size: Sequence[int], exemplars: torch.Tensor, image: torch.Tensor) -> None:
-        self._height, self._width = grid_size
-        self._exemplars, self._image = exemplars, image
-        self._half_norm = 0.5 * exemplars.square().sum(0)
-        self._counts = torch.zeros(self._height * self._width, exemplars.shape[1], device=exemplars.device)
-
-    def add(self, query: torch.Tensor, number: torch.Tensor) -> None:
-        """Count for the latents ``(h w, d)`` of the image of a number, whose own exemplars are left out."""
-        if not self._counts.shape[1]:
-            return
-        nearness = torch.addmm(-self._half_norm, query, self._exemplars) - HIDDEN * (self._image == number)
+    height, width = grid_size
+    counts = torch.zeros(height * width, exemplars.shape[1], device=exemplars.device)
+    if not counts.numel():
+        return counts.byte()
+    half_norm = 0.5 * exemplars.square().sum(0)
+    for query, number in normal:
+        nearness = torch.addmm(-half_norm, query, exemplars) - HIDDEN * (image == number)
         nearest = nearness.argmax(1, keepdim=True)
-        self._counts.scatter_add_(1, nearest, torch.ones_like(nearest, dtype=self._counts.dtype))
-
-    def prior(self) -> torch.Tensor:
-        """Return the negative logarithm of each exemplar's prior at each cell, in bytes of shape ``(h w, K)``.
-
-        The prior is its share of the counts at the cell and the cells around it, plus :data:`PRIOR_FLOOR` over ``K``.
-        Where nothing was counted, all are alike. The bytes are steps of :data:`PRIOR_STEP`.
-        """
-        count = max(1, self._counts.shape[1])
-        along_rows, along_columns = (
-            box_matrix(side, PRIOR_WINDOW).to(self._counts) for side in (self._height, self._width)
-        )
-        around = torch.einsum("ij,jwk->iwk", along_rows, self._counts.view(self._height, self._width, -1))
-        around = torch.einsum("ij,wjk->wik", along_columns, around).flatten(0, 1)
-        total = around.sum(1, keepdim=True)
-        share = torch.where(total > 0, around / total.clamp_min(1), 1 / count)
-        steps = -(share + PRIOR_FLOOR / count).log() / PRIOR_STEP
-        return steps.round().clamp(0, torch.iinfo(torch.uint8).max).byte()
+        counts.scatter_add_(1, nearest, torch.ones_like(nearest, dtype=counts.dtype))
+    # By one, pooling gives sums.
+    maps = counts.T.unflatten(1, (height, width))
+    around = F.avg_pool2d(maps, PRIOR_WINDOW, 1, PRIOR_WINDOW // 2, divisor_override=1).flatten(1).T.contiguous()
+    total = around.sum(1, keepdim=True)
+    share = torch.where(total > 0, around / total.clamp_min(1), 1 / counts.shape[1])
+    steps = -(share + PRIOR_FLOOR / counts.shape[1]).log() / PRIOR_STEP
+    return steps.round().clamp(0, torch.iinfo(torch.uint8).max).byte()

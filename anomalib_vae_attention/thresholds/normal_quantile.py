@@ -91,13 +91,11 @@ class NormalQuantile(PostProcessor):
 
     def describe(self) -> str:
         """Say in words how the thresholds were found."""
+        count = "unknown" if self.calibration is None else len(Calibration.from_text(self.calibration))
         return (
             f"NormalQuantile: false-positive rates of {self.false_positive_rate:g} (images) and "
-            f"{self.pixel_false_positive_rate:g} (pixels), from {self._count()} normal images"
+            f"{self.pixel_false_positive_rate:g} (pixels), from {count} normal images"
         )
-
-    def _count(self) -> int | str:
-        return "unknown" if self.calibration is None else len(Calibration.from_text(self.calibration))
 
     def start(self) -> None:
         """Forget the normal images seen."""
@@ -188,8 +186,7 @@ class NormalQuantile(PostProcessor):
             return
         normal = ~outputs.gt_label.bool().flatten()
         normal[self._own.among(len(normal)) :] = False
-        if normal.any():
-            self.update(outputs.pred_score[normal], outputs.anomaly_map[normal])
+        self.update(outputs.pred_score[normal], outputs.anomaly_map[normal])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the thresholds from the validation set, unless training images are held out instead."""

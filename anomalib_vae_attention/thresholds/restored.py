@@ -35,8 +35,7 @@ class ValidatedThresholds(PostProcessor):
         super().on_validation_batch_end(trainer, pl_module, outputs, *args)
         if outputs.gt_mask is None and outputs.gt_label is not None:
             normal = ~outputs.gt_label.bool().flatten()
-            if normal.any():
-                self._normal.update(outputs.pred_score[normal], outputs.anomaly_map[normal])
+            self._normal.update(outputs.pred_score[normal], outputs.anomaly_map[normal])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the pixel threshold from the maps, if there was no mask."""

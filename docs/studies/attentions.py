@@ -98,7 +98,7 @@ def explain_all(
         for attention in attentions:
             for layer in layers if ATTENTIONS[attention].uses_layers else [""]:
                 seen.layers = [names[layer]] if layer else []
-                one = explain(seen, model.normal, attention, model.average)
+                one = explain(seen, model.normal, attention)
                 found.setdefault((attention, layer), []).append(one)
     return {key: join(parts) for key, parts in found.items()}
 
