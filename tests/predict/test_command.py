@@ -208,6 +208,19 @@ def test_errors_name_what_is_wrong(
     assert message in capsys.readouterr().err
 
 
+def test_a_device_that_there_is_not(parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert predict(parts.checkpoint, parts.folder, "--device", "gpu0", "--output", tmp_path / "out") == 2
+    assert "cannot be put on the device 'gpu0'" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_of_earlier_runs_are_not_judged(parts: Parts, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert predict(parts.checkpoint, parts.folder, "--output", parts.folder / "predictions") == 0
+    assert predict(parts.checkpoint, parts.folder, "--output", tmp_path / "out") == 0
+    assert len(table(tmp_path / "out")) == 3
+    assert "a training or a prediction wrote them" in caplog.text
+
+
 def test_the_map_of_a_cropped_image_lies_at_its_place() -> None:
     """The middle of an image, by a transform that crops, in shares of its own width and height."""
     crop = SamePreProcessor(

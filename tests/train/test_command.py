@@ -54,6 +54,10 @@ def test_with_defects_and_masks(tiny_root: Path, tmp_path: Path, capsys: pytest.
     assert "not empty" in capsys.readouterr().err
     assert cli.main(["train", str(category), "--output", str(output / "model.ckpt" / "new")]) == 2
     assert "model.ckpt/new cannot be written" in capsys.readouterr().err
+    new = tmp_path / "new"
+    assert cli.main(["train", str(category), "--output", str(new), "--false_positive_rate", "1.5"]) == 2
+    assert "--false_positive_rate must be between 0 and 1" in capsys.readouterr().err
+    assert not new.exists()
 
 
 @pytest.mark.parametrize(("alarms", "told"), [(1, False), (17, True)])

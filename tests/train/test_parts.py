@@ -49,6 +49,30 @@ def test_what_lies_in_the_good_folder_but_is_something_else(tmp_path: Path) -> N
     assert "not learnt" in describe(parts)
 
 
+def test_defects_and_masks_are_not_learnt_however_deep_they_lie(tmp_path: Path) -> None:
+    draw(
+        tmp_path, *(f"{station}/{name}" for station in "AB" for name in ("ok/1.png", "nok/2.png", "Ground Truth/2.png"))
+    )
+    parts = find_parts(tmp_path)
+    assert parts.good == [tmp_path / "A" / "ok" / "1.png", tmp_path / "B" / "ok" / "1.png"]
+    told = describe(parts)
+    assert f"1 in {tmp_path / 'A' / 'ok'}" in told
+    assert f"{tmp_path / 'B' / 'nok'}: its 1 images are not learnt, because of its name" in told
+    assert "--good" in told
+
+
+@pytest.mark.parametrize("left", ["model.ckpt", "weights/lightning/model.ckpt", "predictions.csv"])
+def test_results_of_earlier_runs_are_not_learnt(left: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    draw(tmp_path, "1.png", "shift/2.png", "results/parts/test/pictures/1.png", "results/parts/3.png")
+    (tmp_path / "results" / "parts" / left).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "results" / "parts" / left).touch()
+    assert [file.name for file in find_parts(tmp_path).good] == ["1.png", "2.png"]
+    assert f"2 images below {tmp_path} are left out" in caplog.text
+    # What is named is meant.
+    assert len(list_images(tmp_path / "results" / "parts")) == 2
+    assert len(find_parts(tmp_path / "results" / "parts").good) == 2
+
+
 def test_masks_are_paired_by_place_and_name(tmp_path: Path) -> None:
     """Not by order: 10 comes before 2, one image has no mask, one mask no image, and kinds share names."""
     draw(tmp_path, *(f"bad/{name}.png" for name in ("1", "2", "10", "hole/1", "hole/7")))
