@@ -27,7 +27,7 @@ from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
 from anomalib_vae_attention.explain.scores import score
 
 from .data import category_datamodule, read_image
-from .exporting import ANY_BATCH, export_onnx, export_openvino, folder_mib
+from .exporting import export_onnx, export_openvino, folder_mib
 from .jobs import DONE, RESULT, SKIPPED
 from .models import BareBackbone, build_model, require_memory
 from .plan import BATCHES, VARIANTS, Cell, read_cell, read_model
@@ -158,8 +158,8 @@ def run(file: Path) -> None:
     exported = _export(cell, model, folder) if cell.keep or cell.export else {}
     if not cell.keep:
         (folder / "model.ckpt").unlink()
-        for exports in (ANY_BATCH, *(f"batch-{batch}" for batch in BATCHES)):
-            shutil.rmtree(folder / exports, ignore_errors=True)
+        for exports in folder.glob("*/weights"):
+            shutil.rmtree(exports.parent)
     write_json(folder / RESULT, {"status": DONE, **fitted, **exported})
 
 

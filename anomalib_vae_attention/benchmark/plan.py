@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,9 +153,17 @@ def plan_cells(categories: dict[str, Path], models: Sequence[str], seeds: Sequen
                 if set(layers) == set(template.layers):
                     layers = template.layers
                 model = name if name == BACKBONE else canonical_name(name)
-                common = (template.backbone, layers, template.image_size, keep, keep and template.export)
-                own_layers = layers != template.layers
-                cell = Cell(category, str(folder), model, seed, *common, own_layers, template.accelerator)
+                cell = replace(
+                    template,
+                    category=category,
+                    folder=str(folder),
+                    model=model,
+                    seed=seed,
+                    layers=layers,
+                    keep=keep,
+                    export=keep and template.export,
+                    own_layers=layers != template.layers,
+                )
                 cells.setdefault(cell.key, cell)
     return list(cells.values())
 

@@ -33,9 +33,7 @@ def make_tables(
 def to_text(tables: dict[str, pd.DataFrame]) -> str:
     """Lay the tables out as text for the screen."""
     summary, cells, latencies = tables["summary"], tables["cells"], tables["latencies"]
-    speeds = [
-        name for name in summary if name.endswith(("_ms", "_ratio", "_per_second")) and summary[name].notna().any()
-    ]
+    speeds = list(summary.filter(regex="_(ms|ratio|per_second)$").dropna(axis=1, how="all"))
     on_gpu = latencies["runtime"].astype(str).str.startswith(CUDA) & latencies["error"].isna()
     gpu_rows = latencies.loc[on_gpu, [*KEYS, "runtime", "measured", "calls", "images_per_second", *ON_GPU]]
     missing = latencies[latencies["error"].notna()].fillna({"model": "all"})

@@ -115,12 +115,7 @@ class GpuRun:
             if self._graph:
                 with torch.cuda.graph(self._graph):
                     self._output = self._forward(self._given)
-        self._results = [self.pin(torch.empty_like(part, device="cpu")) for part in _parts(self._output)]
-
-    @staticmethod
-    def pin(array: NDArray[np.float32] | torch.Tensor) -> torch.Tensor:
-        """Put an array into memory that the GPU reads and writes by itself."""
-        return torch.as_tensor(array).pin_memory()
+        self._results = [torch.empty_like(part, device="cpu").pin_memory() for part in _parts(self._output)]
 
     def __call__(self, images: torch.Tensor) -> list[torch.Tensor]:
         """Return scores, maps and what else the model has to say; of the bare backbone nothing comes back."""
@@ -170,11 +165,6 @@ def on_gpu(cell: Cell, folder: Path, shape: tuple[int, ...], _threads: int, *, o
         # Of anomalib's own no graph can be made.
         model.pre_processor = SamePreProcessor(model.pre_processor.transform)
     return GpuRun(model, shape, options)
-
-
-def peak_gpu_mib() -> float:
-    """Return the most GPU memory that tensors have taken since a model was loaded, in MiB."""
-    return torch.cuda.max_memory_allocated() / 2**20
 
 
 def differences(cell: Cell, folder: Path, run: GpuRun, batches: list[torch.Tensor]) -> dict[str, float]:

@@ -4,7 +4,6 @@ import base64
 from pathlib import Path
 from typing import Any
 
-import cv2
 import imagecodecs
 import jinja2
 import numpy as np
@@ -16,7 +15,6 @@ from .atomic_files import replacing
 BORDER = (255, 64, 64)
 PAGES = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
 """Templates of pages: variables are escaped, and a missing one is an error."""
-CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
 def heat_map(values: NDArray[np.float32], limits: tuple[float, float]) -> NDArray[np.uint8]:
@@ -32,12 +30,16 @@ def heat_map(values: NDArray[np.float32], limits: tuple[float, float]) -> NDArra
 
 def draw_outline(picture: NDArray[np.uint8], mask: NDArray[np.uint8]) -> None:
     """Draw the border of a mask ``(H, W)``, two pixels wide, into a picture ``(H, W, 3)``."""
+    # Only here: the benchmark writes its page in the process that plans, which is kept small.
+    import cv2
+
     x, y, width, height = cv2.boundingRect(mask)
     if not width:
         return
     box = slice(y, y + height), slice(x, x + width)
     # What lies around the mask is none of it, at the edges of the picture, too.
-    inner = cv2.erode(mask[box], CROSS, iterations=2, borderType=cv2.BORDER_CONSTANT, borderValue=0)
+    cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+    inner = cv2.erode(mask[box], cross, iterations=2, borderType=cv2.BORDER_CONSTANT, borderValue=0)
     picture[box][mask[box] > inner] = BORDER
 
 

@@ -75,11 +75,10 @@ def blur(field: Field, sigma: float) -> Field:
     reach = int(np.ceil(3.0 * sigma))
     taps = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     taps /= taps.sum()
-    rest = [(0, 0)] * (field.ndim - 2)
-    padded = np.pad(field, [(reach, reach), (0, 0), *rest], mode="edge")
-    field = sum(tap * padded[shift : shift + SIZE] for shift, tap in enumerate(taps))
-    padded = np.pad(field, [(0, 0), (reach, reach), *rest], mode="edge")
-    return sum(tap * padded[:, shift : shift + SIZE] for shift, tap in enumerate(taps))
+    for axis in range(2):
+        padded = np.pad(field.swapaxes(0, axis), [(reach, reach), *[(0, 0)] * (field.ndim - 1)], mode="edge")
+        field = sum(tap * padded[shift : shift + SIZE] for shift, tap in enumerate(taps)).swapaxes(0, axis)
+    return field
 
 
 def path_distance(points: Sequence[tuple[float, float]]) -> tuple[Field, Field]:

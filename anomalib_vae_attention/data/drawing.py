@@ -28,6 +28,7 @@ MARKER = "drawing.json"
 """Name of the file in a category's folder that says what drew it."""
 
 TRAIN_GOOD, TEST_GOOD, TEST_PER_DEFECT = 60, 12, 8
+"""Numbers of images: good ones to train on, good ones to test on, and those of each kind of defect."""
 
 
 class Drawing(NamedTuple):

@@ -76,7 +76,7 @@ def read_mnist(root: Path, split: str, download: bool = False) -> tuple[NDArray[
         if not download:
             raise
         MNIST(root, download=True)
-        images, digits = (read_idx(root, name, shape) for name, shape in files.items())
+        return read_mnist(root, split)
     if len(images) != len(digits):
         msg = f"The files in {root} are not MNIST's: {len(images)} images and {len(digits)} digits."
         raise ValueError(msg)

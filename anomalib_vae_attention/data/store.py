@@ -1,5 +1,6 @@
 """Putting a drawn category in its folder, whole or not at all, and recognising it later."""
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -18,34 +19,25 @@ def is_drawn(folder: Path) -> bool:
         ValueError: If it holds something else, which must be neither used nor replaced.
         OSError: If it cannot be read.
     """
-    try:
-        return _inspect(folder)
-    except FileNotFoundError:
-        # Another process is replacing it at this very moment.
-        return False
-
-
-def _inspect(folder: Path) -> bool:
-    """Do the work of :func:`is_drawn` for a folder that stays where it is."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
-        return False
-    marker = (read_json(folder / MARKER) if folder.is_dir() else None) or {}
-    if marker.get("drawn_by") != MAKER:
-        # Refuse what is there, not what has gone since it was looked for.
-        folder.stat()
-        msg = f"{folder} was not drawn by {MAKER}; choose another root, or move it away to have it drawn anew"
-        raise ValueError(msg)
-    # After a power cut a file may be there without its contents.
-    present = {
-        file.relative_to(folder).as_posix()
-        for file in folder.rglob("*")
-        if file.suffix.lower() == ".png" and file.stat().st_size > 0
-    }
-    foreign = sorted(present.difference(marker["files"]))
-    if foreign:
-        msg = f"{folder} holds images that were not drawn by {MAKER}, such as {foreign[0]}; move them to another place"
-        raise ValueError(msg)
-    return marker.get("version") == FORMAT_VERSION and present.issuperset(marker["files"])
+    # Another process may be replacing it at this very moment.
+    with suppress(FileNotFoundError):
+        if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+            return False
+        marker = (read_json(folder / MARKER) if folder.is_dir() else None) or {}
+        if marker.get("drawn_by") != MAKER:
+            # Refuse what is there, not what has gone since it was looked for.
+            folder.stat()
+            msg = f"{folder} was not drawn by {MAKER}; choose another root, or move it away to have it drawn anew"
+            raise ValueError(msg)
+        # After a power cut a file may be there without its contents.
+        pngs = (file for file in folder.rglob("*") if file.suffix.lower() == ".png" and file.stat().st_size > 0)
+        present = {file.relative_to(folder).as_posix() for file in pngs}
+        foreign = sorted(present.difference(marker["files"]))
+        if foreign:
+            msg = f"{folder} holds images not drawn by {MAKER}, such as {foreign[0]}; move them to another place"
+            raise ValueError(msg)
+        return marker.get("version") == FORMAT_VERSION and present.issuperset(marker["files"])
+    return False
 
 
 def ensure_category(root: Path, category: str) -> bool:

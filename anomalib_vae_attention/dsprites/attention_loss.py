@@ -83,15 +83,13 @@ class AttentionDisentanglement(nn.Module):
     @torch.no_grad()
     def choose(self, encoded: Encoded, generator: torch.Generator | None = None) -> list[tuple[int, int]]:
         """Choose pairs of distinct latents; none if ``pairs`` is ``all`` and fewer than two are active."""
-        count = encoded.mean.shape[1]
         if self.pairs == "random":
-            first, second = torch.randperm(count, generator=generator)[:2].tolist()
-            return [(first, second)]
-        divergence = kl_by_latent(encoded.mean, encoded.log_variance).mean(0)
-        if self.pairs == "top2":
-            first, second = divergence.topk(2).indices.tolist()
-            return [(first, second)]
-        return list(combinations((divergence >= ACTIVE_KL).nonzero().flatten().tolist(), 2))
+            chosen = torch.randperm(encoded.mean.shape[1], generator=generator)[:2]
+        else:
+            divergence = kl_by_latent(encoded.mean, encoded.log_variance).mean(0)
+            active = (divergence >= ACTIVE_KL).nonzero().flatten()
+            chosen = active if self.pairs == "all" else divergence.topk(2).indices
+        return list(combinations(chosen.tolist(), 2))
 
     def maps(self, encoder: Encoder, encoded: Encoded, noise: torch.Tensor, latents: list[int]) -> torch.Tensor:
         """Compute the attention maps of ``P`` latents of what an encoder has encoded.

@@ -79,7 +79,7 @@ def describe(model: pl.LightningModule) -> str:
 
 def _measured(trainer: Any, model: pl.LightningModule) -> tuple[DSprites, Encode]:  # noqa: ANN401
     """Return the data set that a trainer uses, and the function from images to posterior means."""
-    return trainer.datamodule.images(), lambda images: model(images.to(model.device))
+    return trainer.datamodule.data, lambda images: model(images.to(model.device))
 
 
 def add_scores(file: Path, row: Mapping[str, Any]) -> None:

@@ -41,7 +41,7 @@ def traverse(arguments: list[str]) -> None:
     cli = make_cli(["--config", str(chosen.config), *(f"--{one}" for one in overrides)], run=False)
     root = Path(cli.trainer.default_root_dir)
     load_weights(cli.model, chosen.ckpt_path or root / "checkpoints" / "last.ckpt")
-    for file in draw_pictures(cli.model.eval(), cli.datamodule.images(), chosen.output or root, chosen.layer):
+    for file in draw_pictures(cli.model.eval(), cli.datamodule.data, chosen.output or root, chosen.layer):
         print(f"Written to {file}")
 
 

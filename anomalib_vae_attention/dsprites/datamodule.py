@@ -1,6 +1,7 @@
 """dSprites for Lightning: batches at random, the same after a resumed run as in an uninterrupted one."""
 
 from collections.abc import Iterator
+from functools import cached_property
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -47,12 +48,12 @@ class DSpritesDataModule(pl.LightningDataModule):
         root: Folder to keep the images in; they are drawn on first use.
         npz: The published file, to be used instead of drawing.
         batch_size: Images in a batch, at least 2: FactorVAE permutes latents over the batch.
-        batches_per_epoch: Batches in an epoch. Checkpoints are written between epochs.
-        test_batches: Batches on which reconstruction and KL are tested.
+        batches_per_epoch: Batches in an epoch, at least 1. Checkpoints are written between epochs.
+        test_batches: Batches, at least 1, on which reconstruction and KL are tested.
         seed: Seed of the batches, not negative.
 
     Raises:
-        ValueError: If ``batch_size`` is less than 2, or another number less than 1.
+        ValueError: If a number is less than the least that its argument may be.
     """
 
     def __init__(
@@ -72,27 +73,20 @@ class DSpritesDataModule(pl.LightningDataModule):
         self.root, self.npz = root, npz
         self.batch_size, self.test_batches = batch_size, test_batches
         self.batches = RandomBatches(batch_size, batches_per_epoch, seed)
-        self.data: DSprites | None = None
 
     def prepare_data(self) -> None:
         """Draw or convert the images unless they are there; the errors are those of :class:`DSprites`."""
         DSprites(self.root, self.npz)
 
-    def setup(self, stage: str | None = None) -> None:
-        """Open the data set."""
-        del stage
-        self.images()
-
-    def images(self) -> DSprites:
-        """Return the data set, opened on first use."""
-        if self.data is None:
-            self.data = DSprites(self.root, self.npz)
-        return self.data
+    @cached_property
+    def data(self) -> DSprites:
+        """The data set, opened on first use."""
+        return DSprites(self.root, self.npz)
 
     def _loader(self, sampler: RandomBatches) -> DataLoader:
         """Make a loader in this process: unpacking a batch costs less than sending it from another."""
         # Its own generator, because a loader would otherwise draw a seed for its workers from the global one.
-        return DataLoader(self.images(), batch_size=None, sampler=sampler, generator=torch.Generator())
+        return DataLoader(self.data, batch_size=None, sampler=sampler, generator=torch.Generator())
 
     def train_dataloader(self) -> DataLoader:
         """Return the loader of training batches, which goes on after those already drawn."""

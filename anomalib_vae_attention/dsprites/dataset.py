@@ -12,8 +12,6 @@ from . import official
 from .drawing import FACTOR_SIZES, FACTORS
 from .store import FORMAT_VERSION, IMAGES, draw_all, ensure_images, read_images, unpack
 
-Indices = torch.Tensor | Sequence[int]
-
 
 class Batch(NamedTuple):
     """Images with the factors that made them.
@@ -55,20 +53,17 @@ class DSprites(Dataset):
     factor_sizes = FACTOR_SIZES
 
     def __init__(self, root: Path | str = "./datasets/dSprites", npz: Path | str | None = None) -> None:
-        root = Path(root)
-        if npz is None:
-            self.file = root / f"drawn-{FORMAT_VERSION}.bits"
-            ensure_images(self.file, draw_all())
-        else:
-            official.check(Path(npz))
-            self.file = root / "official.bits"
-            ensure_images(self.file, official.read_images(Path(npz)))
+        name, images = f"drawn-{FORMAT_VERSION}.bits", draw_all()
+        if npz is not None:
+            name, images = "official.bits", official.read_images(Path(npz))
+        self.file = Path(root, name)
+        ensure_images(self.file, images)
 
     def __len__(self) -> int:
         """Return the number of images."""
         return IMAGES
 
-    def __getitem__(self, index: int | Indices) -> Batch:
+    def __getitem__(self, index: int | torch.Tensor | Sequence[int]) -> Batch:
         """Return one image, or a batch where there are several indices; only these images are unpacked.
 
         Raises:
@@ -105,14 +100,12 @@ def index_of(factors: torch.Tensor) -> torch.Tensor:
     if factors.shape[-1] != len(FACTORS):
         msg = f"factors has shape {tuple(factors.shape)}; its last dimension must be the {len(FACTORS)} of {FACTORS}"
         raise ValueError(msg)
-    index = torch.zeros(factors.shape[:-1], dtype=torch.int64)
-    for column, (name, size) in enumerate(zip(FACTORS, FACTOR_SIZES, strict=True)):
-        values = factors[..., column]
-        if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < size:
+    columns = factors.unbind(-1)
+    for name, size, values in zip(FACTORS, FACTOR_SIZES, columns, strict=True):
+        if ((values < 0) | (values >= size)).any():
             msg = f"factor {name} has an index from 0 to {size - 1}, but {values.tolist()} was asked for"
             raise IndexError(msg)
-        index = index * size + values
-    return index
+    return torch.as_tensor(np.ravel_multi_index(tuple(column.numpy() for column in columns), FACTOR_SIZES))
 
 
 def factors_at(index: torch.Tensor) -> torch.Tensor:

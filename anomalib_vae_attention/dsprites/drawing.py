@@ -6,10 +6,9 @@ known from their order: a square of half-side 9.6, an ellipse with semi-axes 12.
 in pixels at full size, with pixel centres at halves. ``docs/dsprites.md`` says how many pixels differ.
 """
 
-from math import comb
-
 import numpy as np
 from numpy.typing import NDArray
+from scipy.interpolate import BPoly
 
 FACTORS = ("shape", "scale", "orientation", "x", "y")
 """The ground-truth factors in the order of the data set's index, the slowest first; the constant colour is left out."""
@@ -45,13 +44,6 @@ least-squares fit to the outline that separates the pixels inside from those out
 HEART_VERTICES = 64
 
 
-def _bezier(control: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Sample ``count`` points, shape ``(count, 2)``, of the Bezier curve with control points ``(n + 1, 2)``."""
-    degree, t = len(control) - 1, np.linspace(0, 1, count)[:, None]
-    weights = [comb(degree, k) * t**k * (1 - t) ** (degree - k) for k in range(degree + 1)]
-    return np.hstack(weights) @ control
-
-
 def outline(shape: int) -> NDArray[np.float64]:
     """Return the outline of a square (0), ellipse (1) or heart (2) at full size and orientation 0, around the origin.
 
@@ -63,7 +55,7 @@ def outline(shape: int) -> NDArray[np.float64]:
     if shape == 1:
         angle = 2 * np.pi * np.arange(ELLIPSE_VERTICES) / ELLIPSE_VERTICES
         return np.stack([np.cos(angle), np.sin(angle)], 1) * SEMI_AXES
-    right = _bezier(HEART, HEART_VERTICES)
+    right = BPoly(HEART[:, None], [0, 1])(np.linspace(0, 1, HEART_VERTICES))
     return np.concatenate([right, right[-2:0:-1] * (-1, 1)])
 
 

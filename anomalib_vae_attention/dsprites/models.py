@@ -108,24 +108,19 @@ class BetaVAE(pl.LightningModule):
             FloatingPointError: If the loss is not finite; nothing has been updated then.
         """
         terms = self.training_terms(images)
-        self._require_finite(terms)
+        if not torch.isfinite(terms.loss):
+            values = ", ".join(f"{name} {float(value):g}" for name, value in terms.logged.items())
+            msg = (
+                f"the loss is {float(terms.loss.detach())} at step {self.steps} ({values}); lower learning_rate, or "
+                "resume from an earlier checkpoint"
+            )
+            raise FloatingPointError(msg)
         optimizers[0].zero_grad()
         terms.loss.backward()
         for optimizer in optimizers:
             optimizer.step()
         self.steps += 1
         return terms.logged
-
-    def _require_finite(self, terms: Terms) -> None:
-        """Stop before a loss that is not a number spoils the weights."""
-        if torch.isfinite(terms.loss):
-            return
-        values = ", ".join(f"{name} {float(value):g}" for name, value in terms.logged.items())
-        msg = (
-            f"the loss is {float(terms.loss.detach())} at step {self.steps} ({values}); lower learning_rate, or resume "
-            "from an earlier checkpoint"
-        )
-        raise FloatingPointError(msg)
 
     def training_step(self, batch: Batch, batch_index: int) -> None:
         """Do one optimiser step on a batch and log its terms."""

@@ -50,14 +50,15 @@ def check(file: Path) -> None:
 
 
 def read_images(file: Path) -> Iterator[bytes]:
-    """Read the images of the published file as bits, 4096 at a time, and never its pickled metadata.
+    """Read the images of the published file as bits, in the order of the index, and never its pickled metadata.
 
-    Errors are those of :func:`check`, which comes first.
-
-    Yields:
-        Images as bits, in the order of the index.
+    Errors are those of :func:`check`, which comes first, even if no image is asked for.
     """
     check(file)
+    return _unpacked(file)
+
+
+def _unpacked(file: Path) -> Iterator[bytes]:
     with zipfile.ZipFile(file) as archive, archive.open("imgs.npy") as stream:
         np.lib.format.read_magic(stream)
         np.lib.format.read_array_header_1_0(stream)

@@ -26,13 +26,13 @@ def draw_all() -> Iterator[bytes]:
         yield draw_grid(shape, scale, orientation).tobytes()
 
 
-def ensure_images(file: Path, make: Iterable[bytes]) -> None:
-    """Write the images unless they are there already; ``make``, which gives them as bits, is not asked then.
+def ensure_images(file: Path, images: Iterable[bytes]) -> None:
+    """Write the images unless they are there already; ``images``, which gives them as bits, is not asked then.
 
     Of several processes that come at once, one writes and the others wait. A truncated file is replaced.
 
     Raises:
-        ValueError: If ``make`` does not give all images.
+        ValueError: If ``images`` are not all of them.
         OSError: If the file cannot be written, naming it; the subclass and number tell why. Nothing is left behind.
     """
     size = IMAGES * IMAGE_BYTES
@@ -43,7 +43,7 @@ def ensure_images(file: Path, make: Iterable[bytes]) -> None:
                 return
             with replacing(file) as temporary:
                 with temporary.open("wb") as stream:
-                    stream.writelines(make)
+                    stream.writelines(images)
                 length = temporary.stat().st_size
                 if length != size:
                     msg = f"{length / IMAGE_BYTES:g} images were to be kept, but dSprites has {IMAGES}"

@@ -11,7 +11,6 @@ campaign's own, such as ``--data.root``, are handed on to every run.
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +21,7 @@ from stacked.campaign import finished_steps
 from stacked.comparison import METRICS, compare, plot_courses, plot_runs
 from stacked.launch import run_side_by_side
 
-from anomalib_vae_attention.common.atomic_files import write_table
+from anomalib_vae_attention.common.atomic_files import read_json, write_table
 from anomalib_vae_attention.dsprites import command
 from anomalib_vae_attention.dsprites.callbacks import SCORES_FILE, TEST_FILE
 
@@ -71,7 +70,7 @@ def collect(output: Path) -> None:
         names = {"config": config, "seed": int(seed)}
         courses.append(pd.read_csv(file).assign(**names))
         if finished_steps(file.parent):
-            results.append({**names, **json.loads((file.parent / TEST_FILE).read_text(encoding="utf-8"))})
+            results.append({**names, **read_json(file.parent / TEST_FILE)})
     if courses:
         table = pd.concat(courses)
         table.insert(0, "seed", table.pop("seed"))

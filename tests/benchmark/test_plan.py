@@ -97,7 +97,7 @@ def test_defaults_of_the_command_are_those_of_the_model() -> None:
 
 def test_planning_imports_no_torch() -> None:
     """The peak memory of a cell's process is never counted lower than that of the process that started it."""
-    names = ("torch", "anomalib", "lightning", "sklearn")
+    names = ("torch", "anomalib", "lightning", "sklearn", "cv2")
     code = "import sys\nfrom anomalib_vae_attention.benchmark import command, comparison, report\n"
     code += f"sys.exit(any(name in sys.modules for name in {names}))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -21,7 +21,8 @@ from anomalib_vae_attention.dsprites.attention_loss import AttentionDisentanglem
 from anomalib_vae_attention.dsprites.models import FactorVAE
 
 CONFIGS = {file.stem: file for file in (Path(__file__).parents[2] / "configs" / "dsprites").glob("*.yaml")}
-CONFIGS.pop("campaign")
+for manifest in ("campaign", "shape"):
+    CONFIGS.pop(manifest)
 
 FAST_SCORES = {
     "factor_vae_score": 0.5,

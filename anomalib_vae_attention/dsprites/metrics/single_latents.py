@@ -47,15 +47,13 @@ def separated_attribute_predictability(seen: Sample, unseen: Sample) -> dict[str
     """
     scores = np.zeros((seen.codes.shape[1], seen.factors.shape[1]))
     for latent in active_latents(seen.codes):
-        for factor in range(scores.shape[1]):
-            known = seen.factors[:, factor]
-            if known.std() == 0:
-                continue
+        # A factor that does not vary cannot be learnt.
+        for factor in np.nonzero(seen.factors.std(0))[0]:
             machine = LinearSVC(C=0.01, class_weight="balanced", random_state=0)
             with warnings.catch_warnings():
                 # One latent says little about some factors; how far the optimiser got does not matter then.
                 warnings.simplefilter("ignore", ConvergenceWarning)
-                machine.fit(seen.codes[:, [latent]], known)
+                machine.fit(seen.codes[:, [latent]], seen.factors[:, factor])
             scores[latent, factor] = machine.score(unseen.codes[:, [latent]], unseen.factors[:, factor])
     return {"sap": float(np.mean(_gap_of_top_two(scores)))}
 

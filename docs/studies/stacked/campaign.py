@@ -1,6 +1,5 @@
 """Training all runs of a campaign side by side on one GPU, with scores, checkpoints and a limit of time."""
 
-import json
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 
-from anomalib_vae_attention.common.atomic_files import write_json
+from anomalib_vae_attention.common.atomic_files import read_json, write_json
 from anomalib_vae_attention.dsprites.callbacks import (
     SCORES_FILE,
     TEST_FILE,
@@ -37,8 +36,8 @@ WEIGHTS_FILE = "weights.ckpt"
 
 def finished_steps(run: Path) -> int:
     """Return after how many steps a run was tested, given its folder; 0 if it was not."""
-    file = run / TEST_FILE
-    return int(json.loads(file.read_text(encoding="utf-8"))["step"]) if file.is_file() else 0
+    tested = read_json(run / TEST_FILE)
+    return int(tested["step"]) if tested else 0
 
 
 class Run(NamedTuple):

@@ -62,7 +62,7 @@ def run_side_by_side(
             continue
         cli = make_cli(arguments_of(arm, seed, folder, more), run=False)
         runs.append(Run(folder, seed, cli.model))
-    file = cli.datamodule.images().file
+    file = cli.datamodule.data.file
     bits = np.fromfile(file, np.uint8, IMAGES * IMAGE_BYTES).reshape(IMAGES, IMAGE_BYTES)
     campaign = StackedCampaign(
         runs, torch.from_numpy(bits).to(device), output, scorer, cli.datamodule.batches.batch_size
