@@ -39,6 +39,8 @@ CHATTER = (
     "The value 'end' is less than",
     "Removed ",
     "No unused functions",
+    "Skipping constant folding",
+    "Applied ",
 )
 """How messages of Lightning and ONNX begin that say nothing to the user of a command."""
 TALKERS = (
@@ -46,6 +48,8 @@ TALKERS = (
     "lightning_fabric.utilities.rank_zero",
     "onnx_ir.passes.common.initializer_deduplication",
     "onnx_ir.passes.common.unused_removal",
+    "onnxscript.optimizer._constant_folding",
+    "onnxscript.rewriter",
     "onnxscript.rewriter.rules.common._collapse_slices",
 )
 EXTRAS = {
