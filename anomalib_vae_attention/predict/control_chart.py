@@ -124,7 +124,7 @@ def has_signals(chart: Chart) -> bool:
 
 
 def draw(chart: Chart, change: Change | None, file: Path) -> None:
-    """Draw a chart, with the change where there is one, as a picture."""
+    """Draw a chart, with the change where there is one, as a picture: PNG unless the file's ending says otherwise."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots()
     place, share = np.arange(1, len(chart.counts) + 1), 100 * chart.counts / chart.size
@@ -146,4 +146,4 @@ def draw(chart: Chart, change: Change | None, file: Path) -> None:
     axes.set_ylim(bottom=0)
     axes.legend(loc="upper left", fontsize="small")
     with replacing(file) as temporary:
-        figure.savefig(temporary, dpi=120)
+        figure.savefig(temporary, dpi=120, format=file.suffix[1:] or "png")

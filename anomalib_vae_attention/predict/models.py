@@ -65,14 +65,22 @@ def load_model(path: Path, device: str | None = None, threads: int | None = None
             models of a process.
 
     Raises:
-        ValueError: If it is something else, has no thresholds, or there is no such device.
+        ValueError: If it is something else, has no thresholds, or cannot be computed on the device.
     """
     file = find_model(path)
+    require_device(file, device)
     if file.suffix != ".ckpt":
         return _load_export(file, threads)
     if threads is not None:
         torch.set_num_threads(threads)
     return _load_checkpoint(file, device)
+
+
+def require_device(file: Path, device: str | None) -> None:
+    """Raise a ``ValueError`` if a device other than the CPU is asked for an export."""
+    if file.suffix != ".ckpt" and device not in {None, "cpu"}:
+        msg = f"{file} is an export, which is computed on the CPU: {device!r} is for checkpoints."
+        raise ValueError(msg)
 
 
 def judge(model: Model, images: Sequence[NDArray[np.uint8]]) -> Verdicts:

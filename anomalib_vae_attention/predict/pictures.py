@@ -16,6 +16,8 @@ from anomalib_vae_attention.common.pictures import draw_outline, encode_jpeg
 from .models import WHOLE, Box
 
 FONT = cv2.FONT_HERSHEY_DUPLEX
+LEAST_SCALE = 0.4
+"""Of letters of the font that can be read."""
 LONGEST = 768
 """Pixels of the longer side of a picture."""
 BELOW, ABOVE = 0.03, 0.04
@@ -159,7 +161,7 @@ def _write_title(picture: NDArray[np.uint8], title: str) -> None:
     """Write a title on a picture, in the left top corner."""
     height, width, _ = picture.shape
     (across, high), _ = cv2.getTextSize(title, FONT, 1, 1)
-    scale = min(1.0, 0.6 * width / across, height / (8 * high))
+    scale = max(LEAST_SCALE, min(1.0, 0.6 * width / across, height / (8 * high)))
     line, margin = round(1.5 * scale * high), round(0.5 * scale * high)
     strip = picture[: line + margin, : round(scale * across) + 2 * margin]
     strip //= 2

@@ -22,7 +22,7 @@ from anomalib_vae_attention.common.argument_checks import require_whole
 from anomalib_vae_attention.common.machine import cores
 
 from .inputs import PARQUET, Input, find_inputs, in_batches, read, truth_of
-from .models import load_model
+from .models import load_model, require_device
 from .results import COLUMNS, ERROR, claim
 from .run import judge_batch
 
@@ -109,6 +109,7 @@ def predict_on_ray(
     total, column = _check(given) if given else (len(inputs), PATH)
     # Here for its errors only: a model that does not load is told before anything is started.
     file = load_model(model, "cpu").file.resolve()
+    require_device(file, device)
     with claim(folder, file, "ray"):
         images = given or _write(inputs, folder / INPUTS)
         base = images if images.is_dir() else images.parent

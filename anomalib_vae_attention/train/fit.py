@@ -76,5 +76,9 @@ def fit(files: Sequence[Path], folder: Path, rate: float | None) -> tuple[Path, 
         plugins=[WholeCheckpointIO()],
         **model.trainer_arguments,
     )
-    trainer.fit(model, loader)
+    try:
+        trainer.fit(model, loader)
+    except SystemExit as stopped:
+        # What Lightning makes of Ctrl-C.
+        raise KeyboardInterrupt from stopped
     return folder / "model.ckpt", held_out, thresholds

@@ -132,7 +132,7 @@ def _good_ones(files: Iterable[Path], root: Path, remarks: list[str]) -> list[Pa
             others[other] += 1
         else:
             kept.append(file)
-    remarks += [f"{other}: its {number} images are not learnt, because of its name" for other, number in others.items()]
+    remarks += [f"{other}: its {number} images are not used, because of its name" for other, number in others.items()]
     return kept
 
 

@@ -211,6 +211,10 @@ def test_errors_name_what_is_wrong(
 def test_a_device_that_there_is_not(parts: Parts, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert predict(parts.checkpoint, parts.folder, "--device", "gpu0", "--output", tmp_path / "out") == 2
     assert "cannot be put on the device 'gpu0'" in capsys.readouterr().err
+    export = tmp_path / "model.onnx"
+    export.touch()
+    assert predict(export, parts.folder, "--device", "cuda") == 2
+    assert "is an export, which is computed on the CPU" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

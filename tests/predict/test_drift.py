@@ -104,7 +104,8 @@ def test_the_command_says_since_when_and_what_to_do(tmp_path: Path, capsys: pyte
 def test_a_passing_disturbance_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     counts = [2, 1, 3, 2, 0, 1, 2, 3, 1, 2] * 8
     counts[30:33] = [16, 15, 17]
-    assert drift(write(tmp_path / "t.csv", images(counts, 100)), "--group", 100, "--output", tmp_path / "c.png") == 0
+    assert drift(write(tmp_path / "t.csv", images(counts, 100)), "--group", 100, "--output", tmp_path / "chart") == 0
+    assert Image.open(tmp_path / "chart").format == "PNG"
     expected = "DRIFTED for a while: more groups are beyond the limits than by chance (31, 32, 33)"
     assert expected in capsys.readouterr().out
 

@@ -2,11 +2,14 @@
 
 import csv
 import shutil
+import signal
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from anomalib_vae_attention import VaeAttention, cli
+from anomalib_vae_attention.fit.closed_form import ClosedFormFit
 from anomalib_vae_attention.thresholds.conformal import images_needed
 from anomalib_vae_attention.train.command import choose_folder, measure
 from anomalib_vae_attention.train.fit import lowest_rate
@@ -76,6 +79,20 @@ def test_the_lowest_rate_is_one_that_the_images_can_keep(count: int) -> None:
     rate = lowest_rate(count)
     assert images_needed(rate) <= count
     assert rate >= 0.01
+
+
+def test_ctrl_c_in_the_fit(
+    tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told as everywhere else, whatever Lightning makes of it; and the same command goes on."""
+    handler = signal.getsignal(signal.SIGINT)
+    arguments = ["train", str(tiny_root / "parts" / "washer" / "train" / "good"), "--output", str(tmp_path / "run")]
+    with monkeypatch.context() as patched:
+        patched.setattr(ClosedFormFit, "step", Mock(side_effect=KeyboardInterrupt))
+        assert cli.main(arguments) == 130
+    signal.signal(signal.SIGINT, handler)
+    assert capsys.readouterr().err.endswith("vae-attention train: interrupted\n")
+    assert cli.main(arguments) == 0
 
 
 def test_a_missing_folder(capsys: pytest.CaptureFixture[str]) -> None:

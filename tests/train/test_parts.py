@@ -57,7 +57,7 @@ def test_defects_and_masks_are_not_learnt_however_deep_they_lie(tmp_path: Path) 
     assert parts.good == [tmp_path / "A" / "ok" / "1.png", tmp_path / "B" / "ok" / "1.png"]
     told = describe(parts)
     assert f"1 in {tmp_path / 'A' / 'ok'}" in told
-    assert f"{tmp_path / 'B' / 'nok'}: its 1 images are not learnt, because of its name" in told
+    assert f"{tmp_path / 'B' / 'nok'}: its 1 images are not used, because of its name" in told
     assert "--good" in told
 
 
