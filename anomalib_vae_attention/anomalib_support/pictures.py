@@ -14,13 +14,13 @@ from PIL import Image
 
 from anomalib_vae_attention.common.atomic_files import write_table
 from anomalib_vae_attention.common.folders import first_free, verdict_of
+from anomalib_vae_attention.common.models import TABLE
 
 from .distributed import gather, rank
 
 SIDE = 256
 TITLE = {"size": 15}
 """Size of titles, so that all of them fit."""
-TABLE = "predictions.csv"
 
 logger = logging.getLogger(__name__)
 

@@ -113,8 +113,9 @@ def _load_checkpoint(file: Path, device: str | None) -> Model:
             "--false_positive_rate 0.05`."
         )
         raise ValueError(msg)
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        module.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        module.to(device)
     # What PyTorch raises depends on what is wrong with the device.
     except (AssertionError, NotImplementedError, RuntimeError) as error:
         msg = f"The model cannot be put on the device {device!r}: {str(error).splitlines()[0]}"
