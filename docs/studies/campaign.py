@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
-from stacked.arms import Arm, Schedule, arguments_of, read_manifest
+from stacked.arms import Arm, Schedule, arguments_of, make_run, read_manifest
 from stacked.campaign import finished_steps
 from stacked.comparison import METRICS, compare, plot_courses, plot_runs
 from stacked.launch import run_side_by_side
@@ -44,8 +44,11 @@ def run_all(arms: Sequence[Arm], seeds: Sequence[int], steps: int, output: Path,
         for arm in arms:
             run = output / f"{arm.name}-{seed}"
             shared = [*arguments_of(arm, seed, run, more), "--trainer.max_steps", str(steps), "--ckpt_path", "last"]
-            if finished_steps(run) < steps and any(command.main([job, *shared]) for job in ("fit", "test")):
-                print(f"{run} failed; the others go on.", file=sys.stderr)
+            try:
+                for job in ("fit", "test") if finished_steps(run) < steps else ():
+                    command.main([job, *shared])
+            except (OSError, ValueError, FloatingPointError) as error:
+                print(f"{run} failed, the others go on: {error}", file=sys.stderr)
                 continue
             done.append(run)
             collect(output)
@@ -65,12 +68,14 @@ def collect(output: Path) -> None:
         OSError: If a file cannot be read or written.
     """
     courses, results = [], []
-    for file in sorted(output.glob(f"*-*/{SCORES_FILE}")):
-        config, _, seed = file.parent.name.rpartition("-")
+    # A run that is shorter than what lies between two rows of scores has its test alone.
+    for run in sorted({file.parent for name in (SCORES_FILE, TEST_FILE) for file in output.glob(f"*-*/{name}")}):
+        config, _, seed = run.name.rpartition("-")
         names = {"config": config, "seed": int(seed)}
-        courses.append(pd.read_csv(file).assign(**names))
-        if finished_steps(file.parent):
-            results.append({**names, **read_json(file.parent / TEST_FILE)})
+        if (run / SCORES_FILE).is_file():
+            courses.append(pd.read_csv(run / SCORES_FILE).assign(**names))
+        if finished_steps(run):
+            results.append({**names, **read_json(run / TEST_FILE)})
     if courses:
         table = pd.concat(courses)
         table.insert(0, "seed", table.pop("seed"))
@@ -134,13 +139,16 @@ def main(arguments: list[str] | None = None) -> int:
 def run_campaign(chosen: argparse.Namespace, more: list[str]) -> int:
     """Run the campaign of the parsed arguments, with more of them for every run, and return the exit code."""
     manifest = read_manifest(chosen.files)
+    for arm in manifest.arms:
+        # Before hours are spent on the arms that come first.
+        make_run(arm, chosen.seeds[0], chosen.output / arm.name, more)
     if chosen.accelerator == "gpu":
         schedule = Schedule(chosen.max_steps, chosen.score_every, chosen.save_every)
         done = run_side_by_side(manifest.arms, chosen.seeds, schedule, chosen.output, more, chosen.minutes)
         collect(chosen.output)
     else:
         done = run_all(manifest.arms, chosen.seeds, chosen.max_steps, chosen.output, more)
-    if done:
+    if (chosen.output / "results.csv").is_file():
         print_tables(chosen.output, manifest.compare)
     return int(len(done) < len(manifest.arms) * len(chosen.seeds))
 

@@ -1,7 +1,9 @@
 """Campaigns: their arms, training side by side with scores and checkpoints, and what the comparison says."""
 
 import json
+from concurrent.futures import Future
 from pathlib import Path
+from threading import Timer
 
 import campaign
 import numpy as np
@@ -44,15 +46,33 @@ def test_manifest_of_the_documentation() -> None:
     ("content", "message"),
     [
         ("[1, 2]", "is neither a config nor a manifest"),
+        ("arms: [", "manifest.yaml is no YAML: "),
         ("{arms: {a: {config: x.yaml}}, compare: [[a, b]]}", "compare names the arm b; there are a"),
+        ("{arms: {a: {config: x.yaml}}, compare: [a]}", "compare must be a list of pairs of arms"),
+        ("{arms: {a: {config: x.yaml}}, compair: [[a, a]]}", "a manifest has arms and compare, .* has compair, too"),
+        ("{arms: {a: {gamma: 3}}}", "arms must be names, and below each its config"),
+        ("arms:", "arms must be names, and below each its config"),
+        ("{arms: {a: {config: y.yaml}}}", "the config of the arm a, .*y.yaml, does not exist"),
     ],
 )
 def test_manifests_that_are_wrong(content: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").touch()
     (tmp_path / "manifest.yaml").write_text(content)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
         read_manifest([tmp_path / "manifest.yaml"])
     with pytest.raises(ValueError, match="beta_vae is the name of more than one arm"):
         read_manifest([CONFIGS / "beta_vae.yaml"] * 2)
+
+
+def test_arguments_of_an_arm_that_are_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """They are told before the first arm is trained."""
+    content = f"arms: {{good: {{config: {CONFIGS}/vae.yaml}}, bad: {{config: {CONFIGS}/vae.yaml, model.bheta: 3}}}}"
+    (tmp_path / "manifest.yaml").write_text(content)
+    assert campaign.main([str(tmp_path / "manifest.yaml"), "--output", str(tmp_path / "out")]) == 1
+    printed = capsys.readouterr().err
+    assert "bheta" in printed
+    assert "the arguments of the arm bad are wrong" in printed.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
 
 
 def test_gpu_that_there_is_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,6 +146,9 @@ def test_start_of_a_campaign(
     assert [folder.name for folder in folders] == ["vae-0", "beta_vae-0"]
     late = launch.run_side_by_side(arms, [0], Schedule(4, 2, 2), tmp_path, more, minutes=0, device="cpu")
     assert pd.read_csv(late[0] / "scores.csv")["step"].tolist() == [2]
+    arms[0] = arms[0]._replace(overrides=("--data.batch_size=3",))
+    with pytest.raises(ValueError, match="side by side share their data and the size of their batches"):
+        launch.run_side_by_side(arms, [0], Schedule(4, 2, 2), tmp_path, more[:2], device="cpu")
 
 
 @pytest.mark.parametrize("is_copy", [True, False])
@@ -169,8 +192,21 @@ def test_checkpoint_of_other_runs(tmp_path: Path, bits: torch.Tensor, scorer: sc
     other.members[0].pop()
     with pytest.raises(ValueError, match=r"holds the runs .* name another output folder"):
         other.resume()
-    with pytest.raises(ValueError, match="multiples of 2,"):
-        other.fit(Schedule(3))
+    for schedule in (Schedule(3), Schedule(4, 0), Schedule(4, 2, -2)):
+        with pytest.raises(ValueError, match="multiples of 2, and only save_every may be 0"):
+            other.fit(schedule)
+
+
+def test_rows_are_written_before_the_checkpoint(tmp_path: Path, bits: torch.Tensor, scorer: scores.Scorer) -> None:
+    """A run that is killed right after it lacks none, however long the scores take."""
+    stacked = start(tmp_path, bits, scorer)
+    late: list[Future[dict[str, float]]] = []
+    stacked.scorer.submit = lambda _: late.append(Future()) or late[-1]
+    stacked.score()
+    assert not list(tmp_path.glob("*/scores.csv"))
+    Timer(0.2, lambda: [future.set_result({"mig": 0.5}) for future in late]).start()
+    stacked.save()
+    assert [pd.read_csv(file)["mig"].tolist() for file in tmp_path.glob("*/scores.csv")] == [[0.5]] * 3
 
 
 def test_looked_up_codes_give_the_scores_of_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,6 +270,21 @@ def test_campaign(
     (folder / "vae-0" / "checkpoints" / "last.ckpt").unlink()
     assert campaign.main(arguments) == 0
     assert not (folder / "vae-0" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_run_that_fails_does_not_stop_the_others(
+    tmp_path: Path, sprites_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor is there a row of scores in runs this short: the test alone makes the table."""
+    monkeypatch.setattr(callbacks, "all_metrics", lambda *_: {"factor_vae_score": 0.5, "mig": 0.25})
+    content = f"arms: {{far: {{config: {CONFIGS}/vae.yaml, model.init_args.learning_rate: 1.0e+30}}}}"
+    (tmp_path / "far.yaml").write_text(content)
+    arguments = [str(tmp_path / "far.yaml"), str(CONFIGS / "vae.yaml"), "--seeds", "0", "--max_steps", "2"]
+    arguments += ["--output", str(tmp_path / "out"), *small_run(sprites_root), "--scores.every_n_steps", "9"]
+    assert campaign.main(arguments) == 1
+    assert "far-0 failed, the others go on: the loss is nan at step 1" in capsys.readouterr().err
+    assert pd.read_csv(tmp_path / "out" / "results.csv")[["config", "step"]].to_numpy().tolist() == [["vae", 2]]
+    assert not (tmp_path / "out" / "scores.csv").exists()
 
 
 def test_runs_of_a_campaign_that_are_not_done_are_in_the_table(tmp_path: Path) -> None:

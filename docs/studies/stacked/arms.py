@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
+
+from anomalib_vae_attention.dsprites.lightning_cli import DSpritesCLI, make_cli
 
 
 class Arm(NamedTuple):
@@ -60,24 +62,13 @@ def read_manifest(files: Sequence[Path]) -> Manifest:
         All arms and pairs.
 
     Raises:
-        FileNotFoundError: If a file does not exist.
-        ValueError: If a file is no YAML mapping, two arms have one name, or a pair names an arm that there is not.
+        FileNotFoundError: If a file, or the config of an arm, does not exist.
+        ValueError: If a file is no YAML mapping, a manifest is not as above, two arms have one name, or a pair names an
+            arm that there is not.
     """
-    arms: list[Arm] = []
-    compare: list[tuple[str, str]] = []
-    for file in files:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if not isinstance(content, dict):
-            msg = f"{file} is neither a config nor a manifest of arms"
-            raise ValueError(msg)  # noqa: TRY004
-        if "arms" not in content:
-            arms.append(Arm(file.stem, file))
-            continue
-        for name, settings in content["arms"].items():
-            changed = {key: value for key, value in settings.items() if key != "config"}
-            overrides = tuple(f"--{key}={value}" for key, value in changed.items())
-            arms.append(Arm(name, file.parent / settings["config"], overrides))
-        compare += [(first, second) for first, second in content.get("compare", [])]
+    manifests = [_read(file) for file in files]
+    arms = [arm for manifest in manifests for arm in manifest.arms]
+    compare = [pair for manifest in manifests for pair in manifest.compare]
     names = [arm.name for arm in arms]
     for name in names:
         if names.count(name) > 1:
@@ -90,7 +81,53 @@ def read_manifest(files: Sequence[Path]) -> Manifest:
     return Manifest(arms, compare)
 
 
+def _read(file: Path) -> Manifest:
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        msg = f"{file} is no YAML: {error}"
+        raise ValueError(msg) from error
+    if not isinstance(content, dict):
+        msg = f"{file} is neither a config nor a manifest of arms"
+        raise ValueError(msg)  # noqa: TRY004
+    if "arms" not in content:
+        return Manifest([Arm(file.stem, file)], [])
+    arms, compare, unknown = content["arms"], content.get("compare", []), content.keys() - {"arms", "compare"}
+    if unknown:
+        msg = f"{file}: a manifest has arms and compare, but this one has {', '.join(sorted(unknown))}, too"
+        raise ValueError(msg)
+    if not (isinstance(arms, dict) and all(isinstance(arm, dict) and "config" in arm for arm in arms.values())):
+        msg = f"{file}: arms must be names, and below each its config and what differs"
+        raise ValueError(msg)
+    if not (isinstance(compare, list) and all(isinstance(pair, list) and len(pair) == 2 for pair in compare)):
+        msg = f"{file}: compare must be a list of pairs of arms, such as [attention, baseline]"
+        raise ValueError(msg)
+    pairs = [(first, second) for first, second in compare]
+    return Manifest([_arm(file, str(name), settings) for name, settings in arms.items()], pairs)
+
+
+def _arm(file: Path, name: str, settings: dict[str, Any]) -> Arm:
+    config = file.parent / settings["config"]
+    if not config.is_file():
+        msg = f"{file}: the config of the arm {name}, {config}, does not exist"
+        raise FileNotFoundError(msg)
+    return Arm(name, config, tuple(f"--{key}={value}" for key, value in settings.items() if key != "config"))
+
+
 def arguments_of(arm: Arm, seed: int, run: Path, more: list[str]) -> list[str]:
     """List the arguments of ``fit`` for one run of an arm."""
     where = ["--seed_everything", str(seed), "--trainer.default_root_dir", str(run)]
     return ["--config", str(arm.config), *arm.overrides, *where, *more]
+
+
+def make_run(arm: Arm, seed: int, run: Path, more: list[str]) -> DSpritesCLI:
+    """Make model, data and trainer of one run of an arm.
+
+    Raises:
+        ValueError: If its arguments are wrong; which, was printed.
+    """
+    try:
+        return make_cli(arguments_of(arm, seed, run, more), run=False)
+    except SystemExit as error:
+        msg = f"the arguments of the arm {arm.name} are wrong, as said above: see {arm.config} and what differs from it"
+        raise ValueError(msg) from error

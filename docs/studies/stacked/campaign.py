@@ -107,10 +107,10 @@ class StackedCampaign:
             is_late: Says whether to stop now.
 
         Raises:
-            ValueError: If a number of steps is no multiple of 20.
+            ValueError: If a number of steps is no multiple of 20, or 0 where it must not be.
         """
-        if any(steps % STEPS for steps in schedule):
-            msg = f"steps must be multiples of {STEPS}, but are {schedule}"
+        if any(steps % STEPS or steps < 0 for steps in schedule) or not schedule.score_every:
+            msg = f"steps must be multiples of {STEPS}, and only save_every may be 0, but are {schedule}"
             raise ValueError(msg)
         started, before = time.monotonic(), self.steps
         if before >= schedule.steps:
@@ -159,6 +159,8 @@ class StackedCampaign:
 
     def save(self) -> None:
         """Write one checkpoint of all runs, whole or not at all, and the weights of each VAE by itself."""
+        # What goes on from it does not score again what came before.
+        self.write(wait=True)
         states = [stack.state_dict() for stack in self.stacks]
         WholeCheckpoints().save_checkpoint({"runs": self._names(), "stacks": states}, self.checkpoint)
         self.save_weights()

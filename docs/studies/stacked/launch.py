@@ -10,10 +10,9 @@ import numpy as np
 import torch
 
 from anomalib_vae_attention.dsprites.drawing import IMAGE_BYTES
-from anomalib_vae_attention.dsprites.lightning_cli import make_cli
 from anomalib_vae_attention.dsprites.store import IMAGES
 
-from .arms import Arm, Schedule, arguments_of
+from .arms import Arm, Schedule, make_run
 from .campaign import Run, StackedCampaign, finished_steps
 from .scores import Scorer
 
@@ -44,7 +43,8 @@ def run_side_by_side(
         The folders of all runs.
 
     Raises:
-        ValueError: If there is no GPU, or what was started in the folder are other runs.
+        ValueError: If there is no GPU, the arguments of an arm are wrong, arms have other data or batches than each
+            other, or what was started in the folder are other runs.
     """
     start = time.monotonic()
     if device == "cuda" and not torch.cuda.is_available():
@@ -55,18 +55,19 @@ def run_side_by_side(
     if not to_do:
         return folders
     torch.set_float32_matmul_precision("high")
-    scorer = Scorer(max(1, (os.cpu_count() or 1) - 2))
-    runs = []
+    runs, shared = [], set()
     for (arm, seed), folder in zip(product(arms, seeds), folders, strict=True):
-        if folder not in to_do:
-            continue
-        cli = make_cli(arguments_of(arm, seed, folder, more), run=False)
-        runs.append(Run(folder, seed, cli.model))
-    file = cli.datamodule.data.file
+        if folder in to_do:
+            cli = make_run(arm, seed, folder, more)
+            runs.append(Run(folder, seed, cli.model))
+            shared.add((cli.datamodule.data.file, cli.datamodule.batch_size))
+    if len(shared) > 1:
+        msg = f"runs side by side share their data and the size of their batches, but these arms have {shared}"
+        raise ValueError(msg)
+    ((file, batch_size),) = shared
+    scorer = Scorer(max(1, (os.cpu_count() or 1) - 2))
     bits = np.fromfile(file, np.uint8, IMAGES * IMAGE_BYTES).reshape(IMAGES, IMAGE_BYTES)
-    campaign = StackedCampaign(
-        runs, torch.from_numpy(bits).to(device), output, scorer, cli.datamodule.batches.batch_size
-    )
+    campaign = StackedCampaign(runs, torch.from_numpy(bits).to(device), output, scorer, batch_size)
     if campaign.resume(schedule.steps):
         print(f"going on after {campaign.steps} steps")
     campaign.fit(schedule, lambda: minutes is not None and time.monotonic() - start > 60 * minutes)
