@@ -2,6 +2,7 @@
 
 from collections.abc import Generator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -188,15 +189,39 @@ def finite_images(batch: Any, model: nn.Module) -> torch.Tensor:  # noqa: ANN401
 def full_precision(device: torch.device) -> Generator[None, None, None]:
     """Compute in the precision of the weights: mixed precision, and TF32, would drop digits that maps consist of.
 
-    PyTorch lets convolutions on a GPU compute in TF32 by default, which moved scores by .008. Its setting is one for
-    the whole process; it is put back.
+    PyTorch lets convolutions on a GPU compute in TF32 by default, which moved scores by .008. Lightning advises its
+    users to let products, too (``torch.set_float32_matmul_precision``), of which distances consist here. These settings
+    are those of the whole process; they are put back.
     """
     with ExitStack() as settings:
         settings.enter_context(torch.autocast(device.type, enabled=False))
         if device.type == "cuda":
-            settings.callback(setattr, torch.backends.cudnn, "allow_tf32", torch.backends.cudnn.allow_tf32)
-            torch.backends.cudnn.allow_tf32 = False
+            _without_tf32(settings)
         yield
+
+
+def _without_tf32(settings: ExitStack) -> None:
+    """Let products and convolutions on a GPU keep all digits, until the settings are closed."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    names: list[tuple[Any, Any, Any, Any]] = [
+        (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest", products),
+        (
+            partial(getattr, convolutions, "allow_tf32"),
+            partial(setattr, convolutions, "allow_tf32"),
+            False,
+            getattr(convolutions, "conv", None),
+        ),
+    ]
+    for read, write, exact, newer in names:
+        try:
+            before = read()
+        except RuntimeError:
+            # The program has used names that PyTorch has since 2.9, which are not to be mixed with the older ones.
+            settings.callback(setattr, newer, "fp32_precision", newer.fp32_precision)
+            newer.fp32_precision = "ieee"
+        else:
+            settings.callback(write, before)
+            write(exact)
 
 
 def to_unit_interval(ratio: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,7 @@
 """How models score: what cannot be judged, what is no image, and scores in (0, 1) from maps."""
 
 import re
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from anomalib_vae_attention.scoring import (
     as_floats,
     call_defective,
     fail_safe,
+    full_precision,
     highest_means,
     only_scorable,
     require_raw_images,
@@ -133,3 +135,51 @@ def test_image_scores_are_made_of_the_means_of_the_highest_shares_of_the_map() -
     expected = torch.stack([highest_first[:, :count].mean(1) for count in (2, 20, 200, 2000)], 1)
     torch.testing.assert_close(highest_means(anomaly_map), expected)
     assert highest_means(torch.eye(3)[None]).flatten().tolist() == pytest.approx([1.0, 1.0, 1.0, 1 / 3])
+
+
+def precisions() -> list[str]:
+    """Read PyTorch's settings of products and convolutions on a GPU: by older names, which may refuse, and newer."""
+
+    def read(owner: object, name: str) -> str:
+        try:
+            return str(getattr(owner, name))
+        except (AttributeError, RuntimeError) as error:
+            return type(error).__name__
+
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    newer = [read(owner, "fp32_precision") for owner in (products, getattr(convolutions, "conv", None))]
+    return [read(products, "allow_tf32"), read(convolutions, "allow_tf32"), *newer]
+
+
+@pytest.fixture
+def unchanged() -> Iterator[None]:
+    """Put back what is PyTorch's default."""
+    yield
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = True
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.parametrize("precision", ["highest", "high", "medium"])
+def test_full_precision_whatever_the_program_allows(precision: str) -> None:
+    torch.set_float32_matmul_precision(precision)
+    before = precisions()
+    assert before[0] == str(precision != "highest")
+    with full_precision(torch.device("cuda")), full_precision(torch.device("cuda")):
+        assert precisions()[:2] == ["False", "False"]
+    assert torch.get_float32_matmul_precision() == precision
+    assert precisions()[:2] == before[:2]
+
+
+@pytest.mark.usefixtures("unchanged")
+@pytest.mark.skipif(not hasattr(torch.backends.cudnn, "conv"), reason="PyTorch has these names since 2.9")
+@pytest.mark.parametrize("of_convolutions", ["ieee", "tf32"])
+def test_full_precision_where_a_program_uses_the_newer_names(of_convolutions: str) -> None:
+    """PyTorch refuses to read the older names then."""
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    torch.backends.cudnn.conv.fp32_precision = of_convolutions
+    before = precisions()
+    assert "RuntimeError" in before
+    with full_precision(torch.device("cuda")):
+        assert not {"tf32", "True"} & set(precisions())
+    assert precisions() == before

@@ -36,7 +36,7 @@ class Bank(NamedTuple):
 
     Attributes:
         steps: Whitened exemplars relative to the cell's mean, in steps, of shape ``(h w, d, K)``, 8-bit integers.
-        image: Number of the image that each is of, of shape ``(h w, K)``.
+        image: Number of the image that each is of, of shape ``(h w, K)``, 64-bit integers.
     """
 
     steps: torch.Tensor
@@ -98,7 +98,8 @@ def choose_own(images: KeptLatents, step: torch.Tensor, tolerance: float = TOLER
     for row, order in enumerate(orders):
         chosen = order[:, None, :kept].long().expand(-1, latent_dim, -1)
         steps[row * width : (row + 1) * width] = row_of(row).gather(2, chosen)
-    return Bank(steps, torch.cat([order[:, :kept] for order in orders]))
+    # PyTorch before 2.8 gathers by 64-bit integers only.
+    return Bank(steps, torch.cat([order[:, :kept] for order in orders]).long())
 
 
 def _order_cells(exemplars: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

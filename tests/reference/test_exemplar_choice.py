@@ -24,6 +24,7 @@ def test_few_images_and_grids_of_one_cell_are_kept(images: int, size: tuple[int,
     bank, kept, everything = make(torch.randn(images, 3, *size))
     assert torch.equal(kept, everything)
     assert bank.image.tolist() == [list(range(images))] * kept.shape[0]
+    assert bank.image.dtype == torch.int64
 
 
 @pytest.mark.parametrize("count", [1, BLOCK, 2 * BLOCK + 5])
