@@ -55,8 +55,8 @@ def _find_table(source: Path) -> Path:
     for file in (source, source / TABLE):
         if file.is_file():
             return file
-    # Parts are written in whatever order actors finish: they are one table.
-    for folder in (source, source / "parts"):
+    # Parts are written in whatever order actors finish: they are one table. Beside them may lie a list of the images.
+    for folder in (source / "parts", source):
         if any(folder.glob("*.parquet")):
             return folder
     msg = f"{source}: there is no table of predictions there."

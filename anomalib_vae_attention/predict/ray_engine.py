@@ -91,7 +91,7 @@ def predict_on_ray(
         folder: Where the table is written; on more than one machine a folder that all of them see.
         address: A cluster, ``host:port`` or ``ray://host:port``; this machine for ``None``.
         actors: How many, one per core or, for a checkpoint, per GPU for ``None``.
-        device: Device of torch for a checkpoint; a GPU where there is one for ``None``.
+        device: ``"cpu"`` or ``"cuda"`` for a checkpoint; a GPU where there is one for ``None``.
         batch_size: Most images of a batch.
 
     Returns:
@@ -99,14 +99,15 @@ def predict_on_ray(
 
     Raises:
         OSError: If the cluster cannot be reached, or there is no image.
-        ValueError: If the folder belongs to another run, the images are not named once each, or the run failed.
+        ValueError: If the folder belongs to another run, the images are not named once each, there is no such device,
+            or the run failed.
     """
     if actors is not None:
         require_whole("--actors", actors, 1)
     _reach(address)
     given, folder = _find_parquet(sources), folder.resolve()
     inputs = [] if given else find_inputs(sources)
-    total, column = _check(given) if given else (len(inputs), PATH)
+    total, most = _check(given) if given else (len(inputs), ROWS_PER_PART[PATH])
     # Here for its errors only: a model that does not load is told before anything is started.
     file = load_model(model, "cpu").file.resolve()
     require_device(file, device)
@@ -114,20 +115,20 @@ def predict_on_ray(
         images = given or _write(inputs, folder / INPUTS)
         base = images if images.is_dir() else images.parent
         _connect(address, actors)
-        on_gpu = file.suffix == ".ckpt" and device != "cpu" and ray.cluster_resources().get("GPU", 0)
-        count = actors or int(on_gpu or max(1, ray.cluster_resources()["CPU"] - SPARE))
-        rows = min(ROWS_PER_PART[column], -(-total // (4 * count)))
         try:
+            gpus = _gpus(file, device)
+            count = actors or gpus or max(1, int(ray.cluster_resources()["CPU"]) - SPARE)
             _configure(folder)
             dataset = ray.data.read_parquet(str(images), override_num_blocks=1 if given is None else None)
-            dataset.repartition(target_num_rows_per_block=rows).map_batches(
+            dataset.repartition(target_num_rows_per_block=min(most, -(-total // (4 * count)))).map_batches(
                 Judge,
-                fn_constructor_args=(str(file), device or ("cuda" if on_gpu else "cpu"), str(base), batch_size),
+                # Ray shows each actor the one GPU that is its own.
+                fn_constructor_args=(str(file), "cuda" if gpus else "cpu", str(base), batch_size),
                 batch_size=batch_size,
                 batch_format="pyarrow",
                 compute=ray.data.ActorPoolStrategy(size=count),
                 num_cpus=1,
-                num_gpus=1 if on_gpu else 0,
+                num_gpus=1 if gpus else 0,
             ).write_parquet(str(folder / PARTS), mode="append")
         except ray.exceptions.RayError as error:
             raise ValueError(_reason(error)) from error
@@ -152,6 +153,15 @@ def _connect(address: str | None, actors: int | None) -> None:
             "to what `ray get-auth-token` prints on its head."
         )
         raise OSError(msg) from error
+
+
+def _gpus(file: Path, device: str | None) -> int:
+    """Return how many GPUs of the cluster a model is computed on; a ``ValueError`` where some are asked for in vain."""
+    found = int(ray.cluster_resources().get("GPU", 0)) if file.suffix == ".ckpt" and device != "cpu" else 0
+    if device not in {None, "cpu"} and not found:
+        msg = f"--device {device}: there is no GPU that Ray knows of. Leave it out to judge on processors."
+        raise ValueError(msg)
+    return found
 
 
 def _reach(address: str | None) -> None:
@@ -199,8 +209,8 @@ def _write(inputs: Sequence[Input], file: Path) -> Path:
     return file
 
 
-def _check(images: Path) -> tuple[int, str]:
-    """Return how many images a Parquet names, and whether it holds their paths or bytes."""
+def _check(images: Path) -> tuple[int, int]:
+    """Return how many images a Parquet names, and most of a part, by whether it holds paths or bytes."""
     try:
         dataset = pds.dataset(images)
     except (OSError, pa.ArrowInvalid) as error:
@@ -216,7 +226,7 @@ def _check(images: Path) -> tuple[int, str]:
     if (surplus := len(paths) - pc.count_distinct(paths, mode="only_valid").as_py()) > 0:
         msg = f"{images}: {surplus} of its {len(paths)} paths are missing or named more than once."
         raise ValueError(msg)
-    return len(paths), BYTES if BYTES in dataset.schema.names else PATH
+    return len(paths), ROWS_PER_PART[BYTES if BYTES in dataset.schema.names else PATH]
 
 
 def _reason(error: BaseException) -> str:

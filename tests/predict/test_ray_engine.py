@@ -137,8 +137,10 @@ def test_the_local_engines_rows_though_an_actor_is_killed(
     kept = {file: file.stat().st_mtime_ns for file in before if file.exists()}
     assert kept == {file: at for file, at in before.items() if file != again}
 
-    torch.save({**torch.load(checkpoint, weights_only=True), "epoch": 5}, tmp_path / "other.ckpt")
     capsys.readouterr()
+    assert predict(checkpoint, more, *on_ray, "--device", "cuda") == 2
+    assert "--device cuda: there is no GPU that Ray knows of" in capsys.readouterr().err.splitlines()[0]
+    torch.save({**torch.load(checkpoint, weights_only=True), "epoch": 5}, tmp_path / "other.ckpt")
     assert predict(tmp_path / "other.ckpt", images, *on_ray) == 2
     assert "predictions of another model" in capsys.readouterr().err
     assert predict(checkpoint, images, "--output", out) == 2
