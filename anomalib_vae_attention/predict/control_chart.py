@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from scipy.special import xlogy
 from scipy.stats import binom, binomtest, fisher_exact
 
-from anomalib_vae_attention.common.argument_checks import require_number, require_whole
+from anomalib_vae_attention.common.argument_checks import require_share, require_whole
 from anomalib_vae_attention.common.atomic_files import replacing
 
 TAIL = 0.00135
@@ -78,7 +78,7 @@ def make_chart(
         if value is not None:
             require_whole(name, value, 1)
     if expected is not None:
-        require_number("--expected", expected, above=0)
+        require_share("--expected", expected)
     share = expected or max(float(flagged.mean()), 1 / len(flagged))
     size = size or min(int(np.ceil(PER_GROUP / share)), len(flagged) // 10)
     groups = len(flagged) // size

@@ -71,7 +71,7 @@ def _read(file: Path, columns: list[str]) -> pd.DataFrame:
 
         return pyarrow.dataset.dataset(file).to_table(columns).to_pandas().sort_values("path")
     except ValueError as error:
-        msg = f"{file} is no table of predictions with columns {columns}: {error}"
+        msg = f"{file} is no table of predictions with columns {columns}: {str(error).splitlines()[0]}"
         raise ValueError(msg) from error
 
 

@@ -123,6 +123,8 @@ def test_parquet_parts_are_one_table(tmp_path: Path, capsys: pytest.CaptureFixtu
     for source in (tmp_path, tmp_path / "parts", tmp_path / "t.csv"):
         assert drift(source, *arguments) == 0
         assert "DRIFTED since image 3001, /line/003000.png: 12 % are flagged" in capsys.readouterr().out
+    assert drift(tmp_path, "--time", "seen") == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
@@ -133,7 +135,8 @@ def test_parquet_parts_are_one_table(tmp_path: Path, capsys: pytest.CaptureFixtu
         (["few.csv"], "at least 100"),
         (["good.csv", "--group", "0"], "--group must be at least 1"),
         (["good.csv", "--group", "500"], "leave none to compare"),
-        (["good.csv", "--expected", "0"], "--expected must be a number greater than 0"),
+        (["good.csv", "--expected", "0"], "--expected must be between 0 and 1"),
+        (["good.csv", "--expected", "1.5"], "--expected must be between 0 and 1"),
     ],
 )
 def test_errors_name_what_is_wrong(
