@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from anomalib_vae_attention.reference import require_images
+from anomalib_vae_attention.scoring import may_look
 
 from .encoder_gradients import EncoderGradients
 
@@ -64,7 +65,7 @@ class ResidualVariance(nn.Module):
             ValueError: If nothing was learnt of the layer.
         """
         name = self._buffer(layer)
-        if name not in self._buffers or (not torch.compiler.is_compiling() and not self.get_buffer(name).any()):
+        if name not in self._buffers or (may_look(self.get_buffer(name)) and not self.get_buffer(name).any()):
             msg = (
                 f"attention_layers: attention='activation_energy' has learnt nothing of {layer!r}; train with it among "
                 "the attention_layers, or call the model's collect with the training images and these layers."
