@@ -22,9 +22,9 @@ EXIT_DEFECT = 3
 EPILOG = f"""
 MODEL is a checkpoint (.ckpt), an export (.onnx, or .xml of OpenVINO), or the folder that a training or an export left
 it in. IMAGES are files, folders with their subfolders, patterns in quotes, and lists: a path per line (.txt) or a
-column `path` (.csv). An interrupted run goes on when the command is given again; images that have changed since are
-predicted again. The exit code is 0, 2 where something is wrong with the arguments, and with --fail_on_defect
-{EXIT_DEFECT} where an image is defective or cannot be judged.
+column `path` (.csv); for --engine ray a Parquet, too. An interrupted run goes on when the command is given again;
+images that have changed since are predicted again, but not by --engine ray. The exit code is 0, 2 where something is
+wrong with the arguments, and with --fail_on_defect {EXIT_DEFECT} where an image is defective or cannot be judged.
 
 examples:
   vae-attention predict model.ckpt new_parts

@@ -133,11 +133,14 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--rounds", type=int, default=2, help="how often each (2)")
     given = parser.parse_args(arguments)
+    sources = list_images(given.images)
+    if not sources:
+        parser.error(f"{given.images}: there is no image there")
     print(describe_machine())
     runs: dict[int, list[Measured]] = {actors: [] for actors in given.actors}
     with tempfile.TemporaryDirectory() as scratch:
         images = Path(scratch, "images")
-        link_images(list_images(given.images), given.count, images)
+        link_images(sources, given.count, images)
         for turn in range(given.rounds):
             for actors in runs:
                 found = measure(given.model, images, Path(scratch, f"{turn}-{actors}"), actors)

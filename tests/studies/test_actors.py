@@ -27,6 +27,12 @@ def test_links_have_names_of_their_own(tmp_path: Path) -> None:
     assert [file.read_text(encoding="utf-8") for file in found] == ["a.png", "b.jpg", "a.png", "b.jpg", "a.png"]
 
 
+def test_a_folder_without_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        actors.main(["model.xml", str(tmp_path)])
+    assert f"{tmp_path}: there is no image there" in capsys.readouterr().err
+
+
 def test_memory_of_processes_counts_what_they_share_once() -> None:
     """A process that has 64 MiB, and a child that shares them."""
     script = "import mmap, os, sys; m = mmap.mmap(-1, 2**26); m.write(bytes(2**26)); os.fork(); "

@@ -209,6 +209,16 @@ def test_models_that_cannot_be_stacked(bits: torch.Tensor) -> None:
         StackedRuns([FactorVAE(), FactorVAE()], [0], bits)
 
 
+def test_a_checkpoint_of_other_settings(bits: torch.Tensor) -> None:
+    state = StackedRuns(make_models("apart"), [0, 1], bits, batch_size=4).state_dict()
+    others = make_models("apart")
+    others[1].gamma = 3.0
+    with pytest.raises(ValueError, match=r"'gamma': 20\.0, .*, not .*'gamma': 3\.0, .*: name another output folder"):
+        StackedRuns(others, [0, 1], bits, batch_size=4).load_state_dict(state)
+    with pytest.raises(ValueError, match="runs with batches of 4, not batches of 8"):
+        StackedRuns(make_models("apart"), [0, 1], bits, batch_size=8).load_state_dict(state)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("attention", ["none", "apart", "printed"])
 def test_gradients_on_a_gpu_are_those_of_the_processor(attention: str, bits: torch.Tensor) -> None:

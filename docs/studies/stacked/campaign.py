@@ -182,7 +182,7 @@ class StackedCampaign:
             Whether there was one.
 
         Raises:
-            ValueError: If it is of other runs.
+            ValueError: If it is of other runs, or these had other settings.
         """
         if not self.checkpoint.is_file():
             return False

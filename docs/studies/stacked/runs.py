@@ -15,7 +15,7 @@ from .layout import arrange, restore
 from .losses import choose_pairs, density_ratio, overlap
 from .networks import FULL_PRECISION, decode, encode
 from .optimizers import apply, make_adam
-from .structure import fit_together, structure
+from .structure import fit_together, settings, structure
 
 STEPS = 20
 """Optimiser steps that :meth:`StackedRuns.advance` does at once."""
@@ -75,6 +75,7 @@ class StackedRuns:
         def scalars(values: Sequence[float]) -> torch.Tensor:
             return torch.tensor(values, dtype=torch.float32, device=device)
 
+        self.settings = [f"batches of {batch_size}", *map(settings, models)]
         self.beta = scalars([model.beta for model in models])
         self.gamma = scalars([model.gamma if isinstance(model, FactorVAE) else 0.0 for model in models])
         self.weight = scalars([attention.weight if attention else 0.0 for attention in attentions])
@@ -173,6 +174,7 @@ class StackedRuns:
         """Return all that the next step depends on."""
         self.synchronize()
         return {
+            "settings": self.settings,
             "steps": self.steps,
             "vae": self.vae,
             "discriminator": self.discriminator,
@@ -181,7 +183,15 @@ class StackedRuns:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where :meth:`state_dict` was called; before the first :meth:`advance` only."""
+        """Go on where :meth:`state_dict` was called; before the first :meth:`advance` only.
+
+        Raises:
+            ValueError: If the runs had other settings.
+        """
+        for before, now in zip(state["settings"], self.settings, strict=True):
+            if before != now:
+                msg = f"the checkpoint is of runs with {before}, not {now}: name another output folder"
+                raise ValueError(msg)
         self.steps = state["steps"]
         self.counter.fill_(self.steps)
         for part, parameters in (("vae", self.vae), ("discriminator", self.discriminator)):

@@ -32,3 +32,12 @@ def fit_together(models: Sequence[BetaVAE]) -> bool:
     kinds = [structure(model) for model in models]
     attentions = {kind.attention for kind in kinds} - {None}
     return len({kind.networks for kind in kinds}) == 1 and len(attentions) <= 1
+
+
+def settings(model: BetaVAE) -> str:
+    """Say what a model's steps depend on beside weights and random numbers."""
+    rates = ("learning_rate", "discriminator_learning_rate", "beta", "gamma")
+    told = {name: getattr(model, name) for name in rates if hasattr(model, name)}
+    if model.attention:
+        told |= {"weight": model.attention.weight, "warmup_steps": model.attention.warmup_steps}
+    return f"{structure(model)}, {told}"
