@@ -68,7 +68,7 @@ def find_inputs(sources: Sequence[str | Path]) -> list[Input]:
     for source in sources:
         path = Path(source).expanduser()
         if path.is_dir():
-            found = without_results(list_images(path), path)
+            found = without_results(path)
         elif path.suffix == PARQUET:
             msg = f"{source}: a Parquet of images is read by --engine ray, and named alone."
             raise ValueError(msg)
@@ -78,7 +78,7 @@ def find_inputs(sources: Sequence[str | Path]) -> list[Input]:
             found = [path]
         else:
             matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207 - absolute ones, too
-            found = [file for match in matches for file in (list_images(match) if match.is_dir() else [match])]
+            found = [file for match in matches for file in (without_results(match) if match.is_dir() else [match])]
         if not found:
             msg = f"{source}: there is no image there ({', '.join(IMAGE_SUFFIXES)})."
             raise FileNotFoundError(msg)
@@ -93,7 +93,7 @@ def find_inputs(sources: Sequence[str | Path]) -> list[Input]:
 
 def _read_list(file: Path) -> list[Path]:
     """Read the paths in a list; files that are not there are for the reader of images to tell."""
-    with file.open(encoding="utf-8", errors="surrogateescape", newline="") as opened:
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
         if file.suffix == ".txt":
             names = [line.strip() for line in opened]
         else:

@@ -4,6 +4,7 @@ import csv
 import shutil
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -220,9 +221,22 @@ def test_a_device_that_there_is_not(parts: Parts, tmp_path: Path, capsys: pytest
 
 def test_results_of_earlier_runs_are_not_judged(parts: Parts, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert predict(parts.checkpoint, parts.folder, "--output", parts.folder / "predictions") == 0
-    assert predict(parts.checkpoint, parts.folder, "--output", tmp_path / "out") == 0
+    assert predict(parts.checkpoint, f"{parts.folder}*", "--output", tmp_path / "out") == 0
     assert len(table(tmp_path / "out")) == 3
-    assert "a training or a prediction wrote them" in caplog.text
+    assert "an earlier run wrote them" in caplog.text
+
+
+def test_a_disk_that_is_full_in_the_middle(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told with the folder, and the same command goes on."""
+    output = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "write", Mock(side_effect=OSError(28, "No space left on device")))
+        assert predict(parts.checkpoint, parts.folder, "--output", output) == 2
+    assert f"predict: --output {output} cannot be written (No space left on device)" in capsys.readouterr().err
+    assert predict(parts.checkpoint, parts.folder, "--output", output) == 0
+    assert len(table(output)) == 3
 
 
 def test_the_map_of_a_cropped_image_lies_at_its_place() -> None:
