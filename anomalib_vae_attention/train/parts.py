@@ -1,7 +1,7 @@
 """What there is to train and test on in a folder: good parts, defective ones and masks, by the names of folders."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -110,7 +110,7 @@ def _by_name(folder: Path, kind: str) -> Path | None:
 
 
 def _list(
-    root: Path | None, others: Sequence[Path] = (), kinds: Iterable[str] = (), remarks: list[str] | None = None
+    root: Path | None, others: Sequence[Path] = (), kinds: Collection[str | None] = (), remarks: list[str] | None = None
 ) -> list[Path]:
     """List the images below a folder, but those of other folders, and of such whose names say a kind; remark these."""
     files = without_results(root) if root else []
