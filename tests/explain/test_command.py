@@ -60,6 +60,9 @@ def test_a_picture_an_image_and_a_page_without_other_files(page: Path) -> None:
     # 6 images: image, reconstruction, all latents, anomaly map, 3 latents.
     assert content.count("data:image/jpeg;base64,") == 6 * 7
     assert not re.findall(r'(?:src|href)="(?!data:)', content)
+    told = re.findall(r'class="score (\w+)">score [\d.]+ (\w+)<', content)
+    assert len(told) == 6
+    assert all(colour == verdict and f".{verdict} {{ color:" in content for colour, verdict in told)
     assert "http" not in re.sub(r"base64,[^\"]*", "", content)
     HTMLParser().feed(content)
 
