@@ -52,19 +52,18 @@ def predict(
         results = Results(folder)
         named = results.named(inputs)
         left = [one for one in named if not results.is_done(one)]
-        progress = tqdm(total=len(named), initial=len(named) - len(left), desc="images", unit="image")
         written: list[tuple[Row, Future[None] | None]] = []
-        for batch in in_batches(read_ahead(left, pool, batch_size), batch_size):
-            rows = [
-                (row, verdict and pool.submit(_draw, folder, model, row, one.true_mask, pixels, verdict))
-                for row, one, pixels, verdict in judge_batch(model, batch)
-            ]
-            # A row is added when its pictures are there; meanwhile the next batch was judged.
+        with tqdm(total=len(named), initial=len(named) - len(left), desc="images", unit="image") as progress:
+            for batch in in_batches(read_ahead(left, pool, batch_size), batch_size):
+                rows = [
+                    (row, verdict and pool.submit(_draw, folder, model, row, one.true_mask, pixels, verdict))
+                    for row, one, pixels, verdict in judge_batch(model, batch)
+                ]
+                # A row is added when its pictures are there; meanwhile the next batch was judged.
+                results.append(_finished(written))
+                written = rows
+                progress.update(len(rows))
             results.append(_finished(written))
-            written = rows
-            progress.update(len(rows))
-        results.append(_finished(written))
-        progress.close()
         rows_of = results.finish()
         write_report(folder / REPORT, list(rows_of.values()), model.thresholds[0], title, note)
         return [rows_of[str(one.path)] for one in named]

@@ -234,7 +234,9 @@ def test_a_disk_that_is_full_in_the_middle(
     with monkeypatch.context() as patched:
         patched.setattr(run, "write", Mock(side_effect=OSError(28, "No space left on device")))
         assert predict(parts.checkpoint, parts.folder, "--output", output) == 2
-    assert f"predict: --output {output} cannot be written (No space left on device)" in capsys.readouterr().err
+    told = f"vae-attention predict: --output {output} cannot be written (No space left on device)"
+    # On a line of its own, below the progress.
+    assert any(line.startswith(told) for line in capsys.readouterr().err.splitlines())
     assert predict(parts.checkpoint, parts.folder, "--output", output) == 0
     assert len(table(output)) == 3
 

@@ -33,6 +33,7 @@ def test_good_images_alone(
     assert "Learnt from 4 good images" in printed
     assert "1 others" in printed
     assert "AUROC: undefined" in printed
+    assert "train_" not in printed, "figures of the training's course"
     folder = Path("results") / "Gutteile für Linie 3"
     assert printed.splitlines()[-1] == f"next     vae-attention predict '{folder}/model.ckpt' NEW_IMAGES"
     # The greatest normal score is the threshold.
