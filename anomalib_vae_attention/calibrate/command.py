@@ -14,7 +14,7 @@ from anomalib_vae_attention.anomalib_support.exports import SHAPES, normalisatio
 from anomalib_vae_attention.common.argument_checks import command_parser
 from anomalib_vae_attention.common.atomic_files import replacing
 from anomalib_vae_attention.common.images import read_tensor
-from anomalib_vae_attention.common.models import find_model, without_results
+from anomalib_vae_attention.common.models import find_model, list_inputs
 from anomalib_vae_attention.lightning_model import VaeAttention
 from anomalib_vae_attention.thresholds.normal_quantile import NormalQuantile
 from anomalib_vae_attention.thresholds.restored import CONFIG_KEY, PREFIX
@@ -38,7 +38,7 @@ def collect(thresholds: NormalQuantile, folder: Path, run: Callable[[torch.Tenso
         FileNotFoundError: If there is none.
         ValueError: If an image cannot be scored, naming it.
     """
-    files = without_results(folder)
+    files = list_inputs(folder)
     if not files:
         msg = f"{folder}: there is no folder with images there."
         raise FileNotFoundError(msg)

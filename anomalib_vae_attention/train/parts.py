@@ -9,7 +9,7 @@ from PIL import Image
 
 from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD, NAMES, Pairs, kind_of, pair_masks
 from anomalib_vae_attention.common.images import UNREADABLE, doubtful_masks, is_turned, why_misread
-from anomalib_vae_attention.common.models import without_results
+from anomalib_vae_attention.common.models import list_inputs
 from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
 
 
@@ -68,7 +68,7 @@ def find_parts(
     good_root = chosen[GOOD] or folder
     remarks: list[str] = []
     found = {
-        GOOD: _list(good_root, others, {DEFECTIVE, "masks"}, remarks),
+        GOOD: _list(good_root, others, {DEFECTIVE}, remarks),
         "good_test": _list(good_test),
         DEFECTIVE: _list(images, [place for place in (chosen["masks"], good_test) if place]),
     }
@@ -113,7 +113,7 @@ def _list(
     root: Path | None, others: Sequence[Path] = (), kinds: Collection[str | None] = (), remarks: list[str] | None = None
 ) -> list[Path]:
     """List the images below a folder, but those of other folders, and of such whose names say a kind; remark these."""
-    files = without_results(root) if root else []
+    files = list_inputs(root) if root else []
     apart = {other.resolve() for other in others}
 
     def find_other(place: Path) -> Path | None:

@@ -48,9 +48,10 @@ def test_what_lies_in_the_good_folder_but_is_something_else(tmp_path: Path) -> N
     assert [file.name for file in parts.good] == ["1.png", "2.png"]
     assert all(file.parent == tmp_path for file in parts.good)
     remark = "its 1 images are not learnt, as its name or an argument says"
-    assert parts.remarks == [f"{tmp_path / name}: {remark}" for name in ("defective", "masks")]
-    named = find_parts(tmp_path, defective=Path("masks"))
-    assert named.remarks == parts.remarks
+    assert parts.remarks == [f"{tmp_path / 'defective'}: {remark}"]
+    draw(tmp_path, "others/1.png")
+    named = find_parts(tmp_path, defective=Path("others"))
+    assert named.remarks == [f"{tmp_path / name}: {remark}" for name in ("defective", "others")]
 
 
 def test_defects_and_masks_are_not_learnt_however_deep_they_lie(tmp_path: Path) -> None:
@@ -134,8 +135,10 @@ def test_masks_with_noise_or_transparency_are_warned_of(tmp_path: Path) -> None:
     Image.fromarray(noisy).save(tmp_path / "noisy.jpg", quality=40)
     Image.fromarray(noisy).save(tmp_path / "sharp.png")
     Image.new("RGBA", (4, 4)).save(tmp_path / "clear.png")
-    warned = doubtful_masks([tmp_path / name for name in ("noisy.jpg", "sharp.png", "clear.png")])
-    assert len(warned) == 2
+    (tmp_path / "cut.png").write_bytes((tmp_path / "sharp.png").read_bytes()[:60])
+    warned = doubtful_masks([tmp_path / name for name in ("noisy.jpg", "sharp.png", "clear.png", "cut.png")])
+    assert len(warned) == 3
+    assert f"the mask {tmp_path / 'cut.png'} cannot be read" in warned[2]
     assert "levels" in warned[0]
     assert "transparency" in warned[1]
 
