@@ -62,7 +62,7 @@ def run(name: str, arguments: list[str]) -> int:
         if not message:
             raise
     except (OSError, ValueError, FloatingPointError) as error:
-        message, code = str(error), EXIT_WRONG
+        message, code = str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] "), EXIT_WRONG
     except KeyboardInterrupt:
         message, code = "interrupted", 130
     print(f"vae-attention {name}: {message}", file=sys.stderr)

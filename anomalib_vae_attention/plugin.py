@@ -117,6 +117,7 @@ def _extend_command_line(namespace: dict[str, Any]) -> None:
     type_hints = vars(import_module("jsonargparse._typehints"))
     _wrap(type_hints, "get_all_subclass_paths", _importing_first(MODEL_CLASS, *DATA_CLASSES))
     _wrap(type_hints, "resolve_class_path_by_name", _knowing_snake_case)
+    _wrap(type_hints, "raise_union_unexpected_value", _support().with_own_error)
     _wrap(namespace, "configure_logger", _support().logging_once)
     _wrap(namespace, "main", _support().in_one_line)
 

@@ -51,6 +51,7 @@ def test_version_and_the_nearest_name(capsys: pytest.CaptureFixture[str]) -> Non
         (ModuleNotFoundError("No module", name="ray"), 2, "pip install '.[ray]'"),
         (FileNotFoundError("There is no folder parts."), 2, "vae-attention predict: There is no folder parts."),
         (ValueError("--actors must be at least 1."), 2, "vae-attention predict: --actors must be at least 1."),
+        (OSError(28, "No space left on device"), 2, "vae-attention predict: No space left on device"),
         (KeyboardInterrupt(), 130, "interrupted"),
     ],
 )

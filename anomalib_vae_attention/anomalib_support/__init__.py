@@ -14,6 +14,7 @@ INTERNALS = {
     "anomalib.post_processing.PostProcessor._image_threshold": "thresholds: where thresholds are kept",
     "anomalib.post_processing.PostProcessor._pixel_threshold": "thresholds: where thresholds are kept",
     "jsonargparse._typehints.get_all_subclass_paths": "plugin: lists the classes that the command line knows",
+    "jsonargparse._typehints.raise_union_unexpected_value": "plugin: hides our errors in a long text",
     "jsonargparse._typehints.resolve_class_path_by_name": "plugin: turns a name on the command line into a class",
     "lightning.pytorch.LightningModule._trainer": "lightning_model: the trainer, or none; without it is an error",
     "lightning.pytorch.Trainer._default_root_dir": "distributed, latest_link: the folder of results, no setter",

@@ -108,13 +108,30 @@ def in_one_line(main: Callable[..., Any]) -> Callable[..., Any]:
         try:
             return main(*args, **options)
         except (ModuleNotFoundError, OSError, RuntimeError, TypeError, ValueError) as error:
-            files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
-            ours = [file for file in files if file.startswith(PACKAGE) and file != __file__]
+            ours = _frames(error)
             missing = what_is_missing(error) if isinstance(error, ModuleNotFoundError) else ""
-            if not ours or not (missing or files[-1] in ours or isinstance(error, OSError)):
+            if not any(ours) or not (missing or ours[-1] or isinstance(error, OSError)):
                 raise
             print(f"anomalib: {missing or error}", file=sys.stderr)
             sys.exit(1)
+
+    return call
+
+
+def _frames(error: BaseException) -> list[bool]:
+    """Say of each frame that an error went through, the innermost last, whether it is in this package's own work."""
+    files = [frame.filename for frame in traceback.extract_tb(error.__traceback__)]
+    return [file.startswith(PACKAGE) and file != __file__ for file in files]
+
+
+def with_own_error(refuse: Callable[..., Any]) -> Callable[..., Any]:
+    """Wrap jsonargparse's refusal of a value of no type of a union: an argument that we refuse is told by our error."""
+
+    def call(subtypes: Any, value: Any, errors: list[Exception]) -> Any:  # noqa: ANN401
+        for error in errors:
+            if any(_frames(error)[-1:]):
+                raise error
+        return refuse(subtypes, value, errors)
 
     return call
 

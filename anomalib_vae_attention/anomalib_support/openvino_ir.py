@@ -45,6 +45,9 @@ def write_openvino(model: Any, file: Path, description: dict[str, str], *, halve
         file: The ``.xml`` file; its weights are written beside it.
         description: The metadata.
         halved: Whether to write constants in half precision; computation is in the precision of the runtime.
+
+    Raises:
+        OSError: If it cannot be written.
     """
     import openvino
     from openvino import opset13 as operators
@@ -64,7 +67,12 @@ def write_openvino(model: Any, file: Path, description: dict[str, str], *, halve
             reader.replace_source_output(half.output(0))
 
     def write(folder: Path) -> Path:
-        openvino.save_model(model, folder / file.name, compress_to_fp16=False)
+        try:
+            openvino.save_model(model, folder / file.name, compress_to_fp16=False)
+        except RuntimeError as error:
+            # All that it says of a full disk is that a stream has an error.
+            msg = f"{file} cannot be written ({error}); name another place, or make room there"
+            raise OSError(msg) from error
         keep_single_precision(folder / file.name)
         return folder / file.name
 

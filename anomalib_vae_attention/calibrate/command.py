@@ -3,6 +3,7 @@
 import json
 import logging
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,7 @@ from anomalib_vae_attention.anomalib_support.exports import SHAPES, normalisatio
 from anomalib_vae_attention.common.argument_checks import command_parser
 from anomalib_vae_attention.common.atomic_files import replacing
 from anomalib_vae_attention.common.images import read_tensor
-from anomalib_vae_attention.common.models import find_model
-from anomalib_vae_attention.common.mvtec_layout import list_images
+from anomalib_vae_attention.common.models import find_model, list_inputs
 from anomalib_vae_attention.lightning_model import VaeAttention
 from anomalib_vae_attention.thresholds.normal_quantile import NormalQuantile
 from anomalib_vae_attention.thresholds.restored import CONFIG_KEY, PREFIX
@@ -38,9 +38,9 @@ def collect(thresholds: NormalQuantile, folder: Path, run: Callable[[torch.Tenso
         FileNotFoundError: If there is none.
         ValueError: If an image cannot be scored, naming it.
     """
-    files = list_images(folder)
+    files = list_inputs(folder)
     if not files:
-        msg = f"{folder}: there is no image there."
+        msg = f"{folder}: there is no folder with images there."
         raise FileNotFoundError(msg)
     for file in files:
         image = read_tensor(file)[None]
@@ -80,8 +80,11 @@ def calibrate_checkpoint(file: Path, folder: Path | None, thresholds: NormalQuan
         **checkpoint.get("anomalib_components_enabled", {}),
         "post_processor": True,
     }
+    content = BytesIO()
+    torch.save(checkpoint, content)
     with replacing(target) as temporary:
-        torch.save(checkpoint, temporary)
+        # Of a full disk torch would say that a position is unexpected.
+        temporary.write_bytes(content.getbuffer())
 
 
 def calibrate_export(file: Path, folder: Path | None, thresholds: NormalQuantile, target: Path) -> None:
@@ -120,6 +123,9 @@ def main(arguments: list[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     model = find_model(given.model)
     target = given.output or model
+    if target.is_dir() or target.suffix != model.suffix:
+        msg = f"--output {target} must be a file that ends in {model.suffix}, as {model} does."
+        raise ValueError(msg)
     thresholds = NormalQuantile(given.false_positive_rate, given.pixel_false_positive_rate)
     work = calibrate_checkpoint if model.suffix == ".ckpt" else calibrate_export
     work(model, given.good_images, thresholds, target)

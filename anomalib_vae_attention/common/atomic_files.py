@@ -1,6 +1,5 @@
 """Reading and writing files: whole or not at all."""
 
-import errno
 import json
 import os
 import tempfile
@@ -20,19 +19,23 @@ def replacing(file: Path) -> Generator[Path, None, None]:
     """Give a temporary file to write to, which takes the place of a file when all went well.
 
     It is in the same folder, which is made if it is missing, has the same ending, and is deleted after an exception.
+
+    Raises:
+        OSError: If the file cannot be written; the message names it.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{file.stem}-", suffix=file.suffix, dir=file.parent)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        # mkstemp lets only the owner read it.
-        temporary.chmod(0o644)
-        yield temporary
-        settle(temporary)
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with explaining(f"{file} cannot be written", "name another place, or make room there"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{file.stem}-", suffix=file.suffix, dir=file.parent)
+        os.close(handle)
+        temporary = Path(name)
+        try:
+            # mkstemp lets only the owner read it.
+            temporary.chmod(0o644)
+            yield temporary
+            settle(temporary)
+            temporary.replace(file)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def settle(file: Path) -> None:
@@ -91,13 +94,19 @@ def ensure_folder(folder: Path, is_whole: Callable[[Path], bool], make: Callable
 
 @contextmanager
 def explaining(problem: str, advice: str) -> Generator[None, None, None]:
-    """Say in an ``OSError`` what cannot be done and what to do; its class and number stay."""
+    """Say in an ``OSError`` what cannot be done and what to do; its class and number stay.
+
+    Of explanations within each other the outermost holds. An error without a number is none of the disk's.
+    """
     try:
         yield
     except OSError as error:
-        reason = "it is not a folder" if isinstance(error, FileExistsError) else error.strerror or str(error)
+        if error.errno is None:
+            raise
+        cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
+        reason = "it is not a folder" if isinstance(cause, FileExistsError) else cause.strerror
         msg = f"{problem} ({reason}); {advice}"
-        raise OSError(error.errno or errno.EIO, msg) from error
+        raise OSError(error.errno, msg) from cause
 
 
 def write_json(file: Path, content: Any) -> None:  # noqa: ANN401

@@ -8,12 +8,12 @@ from typing import NamedTuple
 
 GOOD, DEFECTIVE = "good", "defective"
 NAMES = {
-    GOOD: "good ok okay io normal normals nominal pass passed fault_free defect_free non_defective",
+    GOOD: "good ok okay io gut gutteile normal normals nominal pass passed fault_free defect_free non_defective",
     DEFECTIVE: "defective defect defects bad nok nio ng not_ok not_good fail failed faulty reject rejects scrap "
-    "anomaly anomalies anomalous abnormal",
-    "masks": "masks mask ground_truth groundtruth gt annotations segmentation segmentations",
+    "anomaly anomalies anomalous abnormal schlecht schlechtteile ausschuss defekt",
+    "masks": "masks mask masken ground_truth groundtruth gt annotations segmentation segmentations",
 }
-"""Names of folders, in lower case and with underscores, by what lies in them."""
+"""Names of folders, English and German, in lower case and with underscores, by what lies in them."""
 _MASK = "(masks?|gt|label|seg|segmentation|ground_?truth)"
 OF_MASKS = re.compile(rf"^{_MASK}[-_ .]|[-_ .]{_MASK}$", re.IGNORECASE)
 """What comes before or after the image's name in the name of its mask."""

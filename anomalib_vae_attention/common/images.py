@@ -105,12 +105,16 @@ def read_upright(file: Path, content: bytes | None = None) -> NDArray[np.uint8]:
 
 
 def doubtful_masks(masks: Iterable[Path]) -> list[str]:
-    """Warn of masks that hold more than 0 and one other level: noise of JPEG, or transparency, counts as defect."""
+    """Warn of masks that cannot be read, or hold more than 0 and one other level: noise of JPEG counts as defect."""
     warnings = []
     for mask in masks:
-        with Image.open(mask) as image:
-            levels = np.unique(np.asarray(image.convert("L")))
-            transparent = "A" in image.getbands()
+        try:
+            with Image.open(mask) as image:
+                levels = np.unique(np.asarray(image.convert("L")))
+                transparent = "A" in image.getbands()
+        except UNREADABLE as error:
+            warnings.append(f"the mask {mask} cannot be read: {error}")
+            continue
         if transparent or len(levels) > 2:
             what = "transparency, which is ignored" if transparent else f"{len(levels)} levels: any above 0 is defect"
             warnings.append(f"the mask {mask} has {what}; save masks as black and white PNG")

@@ -1,8 +1,10 @@
 """What trainings, exports and predictions leave in a folder: the file of the model, and pictures that are no input."""
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
+
+from .folders import kind_of
+from .mvtec_layout import list_images
 
 logger = logging.getLogger(__name__)
 
@@ -18,6 +20,8 @@ PLACES = (
 SUFFIXES = (".ckpt", ".xml", ".onnx")
 TABLE = "predictions.csv"
 """Table of a prediction, beside its pictures."""
+SHEET = "worst_first.png"
+"""Pictures of an explanation on one sheet, likewise."""
 
 
 def find_model(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
@@ -46,13 +50,15 @@ def find_model(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
     raise FileNotFoundError(msg)
 
 
-def without_results(images: Sequence[Path], folder: Path) -> list[Path]:
-    """Leave out, and warn of, images below a folder that a training or a prediction has written there."""
+def list_inputs(folder: Path) -> list[Path]:
+    """List the images below a folder, but masks, and what this package has written there; warn of these."""
+    images = list_images(folder)
     parents = {image.parent for image in images}
     below = {place for parent in parents for place in (parent, *parent.parents) if folder in place.parents}
-    results = [place for place in below if any((place / name).is_file() for name in (TABLE, *PLACES))]
-    kept = [image for image in images if not any(place in image.parents for place in results)]
+    marks = TABLE, SHEET, *PLACES
+    others = [one for one in below if kind_of(one.name) == "masks" or any((one / mark).is_file() for mark in marks)]
+    kept = [image for image in images if not any(place in image.parents for place in others)]
     if len(kept) < len(images):
-        written = len(images) - len(kept)
-        logger.warning("%s images below %s are left out: a training or a prediction wrote them.", written, folder)
+        number = len(images) - len(kept)
+        logger.warning("%s images below %s are left out: masks, or an earlier run wrote them.", number, folder)
     return kept

@@ -1,6 +1,7 @@
 """The command ``vae-attention explain``: why a trained model judges as it does, image by image."""
 
 import argparse
+import os
 import shlex
 import sys
 from collections import Counter
@@ -10,8 +11,9 @@ from typing import Any
 from tqdm import tqdm
 
 from anomalib_vae_attention.common.argument_checks import command_parser, require_whole
+from anomalib_vae_attention.common.atomic_files import explaining
 from anomalib_vae_attention.common.images import read_tensor
-from anomalib_vae_attention.common.models import find_model
+from anomalib_vae_attention.common.models import SHEET, find_model
 from anomalib_vae_attention.common.pictures import inline, write_page
 from anomalib_vae_attention.image_vae.model import ImageVaeModel
 from anomalib_vae_attention.lightning_model import VaeAttention
@@ -23,7 +25,6 @@ from .pictures import make_tiles, write_picture, write_sheet
 TEMPLATE = Path(__file__).with_name("page.html.j2")
 LINES = {"mininterval": 10, "bar_format": "{desc}: {n_fmt} of {total_fmt}, {remaining} left\n"}
 """How progress is told where there is no terminal: a line every ten seconds, in place of a bar that moves."""
-SHEET = "worst_first.png"
 DISTANCES = {
     True: "the mean of the normal difference distribution (eq. 4) over its standard deviation",
     False: "the root of the latent's part in the energy, averaged over the image",
@@ -60,6 +61,9 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
     module: VaeAttention = VaeAttention.load_from_checkpoint(file, map_location="cpu").eval()
     parse_latents(arguments.latents, count_latents(module))
     found = find_images(arguments.data, arguments.overrides, arguments.limit)
+    # Now, not when all is explained.
+    with explaining(f"--output {arguments.output} cannot be written", "name a folder that can"):
+        arguments.output.mkdir(parents=True, exist_ok=True)
     read, pictures = [], []
     for path in tqdm(found, desc="images", unit="image", **({} if sys.stderr.isatty() else LINES)):
         try:
@@ -73,11 +77,16 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
         msg = f"--data {arguments.data}: none of its {len(found)} images can be read."
         raise ValueError(msg)
     shown: list[dict[str, Any]] = []
+    # An image has the name of its folder, and of those above that it takes to tell it from others.
+    above, stems = (
+        os.path.commonpath([path.parent.parent for path in read]),
+        Counter(path.with_suffix("") for path in read),
+    )
     for path, picture, tiles in zip(read, pictures, make_tiles(pictures), strict=True):
-        label, name = path.parent.name, f"{path.parent.name}/{path.name}"
-        write_picture(
-            arguments.output / label / f"{path.stem}.png", f"{name}: {picture.verdict} {picture.score:.4f}", tiles
-        )
+        label, name = path.parent.name, path.relative_to(above).as_posix()
+        stem = path.stem if stems[path.with_suffix("")] == 1 else path.name
+        file = arguments.output / path.relative_to(above).with_name(f"{stem}.png")
+        write_picture(file, f"{name}: {picture.verdict} {picture.score:.4f}", tiles)
         inlined = [{"caption": tile.caption, "source": inline(tile.pixels)} for tile in tiles]
         first = len(tiles) - len(picture.latents.number)
         told = {"name": name, "label": label, "score": picture.score, "verdict": picture.verdict}

@@ -8,7 +8,8 @@ import torch
 from anomalib.data import AnomalibDataModule, get_datamodule
 from omegaconf import OmegaConf
 
-from anomalib_vae_attention.common.mvtec_layout import IMAGE_SUFFIXES, TEST, list_images
+from anomalib_vae_attention.common.models import list_inputs
+from anomalib_vae_attention.common.mvtec_layout import IMAGE_SUFFIXES, TEST
 
 T = TypeVar("T")
 
@@ -51,7 +52,7 @@ def find_images(source: Path, overrides: Sequence[str] = (), limit: int = 20) ->
         ValueError: If the config has no images in files.
     """
     if source.is_dir():
-        files = list_images(source / TEST if (source / TEST).is_dir() else source)
+        files = list_inputs(source / TEST if (source / TEST).is_dir() else source)
     elif source.suffix in {".yaml", ".yml"} and source.is_file():
         table = getattr(read_datamodule(source, overrides), "test_data").samples  # noqa: B009 - not in its type
         if Path(str(table["image_path"].iloc[0])).is_dir():

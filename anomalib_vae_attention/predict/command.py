@@ -19,6 +19,8 @@ from .run import BATCH_SIZE, predict
 
 DEFAULT_OUTPUT = Path("predictions")
 EXIT_DEFECT = 3
+TOLD = 5
+"""Errors that are told; the table has all."""
 EPILOG = f"""
 MODEL is a checkpoint (.ckpt), an export (.onnx, or .xml of OpenVINO), or the folder that a training or an export left
 it in. IMAGES are files, folders with their subfolders, patterns in quotes, and lists: a path per line (.txt) or a
@@ -48,8 +50,8 @@ def choose_folder(given: Path | None, model: Path, engine: str = "local") -> Pat
 def summarise(counts: Counter[tuple[str, str]], errors: Iterable[str]) -> str:
     """Say in a few lines what came out, and how right that is where the truth is known.
 
-    From the number of images of each truth and label, and why images could not be judged, of which the first five are
-    told.
+    From the number of images of each truth and label, and why images could not be judged, of which the first
+    :data:`TOLD` are told.
     """
     labels: Counter[str] = Counter()
     for (_, label), count in counts.items():
@@ -60,7 +62,8 @@ def summarise(counts: Counter[tuple[str, str]], errors: Iterable[str]) -> str:
     slips = Slips.of(counts)
     if slips.defective or slips.good:
         lines.append(f"by the names of folders, {slips}")
-    lines += [f"  {error}" for error in islice(errors, 5)]
+    lines += [f"  {error}" for error in islice(errors, TOLD)]
+    lines += [f"  and {labels[ERROR] - TOLD} more: see the table"] * (labels[ERROR] > TOLD)
     return "\n".join(lines)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD, kind_of, pair_masks
 from anomalib_vae_attention.common.images import read_upright
-from anomalib_vae_attention.common.models import without_results
+from anomalib_vae_attention.common.models import list_inputs
 from anomalib_vae_attention.common.mvtec_layout import IMAGE_SUFFIXES, MASKS, TEST, list_images
 
 LISTS, PARQUET = (".txt", ".csv"), ".parquet"
@@ -56,7 +56,7 @@ def find_inputs(sources: Sequence[str | Path]) -> list[Input]:
     folder ``test``, whose masks are those of MVTec AD's layout.
 
     Args:
-        sources: Files, folders with their subfolders (of these not what :func:`.without_results` leaves out), patterns
+        sources: Files, folders with their subfolders (of these not what :func:`.list_inputs` leaves out), patterns
             such as ``"line3/**/*.png"``, and lists of files: a path per line (``.txt``), or a column ``path``
             (``.csv``), relative to the list's folder.
 
@@ -68,7 +68,7 @@ def find_inputs(sources: Sequence[str | Path]) -> list[Input]:
     for source in sources:
         path = Path(source).expanduser()
         if path.is_dir():
-            found = without_results(list_images(path), path)
+            found = list_inputs(path)
         elif path.suffix == PARQUET:
             msg = f"{source}: a Parquet of images is read by --engine ray, and named alone."
             raise ValueError(msg)
@@ -78,7 +78,7 @@ def find_inputs(sources: Sequence[str | Path]) -> list[Input]:
             found = [path]
         else:
             matches = sorted(Path(match) for match in glob.glob(str(path), recursive=True))  # noqa: PTH207 - absolute ones, too
-            found = [file for match in matches for file in (list_images(match) if match.is_dir() else [match])]
+            found = [file for match in matches for file in (list_inputs(match) if match.is_dir() else [match])]
         if not found:
             msg = f"{source}: there is no image there ({', '.join(IMAGE_SUFFIXES)})."
             raise FileNotFoundError(msg)
@@ -93,7 +93,7 @@ def find_inputs(sources: Sequence[str | Path]) -> list[Input]:
 
 def _read_list(file: Path) -> list[Path]:
     """Read the paths in a list; files that are not there are for the reader of images to tell."""
-    with file.open(encoding="utf-8", errors="surrogateescape", newline="") as opened:
+    with file.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as opened:
         if file.suffix == ".txt":
             names = [line.strip() for line in opened]
         else:

@@ -81,25 +81,24 @@ def claim(folder: Path, model: Path, engine: str = "local") -> Generator[None, N
         ValueError: If the folder holds something else, or another process writes to it.
     """
     told = {"model": str(model.resolve()), "sha256": fingerprint(model), "engine": engine}
-    unwritable = f"--output {folder} cannot be written", "name a folder that can"
-    with explaining(*unwritable):
+    with explaining(f"--output {folder} cannot be written", "name a folder that can, or make room there"):
         before = read_json(folder / RUN)
-    if before is None and folder.exists() and any(folder.iterdir()):
-        msg = f"--output {folder}: the folder holds files that are no predictions. Choose another."
-        raise ValueError(msg)
-    if before is not None and not same_run(before, told):
-        of = f"the {before.get('engine', 'local')} engine" if before["sha256"] == told["sha256"] else "another model"
-        msg = f"--output {folder}: it holds predictions of {of}, {before['model']}. Choose another folder."
-        raise ValueError(msg)
-    with explaining(*unwritable):
+        if before is None and folder.exists() and any(folder.iterdir()):
+            msg = f"--output {folder}: the folder holds files that are no predictions. Choose another."
+            raise ValueError(msg)
+        if before is not None and not same_run(before, told):
+            same_model = before["sha256"] == told["sha256"]
+            of = f"the {before.get('engine', 'local')} engine" if same_model else "another model"
+            msg = f"--output {folder}: it holds predictions of {of}, {before['model']}. Choose another folder."
+            raise ValueError(msg)
         write_json(folder / RUN, told)
-    try:
-        held = filelock.FileLock(folder / ".lock", timeout=0).acquire()
-    except filelock.Timeout as error:
-        msg = f"--output {folder}: another process writes to it."
-        raise ValueError(msg) from error
-    with held:
-        yield
+        try:
+            held = filelock.FileLock(folder / ".lock", timeout=0).acquire()
+        except filelock.Timeout as error:
+            msg = f"--output {folder}: another process writes to it."
+            raise ValueError(msg) from error
+        with held:
+            yield
 
 
 def same_run(before: dict[str, str], told: dict[str, str]) -> bool:

@@ -1,6 +1,7 @@
 """A run of predictions: images in, rows and pictures out, each image once."""
 
 import contextlib
+import logging
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from anomalib_vae_attention.common.folders import verdict_of
+from anomalib_vae_attention.common.images import UNREADABLE
 from anomalib_vae_attention.common.machine import cores
 
 from .inputs import Input, Read, in_batches, read_ahead
@@ -27,6 +29,8 @@ FINE_MAP = 128
 """Pixels of the longer side of a map, above which the report has it in half its size."""
 NOTHING = np.zeros((0, 0, 3), np.uint8)
 """The pixels of an image that cannot be read."""
+
+logger = logging.getLogger(__name__)
 
 
 def predict(
@@ -52,19 +56,18 @@ def predict(
         results = Results(folder)
         named = results.named(inputs)
         left = [one for one in named if not results.is_done(one)]
-        progress = tqdm(total=len(named), initial=len(named) - len(left), desc="images", unit="image")
         written: list[tuple[Row, Future[None] | None]] = []
-        for batch in in_batches(read_ahead(left, pool, batch_size), batch_size):
-            rows = [
-                (row, verdict and pool.submit(_draw, folder, model, row, one.true_mask, pixels, verdict))
-                for row, one, pixels, verdict in judge_batch(model, batch)
-            ]
-            # A row is added when its pictures are there; meanwhile the next batch was judged.
+        with tqdm(total=len(named), initial=len(named) - len(left), desc="images", unit="image") as progress:
+            for batch in in_batches(read_ahead(left, pool, batch_size), batch_size):
+                rows = [
+                    (row, verdict and pool.submit(_draw, folder, model, row, one.true_mask, pixels, verdict))
+                    for row, one, pixels, verdict in judge_batch(model, batch)
+                ]
+                # A row is added when its pictures are there; meanwhile the next batch was judged.
+                results.append(_finished(written))
+                written = rows
+                progress.update(len(rows))
             results.append(_finished(written))
-            written = rows
-            progress.update(len(rows))
-        results.append(_finished(written))
-        progress.close()
         rows_of = results.finish()
         write_report(folder / REPORT, list(rows_of.values()), model.thresholds[0], title, note)
         return [rows_of[str(one.path)] for one in named]
@@ -153,6 +156,10 @@ def _draw(
     whole = spread(colours, (round(rows / (bottom - top)), round(columns / (right - left))), seen)
     write(whole, part.with_name(f"{part.name}.map.png"), colour_scale())
     if true_mask is not None:
-        with Image.open(true_mask) as opened:
-            truth = (np.asarray(opened.convert("L")) > 0).astype(np.uint8)
+        try:
+            with Image.open(true_mask) as opened:
+                truth = (np.asarray(opened.convert("L")) > 0).astype(np.uint8)
+        except UNREADABLE as error:
+            logger.warning("The true mask %s is not shown, for it cannot be read: %s", true_mask, error)
+            return
         write(spread(truth, photograph.shape), part.with_name(f"{part.name}.mask.png"), TRUTH)

@@ -6,13 +6,14 @@ import os
 import shlex
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
 
-from anomalib_vae_attention.common.argument_checks import command_parser, require_share
+from anomalib_vae_attention.common.argument_checks import command_parser
 from anomalib_vae_attention.common.atomic_files import explaining
 from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD, first_free, kind_of
 from anomalib_vae_attention.common.models import TABLE
@@ -20,8 +21,9 @@ from anomalib_vae_attention.predict.inputs import Input
 from anomalib_vae_attention.predict.models import load_model
 from anomalib_vae_attention.predict.results import ERROR, OVERLAYS, REPORT, Slips
 from anomalib_vae_attention.predict.run import predict
+from anomalib_vae_attention.thresholds.normal_quantile import NormalQuantile
 
-from .fit import fit, lowest_rate
+from .fit import LOWEST_RATE, fit
 from .parts import Parts, describe, find_parts
 
 TESTED = "test"
@@ -41,22 +43,21 @@ examples:
 
 
 def choose_folder(given: Path | None, source: Path) -> Path:
-    """Return the folder to write to: a new one, named after the source.
+    """Make the folder to write to: a new one, named after the source.
 
     Raises:
-        OSError: If the folder that was named cannot be made.
+        OSError: If it cannot be made.
         ValueError: If it has files in it.
     """
-    if given is not None:
-        # Now, not when the training is over.
-        with explaining(f"--output {given} cannot be written", "name a folder that can"):
-            given.mkdir(parents=True, exist_ok=True)
-        if any(given.iterdir()):
-            msg = f"--output {given}: the folder is not empty. Choose a new one."
-            raise ValueError(msg)
-        return given
     names = [part for part in source.resolve().parts if part.lower() not in GENERIC and kind_of(part) is None]
-    return first_free(Path("results") / (names[-1] if len(names) > 1 else "parts"))
+    folder = given or first_free(Path("results") / (names[-1] if len(names) > 1 else "parts"))
+    # Now, not when the training is over, or when another training has chosen it.
+    with explaining(f"--output {folder} cannot be written", "name a folder that can"):
+        folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.iterdir()):
+        msg = f"--output {folder}: the folder is not empty. Choose a new one."
+        raise ValueError(msg)
+    return folder
 
 
 def to_test(parts: Parts, held_out: Sequence[Path]) -> list[Input]:
@@ -92,12 +93,18 @@ def measure(rows: Sequence[dict[str, Any]], rate: float) -> str:
 
 def run(given: argparse.Namespace) -> None:
     """Train, test, and print what there is to know."""
-    if given.false_positive_rate is not None:
-        require_share("--false_positive_rate", given.false_positive_rate)
+    as_images_allow = given.false_positive_rate is None
+    thresholds = NormalQuantile(LOWEST_RATE if as_images_allow else given.false_positive_rate)
     parts = find_parts(given.folder, given.good, given.defective, given.masks)
     folder = choose_folder(given.output, given.folder)
     print(describe(parts), flush=True)
-    checkpoint, held_out, thresholds = fit(parts.good, folder, given.false_positive_rate)
+    try:
+        checkpoint, held_out = fit(parts.good, folder, thresholds, keepable=as_images_allow)
+    except BaseException:
+        # One that has files stays.
+        with suppress(OSError):
+            folder.rmdir()
+        raise
     rate = max(thresholds.false_positive_rate, 1 / (len(held_out) + 1))
     note = (
         f"Learnt from {len(parts.good) - len(held_out)} good images. The threshold was taken from {len(held_out)} "
@@ -107,7 +114,7 @@ def run(given: argparse.Namespace) -> None:
         note += f"\nThe good images below are these {len(held_out)}."
     rows = predict(load_model(checkpoint), to_test(parts, held_out), folder / TESTED, f"Test of {folder.name}", note)
     print(f"\n{note}")
-    if rate > lowest_rate(10**6) and given.false_positive_rate is None:
+    if rate > LOWEST_RATE and as_images_allow:
         print("More good images keep a lower rate: 500 keep 1 %.")
     print(measure(rows, rate))
     tested = folder / TESTED

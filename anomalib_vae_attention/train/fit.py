@@ -8,7 +8,7 @@ import pandas as pd
 import torch
 from anomalib.data import AnomalibDataset, ImageItem
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, RichProgressBar
 from torch.utils.data import DataLoader
 from torchvision.transforms.v2 import Resize
 
@@ -19,7 +19,7 @@ from anomalib_vae_attention.lightning_model import VaeAttention
 from anomalib_vae_attention.thresholds.normal_quantile import NormalQuantile
 
 LOWEST_RATE = 0.01
-"""False-positive rate where there are enough images to keep it."""
+"""False-positive rate where none is asked for and there are enough images to keep it."""
 BATCH_SIZE = 16
 
 
@@ -43,36 +43,46 @@ class GoodImages(AnomalibDataset):
         return ImageItem(image=self._resize(image), gt_label=torch.tensor(0), image_path=path)
 
 
+class Progress(RichProgressBar):
+    """Lightning's bar without the terms of the ELBO: one pass over the images is no descent to look at."""
+
+    def get_metrics(self, *_) -> dict[str, Any]:
+        """Return none."""
+        return {}
+
+
 def lowest_rate(count: int) -> float:
     """Return the lowest false-positive rate that a number of held-out images can keep; not below a per cent."""
     return max(LOWEST_RATE, 1 / (count + 1))
 
 
-def fit(files: Sequence[Path], folder: Path, rate: float | None) -> tuple[Path, list[Path], NormalQuantile]:
+def fit(
+    files: Sequence[Path], folder: Path, thresholds: NormalQuantile, *, keepable: bool = False
+) -> tuple[Path, list[Path]]:
     """Fit the default model, and write its checkpoint.
 
     Args:
         files: Good images, two or more.
         folder: Where the checkpoint is written, ``model.ckpt``.
-        rate: False-positive rate of images; for ``None`` that of :func:`lowest_rate`.
+        thresholds: What sets thresholds, for its rate.
+        keepable: Whether to set that rate to the lowest that the images can keep; see :func:`lowest_rate`.
 
     Returns:
-        The checkpoint, the images that thresholds were taken from, and the thresholds.
+        The checkpoint, and the images that thresholds were taken from.
     """
-    thresholds = NormalQuantile(LOWEST_RATE if rate is None else rate)
     model = VaeAttention(post_processor=thresholds, visualizer=False)
     pre_processor: Any = model.pre_processor
     resize = next(step for step in pre_processor.transform.transforms if isinstance(step, Resize))
     loader = DataLoader(dataset := GoodImages(files, resize), BATCH_SIZE, collate_fn=dataset.collate_fn)
     held_out = sorted(Path(file) for file in HeldOut(loader, thresholds.held_out).files)
-    if rate is None:
+    if keepable:
         thresholds.false_positive_rate = thresholds.pixel_false_positive_rate = lowest_rate(len(held_out))
     # Not anomalib's engine, which makes a folder of versions, with a link, in the one that was named.
     trainer = Trainer(
         default_root_dir=folder,
         logger=False,
         enable_model_summary=False,
-        callbacks=[ModelCheckpoint(folder, "model")],
+        callbacks=[ModelCheckpoint(folder, "model"), Progress()],
         plugins=[WholeCheckpointIO()],
         **model.trainer_arguments,
     )
@@ -80,5 +90,7 @@ def fit(files: Sequence[Path], folder: Path, rate: float | None) -> tuple[Path, 
         trainer.fit(model, loader)
     except SystemExit as stopped:
         # What Lightning makes of Ctrl-C.
-        raise KeyboardInterrupt from stopped
-    return folder / "model.ckpt", held_out, thresholds
+        if isinstance(stopped.__context__, KeyboardInterrupt):
+            raise stopped.__context__ from None
+        raise
+    return folder / "model.ckpt", held_out

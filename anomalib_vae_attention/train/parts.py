@@ -1,7 +1,7 @@
 """What there is to train and test on in a folder: good parts, defective ones and masks, by the names of folders."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from anomalib_vae_attention.common.folders import DEFECTIVE, GOOD, NAMES, Pairs, kind_of, pair_masks
 from anomalib_vae_attention.common.images import UNREADABLE, doubtful_masks, is_turned, why_misread
-from anomalib_vae_attention.common.models import without_results
+from anomalib_vae_attention.common.models import list_inputs
 from anomalib_vae_attention.common.mvtec_layout import TEST, list_images
 
 
@@ -66,23 +66,20 @@ def find_parts(
     images = chosen[DEFECTIVE] or (test if good_test else None)
     others = [place for place in (chosen[DEFECTIVE], chosen["masks"], good_test, test if good_test else None) if place]
     good_root = chosen[GOOD] or folder
-    remarks = [
-        f"{other} lies in {good_root}: its images are not learnt" for other in others if _inside(other, good_root)
-    ]
+    remarks: list[str] = []
     found = {
-        GOOD: _good_ones(
-            _outside(without_results(list_images(good_root), good_root), good_root, others), good_root, remarks
-        ),
-        "good_test": list_images(good_test) if good_test else [],
-        DEFECTIVE: _outside(list_images(images), images, [chosen["masks"], good_test]) if images else [],
+        GOOD: _list(good_root, others, {DEFECTIVE}, remarks),
+        "good_test": _list(good_test),
+        DEFECTIVE: _list(images, [place for place in (chosen["masks"], good_test) if place]),
     }
     left_out: dict[Path, str] = {}
     usable = {name: _usable(files, left_out, remarks) for name, files in found.items()}
     if len(usable[GOOD]) < 2:
         below = ", ".join(sorted(one.name for one in folder.iterdir() if one.is_dir())) or "none"
+        why = [f" Left out is, for one, {file}: {left_out[file]}." for file in found[GOOD] if file in left_out][:1]
         msg = (
-            f"{good_root} holds {len(usable['good'])} good images that can be read, but two are the least. Name the "
-            f"folder of good images with --good; known names are {', '.join(NAMES[GOOD].split())}. Folders in "
+            f"{good_root} holds {len(usable[GOOD])} good images that can be read, but two are the least.{''.join(why)} "
+            f"Name the folder of good images with --good; known names are {', '.join(NAMES[GOOD].split())}. Folders in "
             f"{folder}: {below}."
         )
         raise ValueError(msg)
@@ -112,28 +109,26 @@ def _by_name(folder: Path, kind: str) -> Path | None:
     return known[0] if known else None
 
 
-def _inside(place: Path, folder: Path) -> bool:
-    return place.resolve() != folder.resolve() and place.resolve().is_relative_to(folder.resolve())
+def _list(
+    root: Path | None, others: Sequence[Path] = (), kinds: Collection[str | None] = (), remarks: list[str] | None = None
+) -> list[Path]:
+    """List the images below a folder, but those of other folders, and of such whose names say a kind; remark these."""
+    files = list_inputs(root) if root else []
+    apart = {other.resolve() for other in others}
 
+    def find_other(place: Path) -> Path | None:
+        above = (folder for folder in (*reversed(place.parents), place) if root in folder.parents)
+        return next((folder for folder in above if folder.resolve() in apart or kind_of(folder.name) in kinds), None)
 
-def _outside(files: Iterable[Path], root: Path, others: Sequence[Path | None]) -> list[Path]:
-    """Leave out the files of folders that lie in a folder but are something else."""
-    below = [other.resolve() for other in others if other is not None and _inside(other, root)]
-    return [file for file in files if not any(file.resolve().is_relative_to(other) for other in below)]
-
-
-def _good_ones(files: Iterable[Path], root: Path, remarks: list[str]) -> list[Path]:
-    """Leave out, and remark, the images of folders at any depth whose names say defective, or masks."""
-    kept, others = [], Counter[Path]()
-    for file in files:
-        above = (folder for folder in reversed(file.parents) if root in folder.parents)
-        other = next((folder for folder in above if kind_of(folder.name) in {DEFECTIVE, "masks"}), None)
-        if other:
-            others[other] += 1
-        else:
-            kept.append(file)
-    remarks += [f"{other}: its {number} images are not used, because of its name" for other, number in others.items()]
-    return kept
+    found = {place: find_other(place) for place in {file.parent for file in files}}
+    counts = Counter(found[file.parent] for file in files)
+    if remarks is not None:
+        remarks += [
+            f"{other}: its {count} images are not learnt, as its name or an argument says"
+            for other, count in counts.items()
+            if other
+        ]
+    return [file for file in files if found[file.parent] is None]
 
 
 def _usable(files: Iterable[Path], left_out: dict[Path, str], remarks: list[str]) -> list[Path]:

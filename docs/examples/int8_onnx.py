@@ -31,4 +31,6 @@ def main(model: Path, good_images: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     main(*map(Path, sys.argv[1:]))

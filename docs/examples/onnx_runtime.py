@@ -6,15 +6,19 @@ from typing import Any
 
 import numpy as np
 import onnxruntime
-from PIL import Image
+from PIL import Image, ImageOps
 
 
 def to_input(pixels: Any) -> Any:  # noqa: ANN401
     """Make the model's input, float32 of shape (1, 3, H, W), red, green, blue from 0 to 1, of an image's array.
 
     It may be bytes, or floats from 0 to 1: grey (H, W), colour (H, W, 3) or colour with transparency (H, W, 4), which
-    is left out. Of OpenCV's order, blue first, give ``pixels[..., ::-1]``: that cannot be seen in the numbers.
+    is left out; or an image of Pillow. Of OpenCV's order, blue first, give ``pixels[..., ::-1]``: that cannot be seen
+    in the numbers.
     """
+    if isinstance(pixels, Image.Image) and not pixels.mode.startswith(("I", "F")):
+        # Turned as its EXIF data say; and numbers of a palette, or of printing inks, are no colours.
+        pixels = ImageOps.exif_transpose(pixels).convert("RGB")
     pixels = np.asarray(pixels)
     if pixels.ndim == 2:
         pixels = np.stack([pixels] * 3, axis=-1)
@@ -35,4 +39,6 @@ def main(model: Path, image: Path) -> tuple[float, bool, Any]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     print(main(Path(sys.argv[1]), Path(sys.argv[2])))

@@ -18,4 +18,6 @@ def main(model: Path, image: Path) -> tuple[float, bool, Any]:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     print(main(Path(sys.argv[1]), Path(sys.argv[2])))

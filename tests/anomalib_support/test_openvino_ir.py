@@ -1,11 +1,14 @@
 """Models of OpenVINO after their conversion."""
 
+from pathlib import Path
+from unittest.mock import Mock
+
 import numpy as np
 import openvino
 import pytest
 from openvino import opset13 as operators
 
-from anomalib_vae_attention.anomalib_support.openvino_ir import put_constants_left
+from anomalib_vae_attention.anomalib_support.openvino_ir import put_constants_left, write_openvino
 
 FLOATS = {"INFERENCE_PRECISION_HINT": "f32"}
 
@@ -32,3 +35,11 @@ def test_constants_are_left_factors_with_the_same_products(scaled: bool) -> None
     np.testing.assert_allclose(after, before, rtol=1e-5)
     found = [node for node in model.get_ordered_ops() if node.get_type_name() == "MatMul"]
     assert [tuple(node.get_attributes().values()) for node in found] == [(True, True), (False, False)]
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openvino, "save_model", Mock(side_effect=RuntimeError("basic_ios::clear: iostream error")))
+    rows = operators.parameter([1], np.float32)
+    with pytest.raises(OSError, match=r"model\.xml cannot be written \(basic_ios.*make room there"):
+        write_openvino(openvino.Model([operators.abs(rows)], [rows]), tmp_path / "model.xml", {})
+    assert not list(tmp_path.iterdir())

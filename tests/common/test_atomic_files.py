@@ -2,10 +2,12 @@
 
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
+from PIL import UnidentifiedImageError
 
-from anomalib_vae_attention.common.atomic_files import read_json, replacing, write_json
+from anomalib_vae_attention.common.atomic_files import explaining, read_json, replacing, write_json
 
 
 def test_what_is_written_is_read(tmp_path: Path) -> None:
@@ -30,6 +32,26 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
         interrupted()
     assert read_json(file) == 1
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_full_disk_is_told_with_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Or with what was asked for, where that is known; an error that is none of the disk's stays as it is."""
+    monkeypatch.setattr(os, "fsync", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match=r"result\.json cannot be written \(No space left on device\); .*room") as caught:
+        write_json(tmp_path / "result.json", 1)
+    assert caught.value.errno == 28
+
+    def save(file: Path) -> None:
+        with explaining("--output out cannot be written", "name another"):
+            write_json(file, 1)
+
+    with pytest.raises(OSError, match=r"--output out cannot be written \(No space left on device\); name another$"):
+        save(tmp_path / "result.json")
+    (tmp_path / "file").touch()
+    with pytest.raises(NotADirectoryError, match=r"--output out cannot be written \(Not a directory\)"):
+        save(tmp_path / "file" / "below" / "result.json")
+    with pytest.raises(OSError, match=r"^$"), explaining("--output out cannot be written", "name another"):
+        raise UnidentifiedImageError
 
 
 def test_the_content_is_on_the_disk_before_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

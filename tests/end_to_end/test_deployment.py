@@ -24,6 +24,7 @@ from support import SIZE, make_engine, small_model
 
 from anomalib_vae_attention import EmbeddedAD, NormalQuantile, VaeAttention, cli
 from anomalib_vae_attention.anomalib_support.openvino_ir import quantise_backbone
+from anomalib_vae_attention.common.images import read_upright
 
 
 class Line(NamedTuple):
@@ -134,6 +135,22 @@ def test_arrays_of_any_kind(line: Line) -> None:
     for wrong in (pixels.transpose(2, 0, 1), pixels.astype(np.float32), pixels[None], pixels / 255 * np.nan):
         with pytest.raises(ValueError, match=r"an image has the shape|floats must be from 0 to 1"):
             onnx_runtime.to_input(wrong)
+
+
+def test_image_files_of_any_mode(tmp_path: Path) -> None:
+    """As predictions read them: of a palette, in printing inks, turned by EXIF; more than 8 bits are refused."""
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (6, 9, 3), np.uint8))
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    picture.quantize(8).save(tmp_path / "palette.png")
+    picture.convert("CMYK").save(tmp_path / "inks.jpg")
+    picture.save(tmp_path / "turned.jpg", exif=turned)
+    picture.convert("LA").save(tmp_path / "grey.png")
+    for file in tmp_path.iterdir():
+        expected = read_upright(file)[None].transpose(0, 3, 1, 2) / 255
+        np.testing.assert_allclose(onnx_runtime.to_input(Image.open(file)), expected, atol=1e-6)
+    with pytest.raises(ValueError, match="bytes of type uint8"):
+        onnx_runtime.to_input(Image.fromarray(np.full((4, 4), 999, np.uint16)))
 
 
 @pytest.mark.filterwarnings("ignore")

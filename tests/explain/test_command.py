@@ -60,6 +60,9 @@ def test_a_picture_an_image_and_a_page_without_other_files(page: Path) -> None:
     # 6 images: image, reconstruction, all latents, anomaly map, 3 latents.
     assert content.count("data:image/jpeg;base64,") == 6 * 7
     assert not re.findall(r'(?:src|href)="(?!data:)', content)
+    told = re.findall(r'class="score (\w+)">score [\d.]+ (\w+)<', content)
+    assert len(told) == 6
+    assert all(colour == verdict and f".{verdict} {{ color:" in content for colour, verdict in told)
     assert "http" not in re.sub(r"base64,[^\"]*", "", content)
     HTMLParser().feed(content)
 
@@ -76,6 +79,15 @@ def test_images_that_cannot_be_read_are_left_out(
     assert cli.main(command) == 0
     assert f"left out: {folder / 'cut.png'} cannot be read" in capsys.readouterr().err
     assert [file.name for file in (tmp_path / "out" / "parts").iterdir()] == ["whole.png"]
+    # Neither another ending nor another folder of that name takes an image's picture.
+    Image.open(folder / "whole.png").save(folder / "whole.bmp")
+    (folder / "B" / "parts").mkdir(parents=True)
+    shutil.copy(folder / "whole.png", folder / "B" / "parts" / "whole.png")
+    assert cli.main([*command[:-1], str(tmp_path / "three")]) == 0
+    pictures = sorted(str(file.relative_to(tmp_path / "three")) for file in (tmp_path / "three").rglob("*/*.png"))
+    assert pictures == ["parts/B/parts/whole.png", "parts/whole.bmp.png", "parts/whole.png.png"]
+    shutil.rmtree(folder / "B")
+    (folder / "whole.bmp").unlink()
     (folder / "whole.png").unlink()
     assert cli.main(command) == 2
     assert "none of its 1 images can be read" in capsys.readouterr().err
@@ -233,6 +245,7 @@ def test_folders_of_images(tmp_path: Path) -> None:
         (["--limit", "0"], "--limit must be at least 1"),
         (["--ckpt_path", "missing.ckpt"], "There is no file or folder missing.ckpt"),
         (["--data", "missing"], "--data missing: there is no such folder"),
+        (["--output", "/proc/new"], "--output /proc/new cannot be written"),
     ],
 )
 def test_errors_name_the_argument(

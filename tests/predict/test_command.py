@@ -4,6 +4,7 @@ import csv
 import shutil
 from pathlib import Path
 from typing import NamedTuple
+from unittest.mock import Mock
 
 import cv2
 import numpy as np
@@ -94,8 +95,18 @@ def test_what_cannot_be_judged_is_a_row_with_an_error(
     Image.fromarray(np.full((8, 8), 4000, np.uint16)).save(parts.folder / "deep.png")
     pages = [Image.new("RGB", (8, 8)), Image.new("RGB", (8, 8))]
     pages[0].save(parts.folder / "pages.tiff", save_all=True, append_images=pages[1:])
+    for number in range(3):
+        (parts.folder / f"none{number}.png").touch()
+    assert predict(parts.checkpoint, parts.folder, "--output", tmp_path / "more") == 0
+    printed = capsys.readouterr().out
+    assert "6 that cannot be judged" in printed
+    assert "\n  and 1 more: see the table\n" in printed
+    for number in range(3):
+        (parts.folder / f"none{number}.png").unlink()
     assert predict(parts.checkpoint, parts.folder, "--output", tmp_path / "out") == 0
-    assert "3 that cannot be judged" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "3 that cannot be judged" in printed
+    assert "see the table" not in printed
     rows = table(tmp_path / "out")
     assert len(rows) == 6
     for name, reason in {"cut.png": "cannot be read", "deep.png": "8 bits", "pages.tiff": "2 pages"}.items():
@@ -106,9 +117,9 @@ def test_what_cannot_be_judged_is_a_row_with_an_error(
 
 
 def test_lists_name_images_beside_them(parts: Parts, tmp_path: Path) -> None:
-    """A list of lines and one in CSV, with a file twice and one that is not there."""
+    """A list of lines and one in CSV, as Excel writes it, with a file twice and one that is not there."""
     (parts.folder / "list.txt").write_text("ok/1.png\n\nng/1.png\nok/1.png\n", encoding="utf-8")
-    (parts.folder / "list.csv").write_text("line,path\n3,ok/1.png\n3,gone.png\n", encoding="utf-8")
+    (parts.folder / "list.csv").write_text("path,line\nok/1.png,3\ngone.png,3\n", encoding="utf-8-sig")
     assert (
         predict(parts.checkpoint, parts.folder / "list.txt", parts.folder / "list.csv", "--output", tmp_path / "o") == 0
     )
@@ -220,9 +231,37 @@ def test_a_device_that_there_is_not(parts: Parts, tmp_path: Path, capsys: pytest
 
 def test_results_of_earlier_runs_are_not_judged(parts: Parts, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert predict(parts.checkpoint, parts.folder, "--output", parts.folder / "predictions") == 0
-    assert predict(parts.checkpoint, parts.folder, "--output", tmp_path / "out") == 0
+    assert predict(parts.checkpoint, f"{parts.folder}*", "--output", tmp_path / "out") == 0
     assert len(table(tmp_path / "out")) == 3
-    assert "a training or a prediction wrote them" in caplog.text
+    assert "an earlier run wrote them" in caplog.text
+
+
+def test_a_disk_that_is_full_in_the_middle(
+    parts: Parts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told with the folder, and the same command goes on."""
+    output = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "write", Mock(side_effect=OSError(28, "No space left on device")))
+        assert predict(parts.checkpoint, parts.folder, "--output", output) == 2
+    told = f"vae-attention predict: --output {output} cannot be written (No space left on device)"
+    # On a line of its own, below the progress.
+    assert any(line.startswith(told) for line in capsys.readouterr().err.splitlines())
+    assert predict(parts.checkpoint, parts.folder, "--output", output) == 0
+    assert len(table(output)) == 3
+
+
+def test_a_true_mask_that_cannot_be_read(parts: Parts, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """It is told and not shown; verdicts do not depend on it."""
+    mask = tmp_path / "made" / "ground_truth" / "ng" / "1_mask.png"
+    for kind in ("ok", "ng"):
+        shutil.copytree(parts.folder / kind, tmp_path / "made" / "test" / kind)
+    mask.parent.mkdir(parents=True)
+    mask.write_bytes(b"no image")
+    assert predict(parts.checkpoint, tmp_path / "made", "--output", tmp_path / "out") == 0
+    assert f"The true mask {mask} is not shown" in caplog.text
+    assert sorted(table(tmp_path / "out")) == ["ng/1.png", "ok/1.png"], "the mask is no image of a part"
+    assert not list((tmp_path / "out").rglob("*.mask.png"))
 
 
 def test_the_map_of_a_cropped_image_lies_at_its_place() -> None:

@@ -33,6 +33,7 @@ def test_good_images_alone(
     assert "Learnt from 4 good images" in printed
     assert "1 others" in printed
     assert "AUROC: undefined" in printed
+    assert "train_" not in printed, "figures of the training's course"
     folder = Path("results") / "Gutteile für Linie 3"
     assert printed.splitlines()[-1] == f"next     vae-attention predict '{folder}/model.ckpt' NEW_IMAGES"
     # The greatest normal score is the threshold.
@@ -41,7 +42,9 @@ def test_good_images_alone(
     assert sorted(file.name for file in folder.iterdir()) == ["model.ckpt", "test"]
     post = VaeAttention.load_from_checkpoint(folder / "model.ckpt").post_processor
     assert post.false_positive_rate == pytest.approx(0.5)
+    # Two trainings at once: the second has a folder of its own.
     assert choose_folder(None, good) == Path("results") / "Gutteile für Linie 3-2"
+    assert choose_folder(None, good) == Path("results") / "Gutteile für Linie 3-3"
 
 
 def test_with_defects_and_masks(tiny_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -59,7 +62,7 @@ def test_with_defects_and_masks(tiny_root: Path, tmp_path: Path, capsys: pytest.
     assert "model.ckpt/new cannot be written" in capsys.readouterr().err
     new = tmp_path / "new"
     assert cli.main(["train", str(category), "--output", str(new), "--false_positive_rate", "1.5"]) == 2
-    assert "--false_positive_rate must be between 0 and 1" in capsys.readouterr().err
+    assert "false_positive_rate must be between 0 and 1" in capsys.readouterr().err
     assert not new.exists()
 
 
@@ -90,6 +93,11 @@ def test_ctrl_c_in_the_fit(
     with monkeypatch.context() as patched:
         patched.setattr(ClosedFormFit, "step", Mock(side_effect=KeyboardInterrupt))
         assert cli.main(arguments) == 130
+        assert not (tmp_path / "run").exists()
+        # Nobody pressed Ctrl-C.
+        patched.setattr(ClosedFormFit, "step", Mock(side_effect=SystemExit(7)))
+        with pytest.raises(SystemExit, match="7"):
+            cli.main(arguments)
     signal.signal(signal.SIGINT, handler)
     assert capsys.readouterr().err.endswith("vae-attention train: interrupted\n")
     assert cli.main(arguments) == 0
@@ -98,3 +106,15 @@ def test_ctrl_c_in_the_fit(
 def test_a_missing_folder(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["train", "nowhere"]) == 2
     assert "There is no folder nowhere" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_written(
+    tiny_root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is told before the training, without --output, too."""
+    good = tiny_root / "parts" / "washer" / "train" / "good"
+    monkeypatch.chdir("/proc")
+    assert cli.main(["train", str(good)]) == 2
+    shown = capsys.readouterr()
+    assert "--output results/washer cannot be written" in shown.err
+    assert not shown.out

@@ -30,6 +30,7 @@ def test_names_of_folders_in_several_spellings(tmp_path: Path) -> None:
     assert len(parts.good) == 2
     assert list(parts.pairs.masks) == parts.defective == [tmp_path / "Not OK" / "1.png"]
     assert [kind_of(name) for name in ("i.O.", "N.i.O.", "Fault free", "things")] == [None, None, "good", None]
+    assert [kind_of(name) for name in ("Gut", "Ausschuss", "Masken")] == ["good", "defective", "masks"]
 
 
 def test_mvtec_layout(tiny_root: Path) -> None:
@@ -46,7 +47,11 @@ def test_what_lies_in_the_good_folder_but_is_something_else(tmp_path: Path) -> N
     parts = find_parts(tmp_path)
     assert [file.name for file in parts.good] == ["1.png", "2.png"]
     assert all(file.parent == tmp_path for file in parts.good)
-    assert "not learnt" in describe(parts)
+    remark = "its 1 images are not learnt, as its name or an argument says"
+    assert parts.remarks == [f"{tmp_path / 'defective'}: {remark}"]
+    draw(tmp_path, "others/1.png")
+    named = find_parts(tmp_path, defective=Path("others"))
+    assert named.remarks == [f"{tmp_path / name}: {remark}" for name in ("defective", "others")]
 
 
 def test_defects_and_masks_are_not_learnt_however_deep_they_lie(tmp_path: Path) -> None:
@@ -57,19 +62,19 @@ def test_defects_and_masks_are_not_learnt_however_deep_they_lie(tmp_path: Path) 
     assert parts.good == [tmp_path / "A" / "ok" / "1.png", tmp_path / "B" / "ok" / "1.png"]
     told = describe(parts)
     assert f"1 in {tmp_path / 'A' / 'ok'}" in told
-    assert f"{tmp_path / 'B' / 'nok'}: its 1 images are not used, because of its name" in told
+    assert f"{tmp_path / 'B' / 'nok'}: its 1 images are not learnt, as its name or an argument says" in told
     assert "--good" in told
 
 
-@pytest.mark.parametrize("left", ["model.ckpt", "weights/lightning/model.ckpt", "predictions.csv"])
+@pytest.mark.parametrize("left", ["model.ckpt", "weights/lightning/model.ckpt", "predictions.csv", "worst_first.png"])
 def test_results_of_earlier_runs_are_not_learnt(left: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     draw(tmp_path, "1.png", "shift/2.png", "results/parts/test/pictures/1.png", "results/parts/3.png")
     (tmp_path / "results" / "parts" / left).parent.mkdir(parents=True, exist_ok=True)
     (tmp_path / "results" / "parts" / left).touch()
     assert [file.name for file in find_parts(tmp_path).good] == ["1.png", "2.png"]
-    assert f"2 images below {tmp_path} are left out" in caplog.text
+    written = len(list_images(tmp_path / "results" / "parts"))
+    assert f"{written} images below {tmp_path} are left out" in caplog.text
     # What is named is meant.
-    assert len(list_images(tmp_path / "results" / "parts")) == 2
     assert len(find_parts(tmp_path / "results" / "parts").good) == 2
 
 
@@ -118,14 +123,22 @@ def test_files_that_would_be_read_wrongly_are_left_out_by_name(tmp_path: Path) -
     assert all(word in told for word in ("broken.png: ", "2 pages", "8 bits", "1 images", "EXIF", "6x4 RGB"))
 
 
+def test_why_no_image_can_be_read(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), 999, np.uint16)).save(tmp_path / "deep.png")
+    with pytest.raises(ValueError, match=r"0 good images .*deep\.png: it has levels .* 8 bits per channel"):
+        find_parts(tmp_path)
+
+
 def test_masks_with_noise_or_transparency_are_warned_of(tmp_path: Path) -> None:
     noisy = np.zeros((32, 32), np.uint8)
     noisy[8:20, 8:20] = 255
     Image.fromarray(noisy).save(tmp_path / "noisy.jpg", quality=40)
     Image.fromarray(noisy).save(tmp_path / "sharp.png")
     Image.new("RGBA", (4, 4)).save(tmp_path / "clear.png")
-    warned = doubtful_masks([tmp_path / name for name in ("noisy.jpg", "sharp.png", "clear.png")])
-    assert len(warned) == 2
+    (tmp_path / "cut.png").write_bytes((tmp_path / "sharp.png").read_bytes()[:60])
+    warned = doubtful_masks([tmp_path / name for name in ("noisy.jpg", "sharp.png", "clear.png", "cut.png")])
+    assert len(warned) == 3
+    assert f"the mask {tmp_path / 'cut.png'} cannot be read" in warned[2]
     assert "levels" in warned[0]
     assert "transparency" in warned[1]
 
