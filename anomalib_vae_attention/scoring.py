@@ -201,7 +201,11 @@ def full_precision(device: torch.device) -> Generator[None, None, None]:
 
 
 def _without_tf32(settings: ExitStack) -> None:
-    """Let products and convolutions on a GPU keep all digits, until the settings are closed."""
+    """Let products and convolutions on a GPU keep all digits.
+
+    Args:
+        settings: What puts PyTorch's settings back when it is closed.
+    """
     products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
     names: list[tuple[Any, Any, Any, Any]] = [
         (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision, "highest", products),

@@ -32,16 +32,21 @@ examples:
 
 
 def collect(thresholds: NormalQuantile, folder: Path, run: Callable[[torch.Tensor], Any]) -> None:
-    """Set thresholds from a folder of good images, which ``run`` takes to raw scores and maps.
+    """Set thresholds from a folder of good images.
+
+    Args:
+        thresholds: What sets them.
+        folder: The folder; images below it count, too.
+        run: Takes an image of shape ``(1, 3, H, W)`` to its raw score and map.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If there is no such folder, or no image in it.
         ValueError: If an image cannot be scored, naming it.
     """
     files = list_inputs(folder)
     if not files:
-        msg = f"{folder}: there is no folder with images there."
-        raise FileNotFoundError(msg)
+        what = f"There is no image below {folder}." if folder.is_dir() else f"There is no folder {folder}."
+        raise FileNotFoundError(what)
     for file in files:
         image = read_tensor(file)[None]
         try:

@@ -97,6 +97,13 @@ def explaining(problem: str, advice: str) -> Generator[None, None, None]:
     """Say in an ``OSError`` what cannot be done and what to do; its class and number stay.
 
     Of explanations within each other the outermost holds. An error without a number is none of the disk's.
+
+    Args:
+        problem: What cannot be done, such as ``--output FOLDER cannot be written``.
+        advice: What to do instead.
+
+    Raises:
+        OSError: For every one that has a number: ``problem (reason); advice``.
     """
     try:
         yield

@@ -51,7 +51,14 @@ def find_model(path: Path, suffixes: tuple[str, ...] = SUFFIXES) -> Path:
 
 
 def list_inputs(folder: Path) -> list[Path]:
-    """List the images below a folder, but masks, and what this package has written there; warn of these."""
+    """List the images below a folder, but masks, and what this package has written there; warn of these.
+
+    Args:
+        folder: The folder; one that there is not holds no image.
+
+    Returns:
+        The files, sorted.
+    """
     images = list_images(folder)
     parents = {image.parent for image in images}
     below = {place for parent in parents for place in (parent, *parent.parents) if folder in place.parents}

@@ -78,10 +78,8 @@ def run(arguments: argparse.Namespace, command: str) -> Path:
         raise ValueError(msg)
     shown: list[dict[str, Any]] = []
     # An image has the name of its folder, and of those above that it takes to tell it from others.
-    above, stems = (
-        os.path.commonpath([path.parent.parent for path in read]),
-        Counter(path.with_suffix("") for path in read),
-    )
+    above = os.path.commonpath([path.parent.parent for path in read])
+    stems = Counter(path.with_suffix("") for path in read)
     for path, picture, tiles in zip(read, pictures, make_tiles(pictures), strict=True):
         label, name = path.parent.name, path.relative_to(above).as_posix()
         stem = path.stem if stems[path.with_suffix("")] == 1 else path.name

@@ -138,6 +138,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run_campaign(chosen: argparse.Namespace, more: list[str]) -> int:
     """Run the campaign of the parsed arguments, with more of them for every run, and return the exit code."""
+    if chosen.minutes is not None and chosen.accelerator != "gpu":
+        msg = "--minutes is of --accelerator gpu; on processors, stop the command and give it again later"
+        raise ValueError(msg)
     manifest = read_manifest(chosen.files)
     for arm in manifest.arms:
         # Before hours are spent on the arms that come first.

@@ -30,7 +30,10 @@ def test_images_are_read_as_predictions_read_them(tmp_path: Path) -> None:
     collect(thresholds, folder, run)
     assert seen == [(1, 3, 40, 20)]
     assert float(thresholds.image_threshold) == pytest.approx(0.5, abs=1e-5)
-    with pytest.raises(FileNotFoundError, match="nothing: there is no folder with images there"):
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*nothing"):
+        collect(thresholds, tmp_path / "nothing", run)
+    (tmp_path / "nothing").mkdir()
+    with pytest.raises(FileNotFoundError, match=r"There is no image below .*nothing"):
         collect(thresholds, tmp_path / "nothing", run)
 
 

@@ -81,6 +81,11 @@ def test_gpu_that_there_is_not(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     assert "--accelerator gpu: PyTorch finds no CUDA device" in capsys.readouterr().err
 
 
+def test_a_limit_of_time_is_refused_on_a_processor(capsys: pytest.CaptureFixture[str]) -> None:
+    assert campaign.main([str(CONFIGS / "vae.yaml"), "--minutes", "5"]) == 1
+    assert "--minutes is of --accelerator gpu" in capsys.readouterr().err
+
+
 @pytest.fixture
 def scorer(monkeypatch: pytest.MonkeyPatch) -> scores.Scorer:
     """Score by the mean code of a few images, and test on a few; a round is two steps."""
