@@ -45,8 +45,8 @@ def collect(thresholds: NormalQuantile, folder: Path, run: Callable[[torch.Tenso
     """
     files = list_inputs(folder)
     if not files:
-        what = f"There is no image below {folder}." if folder.is_dir() else f"There is no folder {folder}."
-        raise FileNotFoundError(what)
+        msg = f"There is no image below {folder}." if folder.is_dir() else f"There is no folder {folder}."
+        raise FileNotFoundError(msg)
     for file in files:
         image = read_tensor(file)[None]
         try:
